@@ -1,0 +1,75 @@
+# bulksms: everything a developer runs. `make` alone prints this help.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+DISTRIBUTIONS := protos libs/servicekit libs/smstext libs/client libs/devstack \
+	services/campaign services/dispatcher services/ledger services/dlr-gateway
+EDITABLE := $(addprefix -e ,$(DISTRIBUTIONS))
+PROJECT_FILES := pyproject.toml $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
+PROTO_FILES := $(shell find protos/bulksms -name '*.proto')
+SOURCES := libs services tests benchmarks examples protos/hatch_build.py conftest.py
+
+# Test processes; 2 suits the smallest machine this is run on.
+WORKERS ?= 2
+# What `make up` and `make demo` keep: data, logs, state.json.
+FOLDER ?= .devstack
+
+.DEFAULT_GOAL := help
+.PHONY: help setup stubs up down status trace demo test lint format clean
+
+help: ## Print this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed protos/stubs/.built ## Make the virtual environment and install everything into it
+
+$(VENV)/.installed: constraints.txt $(PROJECT_FILES)
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --upgrade pip
+	$(PIP) install --quiet --constraint constraints.txt --group build
+	$(PIP) install --quiet --constraint constraints.txt --group dev --no-build-isolation $(EDITABLE)
+	@touch protos/stubs/.built $@
+
+protos/stubs/.built: $(PROTO_FILES) protos/hatch_build.py | $(VENV)/.installed
+	@$(BIN)/python protos/hatch_build.py
+	@touch $@
+
+stubs: setup ## Build the typed stubs again where the protos changed
+
+up: setup ## Start the whole stack and keep it running until Ctrl-C or `make down`; DETACH=1 goes on in the background
+	@$(BIN)/bulksms-devstack --folder $(FOLDER) up $(if $(DETACH),--detach)
+
+down: setup ## Stop the stack of this checkout
+	@$(BIN)/bulksms-devstack --folder $(FOLDER) down
+
+status: setup ## Print what runs where
+	@$(BIN)/bulksms-devstack --folder $(FOLDER) status
+
+trace: setup ## Print a trace as a tree: make trace ID=<trace id>
+	@$(BIN)/bulksms-devstack --folder $(FOLDER) trace $(ID)
+
+demo: setup ## Send a real campaign on this machine, from a CSV to its delivery reports
+	@$(BIN)/python -m devstack.demo
+
+test: setup ## Run all tests (12 minutes at most); ARGS="-k name" narrows them
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+lint: setup ## Check style, types, the contract and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint protos
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/lint-imports
+
+format: setup ## Format code and protos
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format --quiet .
+	$(BIN)/buf format --write protos
+
+clean: ## Remove the virtual environment, the stubs and the stack's data
+	@if [ -x $(BIN)/bulksms-devstack ]; then $(BIN)/bulksms-devstack --folder $(FOLDER) down || true; fi
+	rm -rf $(VENV) $(FOLDER) protos/stubs
