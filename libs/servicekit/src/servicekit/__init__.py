@@ -1,0 +1,1 @@
+"""What every service process needs: settings, lifecycle, database, errors, gRPC, telemetry, logs."""

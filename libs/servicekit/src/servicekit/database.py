@@ -1,0 +1,259 @@
+"""One bounded pool of PostgreSQL connections: every wait has an end, and a killed server is survived."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from itertools import count
+from random import Random
+from typing import Any, TypeVar
+
+import asyncpg
+from pydantic import SecretStr
+from sqlalchemy import event, exc, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from servicekit import logs, statement_spans
+from servicekit.database_errors import (
+    DatabaseUnavailable,
+    as_domain_error,
+    is_connection_lost,
+    is_rolled_back,
+    is_transient,
+    unavailable_from,
+    violated_constraint,
+)
+from servicekit.settings import ServiceSettings, SettingsError
+
+__all__ = [
+    "Database",
+    "DatabaseUnavailable",
+    "as_domain_error",
+    "copy_records",
+    "execute_long",
+    "is_connection_lost",
+    "is_rolled_back",
+    "is_transient",
+    "raw",
+    "violated_constraint",
+]
+
+T = TypeVar("T")
+
+_log = logs.get_logger("servicekit.database")
+_RETRY_PAUSE_SECONDS = 0.02  # doubling, jittered: two transactions that collided must not meet again
+_READY_PAUSE_SECONDS = 0.2
+# Wrong in a way that waiting does not mend: password, role, database, TLS demanded and not offered.
+_HOPELESS = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ClientConfigurationError,
+)
+
+
+class Database:
+    """A component: `start` waits until the server answers, `stop` closes the pool.
+
+    `statement_timeout` is the server's limit on one statement, `command_timeout` the client's, for a server that no
+    longer answers at all; `execute_long` and `copy_records` can be given more. No statement parameter is ever logged.
+    """
+
+    def __init__(
+        self,
+        url: str | SecretStr,
+        *,
+        application_name: str,
+        pool_size: int = 10,
+        pool_timeout: timedelta = timedelta(seconds=10),
+        connect_timeout: timedelta = timedelta(seconds=5),
+        statement_timeout: timedelta = timedelta(seconds=30),
+        command_timeout: timedelta = timedelta(seconds=45),
+        idle_in_transaction_timeout: timedelta = timedelta(seconds=60),
+        start_timeout: timedelta = timedelta(seconds=30),
+    ) -> None:
+        self._dsn = _plain_dsn(url)
+        self._start_timeout = start_timeout
+        self._random = Random()  # noqa: S311 - for jitter
+        self._connect_arguments: dict[str, Any] = {
+            "timeout": connect_timeout.total_seconds(),
+            "command_timeout": command_timeout.total_seconds(),
+            "server_settings": {
+                "application_name": application_name,
+                "statement_timeout": _milliseconds(statement_timeout),
+                "idle_in_transaction_session_timeout": _milliseconds(idle_in_transaction_timeout),
+                # Compiling costs more than our short statements take; measured on the set-based ones, too.
+                "jit": "off",
+                "timezone": "UTC",
+            },
+        }
+        self.engine: AsyncEngine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self._connect,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=pool_timeout.total_seconds(),
+            pool_use_lifo=True,
+            pool_recycle=1800,
+            hide_parameters=True,
+        )
+        event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        statement_spans.install(self.engine.sync_engine)
+
+    @classmethod
+    def from_settings(cls, settings: ServiceSettings, *, application_name: str = "") -> Database:
+        """With DATABASE_URL and DATABASE_POOL_SIZE; `SettingsError` when the first is not set."""
+        if settings.database_url is None:
+            raise SettingsError("DATABASE_URL is not set: set it to postgresql://user:password@host:port/database")
+        return cls(
+            settings.database_url,
+            application_name=application_name or settings.name,
+            pool_size=settings.database_pool_size,
+        )
+
+    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction: committed at the end of the block, rolled back when the block raises."""
+        return self.engine.begin()
+
+    def connect(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection whose transaction, begun by its first statement, is rolled back at the end: for reading."""
+        return self.engine.connect()
+
+    async def run_transaction(self, body: Callable[[AsyncConnection], Awaitable[T]], *, attempts: int = 4) -> T:
+        """Run `body` in a transaction, again when it provably did not commit and may do so the next time.
+
+        That is: serialization failures and deadlocks, and connections not got or lost before COMMIT was sent. A
+        connection lost while committing is raised. `body` must have no effects outside the database.
+        """
+        for attempt in count(1):
+            committing = False
+            try:
+                async with self.engine.connect() as connection:
+                    transaction = await connection.begin()
+                    result = await body(connection)
+                    committing = True
+                    await transaction.commit()
+                    return result
+            except Exception as error:
+                repeatable = is_rolled_back(error) if committing else is_transient(error)
+                if attempt >= attempts or not repeatable:
+                    raise
+                _log.info("transaction repeated", attempt=attempt, error_type=type(error).__qualname__)
+            pause = _RETRY_PAUSE_SECONDS * 2 ** (attempt - 1)
+            await asyncio.sleep(pause * (0.5 + self._random.random()))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def wait_ready(self, deadline: timedelta) -> None:
+        """Return once the server answers; `DatabaseUnavailable` after `deadline`, `SettingsError` when hopeless."""
+        last: DatabaseUnavailable | None = None
+        try:
+            async with asyncio.timeout(deadline.total_seconds()):
+                while True:
+                    try:
+                        async with self.engine.connect() as connection:
+                            await connection.execute(text("SELECT 1"))
+                    except DatabaseUnavailable as error:
+                        last = error
+                    else:
+                        return
+                    await asyncio.sleep(_READY_PAUSE_SECONDS)
+        except TimeoutError:
+            reason = f" ({last.detail})" if last else ""
+            raise DatabaseUnavailable(f"{_where(self._dsn)} did not answer within {deadline}{reason}") from last
+
+    async def start(self) -> None:
+        """Wait until the server answers."""
+        await self.wait_ready(self._start_timeout)
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    async def _connect(self) -> Any:
+        try:
+            return await asyncpg.connect(self._dsn, **self._connect_arguments)
+        except _HOPELESS as error:
+            raise SettingsError(f"DATABASE_URL is wrong: {_where(self._dsn)} refuses it: {error}") from error
+        except Exception as error:
+            if (unavailable := unavailable_from(error, _where(self._dsn))) is not None:
+                raise unavailable from error
+            raise
+
+
+async def raw(connection: AsyncConnection) -> Any:
+    """The asyncpg connection below, its transaction begun, for `unnest` statements and COPY.
+
+    SQLAlchemy begins with its own first statement; a raw one before that would commit by itself. Errors are asyncpg's.
+    """
+    driver = (await connection.get_raw_connection()).driver_connection
+    if driver is None:
+        raise RuntimeError("this connection has been closed")
+    if not driver.is_in_transaction():
+        await connection.execute(text("SELECT 1"))
+    return driver
+
+
+async def copy_records(
+    connection: AsyncConnection,
+    table: str,
+    *,
+    columns: Sequence[str],
+    records: Iterable[Sequence[Any]],
+    schema: str | None = None,
+    limit: timedelta | None = None,
+) -> int:
+    """COPY rows into a table inside the connection's transaction; returns how many. `limit` extends the timeouts."""
+    driver = await raw(connection)
+    await _extend_statement_timeout(driver, limit)
+    with statement_spans.span("COPY", f"COPY {table} ({', '.join(columns)}) FROM STDIN"):
+        tag = await driver.copy_records_to_table(
+            table,
+            schema_name=schema,
+            columns=list(columns),
+            records=records,
+            timeout=limit.total_seconds() if limit else None,
+        )
+    return int(tag.rpartition(" ")[2])
+
+
+async def execute_long(connection: AsyncConnection, sql: str, *arguments: Any, limit: timedelta) -> int:
+    """A statement ($1, $2, … as asyncpg has them) that may take up to `limit`; returns the number of rows touched."""
+    driver = await raw(connection)
+    await _extend_statement_timeout(driver, limit)
+    with statement_spans.span(sql.split(maxsplit=1)[0].upper(), sql):
+        # Prepared and fetched: asyncpg's execute() with arguments takes no other way either.
+        tag = await driver.execute(sql, *arguments, timeout=limit.total_seconds())
+    rows = tag.rpartition(" ")[2]
+    return int(rows) if rows.isdigit() else 0
+
+
+async def _extend_statement_timeout(driver: Any, limit: timedelta | None) -> None:
+    if limit is not None:
+        await driver.execute(f"SET LOCAL statement_timeout = {_milliseconds(limit)}")
+
+
+def _refuse_closed(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
+    # A killed server closes its sockets, and asyncpg knows without asking: no ping per checkout is needed.
+    if dbapi_connection.driver_connection.is_closed():
+        raise exc.DisconnectionError("the server has closed this connection")
+
+
+def _plain_dsn(url: str | SecretStr) -> str:
+    value = url.get_secret_value() if isinstance(url, SecretStr) else url
+    try:
+        parsed = make_url(value)
+    except exc.ArgumentError:
+        raise SettingsError("DATABASE_URL is wrong: must be postgresql://user:password@host:port/database") from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise SettingsError("DATABASE_URL is wrong: only postgresql:// is understood")
+    return parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _where(dsn: str) -> str:
+    url = make_url(dsn)
+    return f"PostgreSQL at {url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return str(int(duration.total_seconds() * 1000))

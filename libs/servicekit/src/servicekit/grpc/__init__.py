@@ -1,0 +1,1 @@
+"""How services speak to each other: servers, channels, and the errors and traces both carry."""

@@ -1,0 +1,123 @@
+"""The environment every service understands, read once, typed and frozen."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib import metadata
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+__all__ = [
+    "Address",
+    "CommaSeparated",
+    "CommaSeparatedSecrets",
+    "Endpoint",
+    "ServiceSettings",
+    "SettingsError",
+    "load",
+    "parse_listen",
+]
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class SettingsError(Exception):
+    """The environment is unusable; the message names each variable and the cure, and holds no value of a secret."""
+
+
+class Endpoint(NamedTuple):
+    """A host and a port; `str()` gives `host:port` again, with brackets around an IPv6 host."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_listen(value: str | Endpoint) -> Endpoint:
+    """`host:port`, `[::1]:port` or `:port` (every interface); port 0 lets the system choose one."""
+    if isinstance(value, tuple):
+        return Endpoint(*value)
+    host, separator, port = value.strip().rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be host:port, for example 0.0.0.0:50051")
+    return Endpoint(host or "0.0.0.0", int(port))
+
+
+def _split_commas(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Address = Annotated[Endpoint, NoDecode, BeforeValidator(parse_listen)]
+"""Type of a setting written `host:port`; its default is an `Endpoint(host, port)`."""
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+"""Type of a setting written `one,two`."""
+
+CommaSeparatedSecrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]
+"""As `CommaSeparated`, for values that must not be seen."""
+
+
+class ServiceSettings(BaseSettings):
+    """Common to all services; a service subclasses it and adds its own fields. Field `x_y` is the variable `X_Y`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    service_name: ClassVar[str] = "service"
+    """Default of OTEL_SERVICE_NAME."""
+    distribution: ClassVar[str | None] = None
+    """The installed distribution that `service_version` is read from."""
+
+    grpc_listen: Address = Endpoint("0.0.0.0", 50051)
+    grpc_max_concurrent_rpcs: int = Field(1000, ge=1)
+    database_url: SecretStr | None = None
+    database_pool_size: int = Field(10, ge=1, le=1000)
+    redis_url: SecretStr | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "console"] = "json"
+    otel_service_name: str = ""
+    otel_exporter_otlp_endpoint: str = ""
+    otel_traces_exporter: Literal["otlp", "none"] = "otlp"
+    otel_metrics_exporter: Literal["otlp", "none"] = "otlp"
+    shutdown_grace_seconds: float = Field(20.0, ge=0, le=3600)
+
+    @property
+    def name(self) -> str:
+        """What the process calls itself in logs and traces."""
+        return self.otel_service_name or type(self).service_name
+
+    @property
+    def service_version(self) -> str:
+        """Version of the installed distribution; `unknown` when it is not installed."""
+        try:
+            return metadata.version(type(self).distribution or "")
+        except (metadata.PackageNotFoundError, ValueError):
+            return "unknown"
+
+    @property
+    def shutdown_grace(self) -> timedelta:
+        """How long calls and workers in progress may take to end after SIGTERM."""
+        return timedelta(seconds=self.shutdown_grace_seconds)
+
+
+def load(settings_type: type[S], **overrides: Any) -> S:
+    """Read the environment; `SettingsError` lists every wrong variable at once."""
+    try:
+        return settings_type(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        variable = str(problem["loc"][0]).upper() if problem["loc"] else "environment"
+        if problem["type"] == "missing":
+            lines.append(f"{variable} is not set: it is required, set it in the environment")
+        else:
+            lines.append(f"{variable} is wrong: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,76 @@
+"""The environment, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import ClassVar
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from servicekit.settings import (
+    Address,
+    CommaSeparatedSecrets,
+    Endpoint,
+    ServiceSettings,
+    SettingsError,
+    load,
+    parse_listen,
+)
+
+
+class Settings(ServiceSettings):
+    service_name: ClassVar[str] = "example"
+    distribution: ClassVar[str] = "bulksms-servicekit"
+    database_url: SecretStr
+    peer_address: Address = Endpoint("127.0.0.1", 50051)
+    secrets: CommaSeparatedSecrets = ()
+
+
+def test_the_environment_is_read_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "DATABASE_URL": "postgresql://u:hunter2@h/d",
+        "GRPC_LISTEN": "127.0.0.1:0",
+        "PEER_ADDRESS": "[::1]:7",
+        "SECRETS": "one, two",
+        "SHUTDOWN_GRACE_SECONDS": "1.5",
+        "OTEL_SERVICE_NAME": "renamed",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = load(Settings)
+    assert settings.grpc_listen == Endpoint("127.0.0.1", 0)
+    assert settings.peer_address == Endpoint("::1", 7)
+    assert [secret.get_secret_value() for secret in settings.secrets] == ["one", "two"]
+    assert settings.shutdown_grace == timedelta(seconds=1.5)
+    assert (settings.name, settings.service_version) == ("renamed", "0.1.0")
+    assert "hunter2" not in repr(settings)
+    with pytest.raises(ValidationError):
+        settings.log_level = "DEBUG"
+
+
+def test_every_wrong_variable_is_named_with_its_cure_and_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("GRPC_LISTEN", "hunter2")
+    monkeypatch.setenv("LOG_FORMAT", "xml")
+    with pytest.raises(SettingsError) as caught:
+        load(Settings)
+    message = str(caught.value)
+    assert "DATABASE_URL is not set" in message
+    assert "GRPC_LISTEN is wrong: must be host:port, for example 0.0.0.0:50051" in message
+    assert "LOG_FORMAT is wrong: Input should be 'json' or 'console'" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [(":80", Endpoint("0.0.0.0", 80)), ("h:1", Endpoint("h", 1)), ("[::]:2", Endpoint("::", 2))],
+)
+def test_addresses_have_a_host_and_a_port(text: str, endpoint: Endpoint) -> None:
+    assert parse_listen(text) == endpoint
+    assert parse_listen(str(endpoint)) == endpoint
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:65536", "host:-1", "host:٣"])
+def test_other_texts_are_no_addresses(text: str) -> None:
+    with pytest.raises(ValueError, match="must be host:port"):
+        parse_listen(text)
