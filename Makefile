@@ -40,16 +40,16 @@ protos/stubs/.built: $(PROTO_FILES) protos/hatch_build.py | $(VENV)/.installed
 stubs: setup ## Build the typed stubs again where the protos changed
 
 up: setup ## Start the whole stack and keep it running until Ctrl-C or `make down`; DETACH=1 goes on in the background
-	@$(BIN)/bulksms-devstack --folder $(FOLDER) up $(if $(DETACH),--detach)
+	@$(BIN)/bulksms-devstack up --folder $(FOLDER) $(if $(DETACH),--detach)
 
 down: setup ## Stop the stack of this checkout
-	@$(BIN)/bulksms-devstack --folder $(FOLDER) down
+	@$(BIN)/bulksms-devstack down --folder $(FOLDER)
 
 status: setup ## Print what runs where
-	@$(BIN)/bulksms-devstack --folder $(FOLDER) status
+	@$(BIN)/bulksms-devstack status --folder $(FOLDER)
 
 trace: setup ## Print a trace as a tree: make trace ID=<trace id>
-	@$(BIN)/bulksms-devstack --folder $(FOLDER) trace $(ID)
+	@$(BIN)/bulksms-devstack trace --folder $(FOLDER) $(ID)
 
 demo: setup ## Send a real campaign on this machine, from a CSV to its delivery reports
 	@$(BIN)/python -m devstack.demo
@@ -71,5 +71,5 @@ format: setup ## Format code and protos
 	$(BIN)/buf format --write protos
 
 clean: ## Remove the virtual environment, the stubs and the stack's data
-	@if [ -x $(BIN)/bulksms-devstack ]; then $(BIN)/bulksms-devstack --folder $(FOLDER) down || true; fi
+	@if [ -x $(BIN)/bulksms-devstack ]; then $(BIN)/bulksms-devstack down --folder $(FOLDER) || true; fi
 	rm -rf $(VENV) $(FOLDER) protos/stubs

@@ -1,0 +1,90 @@
+"""One whole stack for all end-to-end tests of a run: two replicas of every service, the simulator, real servers."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bulksms.ledger.v1 import ledger_pb2
+from bulksms_client import Client
+from devstack.mitto.client import Simulator
+from devstack.servers import Servers
+from devstack.stack import Stack, StackOptions
+from tests.e2e.shop import Shop
+
+REPLICAS = {"campaign": 2, "dispatcher": 2, "ledger": 2, "dlr-gateway": 2}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a stack run in one process, one after the other."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("stack"))
+            item.add_marker(pytest.mark.stack)
+
+
+@pytest.fixture(scope="session")
+def stack(servers: Servers) -> Iterator[Stack]:
+    folder = Path(tempfile.mkdtemp(prefix="bulksms-e2e-"))
+    options = StackOptions(
+        folder=folder,
+        ephemeral=True,
+        replicas=REPLICAS,
+        environment={"dispatcher": {"SMS_BATCH_SIZE": "250"}, "campaign": {"SMS_BATCH_SIZE": "250"}},
+        database_url=servers.admin_url,
+        redis_url=servers.redis_url,
+    )
+    try:
+        with Stack(options) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_crashed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A service that ends without being asked to fails the test it did so in."""
+    yield
+    if "stack" in request.fixturenames:
+        request.getfixturevalue("stack").check()
+
+
+@pytest.fixture
+def simulator(stack: Stack) -> Iterator[Simulator]:
+    """The provider, polite again afterwards."""
+    with Simulator(stack.simulator.address, stack.simulator.log_path) as control:
+        yield control
+        control.reset()
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    """A client for a new tenant that has an account and nothing else."""
+    environment = stack.client_environment
+    with Client(
+        campaign=environment["BULKSMS_CAMPAIGN"],
+        ledger=environment["BULKSMS_LEDGER"],
+        dispatcher=environment["BULKSMS_DISPATCHER"],
+        tenant_id=f"shop-{secrets.token_hex(4)}",
+    ) as opened:
+        opened.credits.open_account()
+        yield opened
+
+
+@pytest.fixture
+def funded(client: Client) -> Client:
+    """The client of a tenant with an active subscription and 100,000 credits."""
+    client.credits.set_subscription(ledger_pb2.SUBSCRIPTION_STATUS_ACTIVE, reason="test")
+    client.credits.grant(100_000, reason="test")
+    return client
+
+
+@pytest.fixture
+def shop(funded: Client, stack: Stack) -> Shop:
+    """A tenant with credits and a subscription."""
+    return Shop(funded, stack)
