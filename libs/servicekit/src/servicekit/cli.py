@@ -38,18 +38,18 @@ def main(
     arguments = _parser(package, settings_type).parse_args(argv)
     logs.configure()
     try:
-        settings = load(settings_type)
-        logs.configure(settings.log_level, settings.log_format)
         folder = _folder(package, migrations)
-        match arguments.command:
-            case "serve":
-                if folder is not None:
-                    asyncio.run(_require_schema(settings, folder))
-                return run_service(settings, build)
-            case "migrate":
-                _migrate(settings, folder, sql_only=arguments.sql)
-            case _:
-                asyncio.run(_check(settings, folder))
+        if arguments.command == "migrate":
+            # A migration needs the database and nothing else: the service's own settings are not asked for.
+            _migrate(_configured(ServiceSettings), folder, sql_only=arguments.sql)
+            return 0
+        settings = _configured(settings_type)
+        if arguments.command == "check":
+            asyncio.run(_check(settings, folder))
+            return 0
+        if folder is not None:
+            asyncio.run(_require_schema(settings, folder))
+        return run_service(settings, build)
     except SettingsError as error:
         _log.critical("cannot start", error=str(error))
         return 2
@@ -58,7 +58,12 @@ def main(
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
+
+
+def _configured(settings_type: type[S]) -> S:
+    settings = load(settings_type)
+    logs.configure(settings.log_level, settings.log_format)
+    return settings
 
 
 def _parser(package: str, settings_type: type[ServiceSettings]) -> argparse.ArgumentParser:
