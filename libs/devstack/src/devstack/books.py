@@ -1,0 +1,124 @@
+"""A campaign's books: what the provider accepted, the recipients, the batches and the credits, laid side by side.
+
+The simulator's log is the ground truth. A campaign is told apart in it by its sender, so give each campaign whose
+books are to be read a sender of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bulksms.campaign.v1 import campaign_pb2
+from bulksms.dispatcher.v1 import queue_pb2
+from bulksms.ledger.v1 import ledger_pb2
+from bulksms_client import Client
+from devstack.mitto.accepted_log import AcceptedMessage, read_accepted
+
+_EXAMPLES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The figures of one campaign from all sides."""
+
+    campaign: campaign_pb2.Campaign
+    recipients: dict[str, campaign_pb2.Recipient]
+    """By phone."""
+    accepted: list[AcceptedMessage]
+    """What the provider's log has of this campaign, in its order."""
+    recount: campaign_pb2.RecountCampaignResponse
+    batches: list[queue_pb2.Batch]
+    reservation: ledger_pb2.Reservation
+
+    def statuses(self) -> Counter[str]:
+        """Recipients by status, without the enum's prefix."""
+        names = campaign_pb2.RecipientStatus.Name
+        return Counter(
+            names(recipient.status).removeprefix("RECIPIENT_STATUS_") for recipient in self.recipients.values()
+        )
+
+    def differences(self) -> list[str]:
+        """Everything that does not add up, a sentence each; empty when the books agree."""
+        return [*self._provider(), *self._counters(), *self._queue(), *self._credits()]
+
+    def _provider(self) -> Iterator[str]:
+        """The provider's log against the recipients: no one twice, no one missing, each id at its own recipient."""
+        times = Counter(message.destination for message in self.accepted)
+        yield from _some("accepted more than once", [phone for phone, count in times.items() if count > 1])
+        yield from _some("accepted but no recipient", [phone for phone in times if phone not in self.recipients])
+        ids = {message.destination: message.message_id for message in self.accepted}
+        told = {phone: row.message_id for phone, row in self.recipients.items() if row.message_id}
+        yield from _some("with an id the provider does not know", [p for p in told if p not in ids])
+        yield from _some("with another recipient's id", [p for p in told if ids.get(p, told[p]) != told[p]])
+        open_ends = campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED
+        yield from _some(
+            "accepted by the provider without our knowing it",
+            [p for p in ids if p in self.recipients and p not in told and self.recipients[p].status != open_ends],
+        )
+
+    def _counters(self) -> Iterator[str]:
+        """The counters against the rows."""
+        if not self.recount.consistent:
+            yield f"counters differ from rows: kept {self.recount.kept}, counted {self.recount.counted}"
+        kept, statuses = self.recount.kept, self.statuses()
+        for name, figure in (
+            ("QUEUED", kept.queued),
+            ("FAILED", kept.failed),
+            ("UNCONFIRMED", kept.unconfirmed),
+            ("CANCELLED", kept.cancelled),
+            ("DELIVERED", kept.delivered),
+        ):
+            if statuses[name] != figure:
+                yield f"{figure} counted as {name}, {statuses[name]} listed"
+        if kept.total != len(self.recipients):
+            yield f"total is {kept.total}, {len(self.recipients)} recipients listed"
+        reasonless = [
+            phone
+            for phone, row in self.recipients.items()
+            if not row.reason
+            and row.status in {campaign_pb2.RECIPIENT_STATUS_FAILED, campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED}
+        ]
+        yield from _some("without a reason for their status", reasonless)
+
+    def _queue(self) -> Iterator[str]:
+        """The dispatcher's batches against the counters; only for a campaign enqueued once."""
+        if self.campaign.enqueue_number != 1:
+            return
+        queued = sum(batch.recipients for batch in self.batches)
+        cancelled = self.recount.kept.cancelled
+        if not self.recount.kept.total - cancelled <= queued <= self.recount.kept.total:
+            yield f"{queued} recipients in batches, {self.recount.kept.total} in the campaign"
+        accepted = sum(b.recipients for b in self.batches if b.state == queue_pb2.BATCH_STATE_ACCEPTED)
+        if accepted < self.recount.kept.accepted:
+            yield f"{accepted} recipients in accepted batches, {self.recount.kept.accepted} accepted in the campaign"
+
+    def _credits(self) -> Iterator[str]:
+        """The reservation against what was accepted."""
+        hold = self.reservation
+        if hold.units != hold.open + hold.captured + hold.released:
+            yield f"{hold.units} reserved: {hold.open} open, {hold.captured} captured, {hold.released} released"
+        if hold.captured != self.recount.kept.accepted:
+            yield f"{hold.captured} credits captured, {self.recount.kept.accepted} messages accepted"
+        if hold.state != ledger_pb2.RESERVATION_STATE_CLOSED:
+            yield "the reservation is not closed"
+
+
+def read_books(client: Client, simulator_log: Path, campaign_id: str) -> Books:
+    """Read a campaign's books through the public calls and from the simulator's log."""
+    campaign = client.campaigns.get(campaign_id)
+    return Books(
+        campaign=campaign,
+        recipients={row.phone: row for row in client.campaigns.recipients(campaign_id)},
+        accepted=[message for message in read_accepted(simulator_log) if message.sender == campaign.sender],
+        recount=client.campaigns.recount(campaign_id),
+        batches=list(client.queue.batches(campaign_id=campaign_id)),
+        reservation=client.credits.reservation(campaign.reservation_id),
+    )
+
+
+def _some(what: str, phones: list[str]) -> Iterator[str]:
+    if phones:
+        yield f"{len(phones)} recipients {what}, for instance {', '.join(sorted(phones)[:_EXAMPLES_SHOWN])}"
