@@ -231,7 +231,7 @@ class _StrictLoader(yaml.SafeLoader):
     """A SafeLoader that refuses a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if len(keys) != len(set(keys)):
             raise KustomizeError(f"a key stands twice {node.start_mark}")
         return super().construct_mapping(node, deep)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +37,7 @@ def stack(servers: Servers) -> Iterator[Stack]:
         folder=folder,
         ephemeral=True,
         replicas=REPLICAS,
-        environment={"dispatcher": {"SMS_BATCH_SIZE": "250"}, "campaign": {"SMS_BATCH_SIZE": "250"}},
+        environment={name: {"SMS_BATCH_SIZE": "250", "LOG_FORMAT": "json"} for name in REPLICAS},
         database_url=servers.admin_url,
         redis_url=servers.redis_url,
     )
@@ -44,6 +46,18 @@ def stack(servers: Servers) -> Iterator[Stack]:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, pytest.TestReport]:
+    """Show with a failed test what the services logged at ERROR or above while it ran."""
+    report: pytest.TestReport = yield
+    running = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and running is not None:
+        report.sections.append(("errors in the services' logs", _errors(running.folder, since=call.start)))
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +102,14 @@ def funded(client: Client) -> Client:
 def shop(funded: Client, stack: Stack) -> Shop:
     """A tenant with credits and a subscription."""
     return Shop(funded, stack)
+
+
+def _errors(folder: Path, since: float) -> str:
+    """The lines of the services' JSON logs that say error or worse, from `since` on."""
+    start = datetime.fromtimestamp(since, UTC).isoformat()[:19]
+    found = []
+    for path in sorted((folder / "logs").glob("*.log")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        bad = [line for line in lines if '"level": "error"' in line or '"level": "critical"' in line]
+        found += [f"{path.stem}: {line[:4_000]}" for line in bad if line.partition('"timestamp": "')[2][:19] >= start]
+    return "\n".join(found[-20:])
