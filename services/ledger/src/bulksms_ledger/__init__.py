@@ -1,0 +1,1 @@
+"""Credit accounts, subscriptions, reservations, entries."""

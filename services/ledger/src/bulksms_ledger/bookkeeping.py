@@ -1,0 +1,100 @@
+"""Bookkeeping: decides operations on one account in one transaction, repeated until it is known what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_ledger import refusals
+from bulksms_ledger.operations import (
+    Answer,
+    CreateAccount,
+    Decision,
+    Operation,
+    differing_fields,
+    encode_content,
+    encode_outcome,
+)
+from bulksms_ledger.storage.books import create_account, find_operations, lock_book, save_book
+from servicekit import errors
+from servicekit.clock import Clock
+from servicekit.database import Database, is_transient, raw, violated_constraint
+
+T = TypeVar("T")
+
+# Every operation is idempotent, so a transaction of unknown outcome is simply done again: what it committed is then
+# answered from the record. Longer outages are the caller's to wait for.
+_REPEAT_DELAYS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
+_TRANSACTION_TIMEOUT_SECONDS: Final = 10.0
+_OPERATIONS_KEY: Final = "operations_pkey"
+
+
+class Bookkeeper:
+    """Decides groups of operations, each group on one account, under the account's lock."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def decide(self, tenant_id: str, operations: Sequence[Operation]) -> list[Decision]:
+        """Decide the operations in order and commit them together.
+
+        A transaction holds the lock of one account only, so no two can wait for each other in a circle.
+        """
+
+        async def decide_once(connection: AsyncConnection) -> list[Decision]:
+            driver = await raw(connection)
+            book = await lock_book(driver, tenant_id, operations)
+            if book is None:
+                refusal = refusals.account_not_found(tenant_id)
+                return [Decision(refusal, replayed=False) for _ in operations]
+            now = self._clock.now()
+            decisions = [book.decide(operation, now) for operation in operations]
+            await save_book(driver, book, now)
+            return decisions
+
+        return await self._repeated(decide_once)
+
+    async def create_account(self, operation: CreateAccount) -> Decision:
+        """Open an account; one that exists is answered as replayed, unless the request id is another operation's."""
+
+        async def create_once(connection: AsyncConnection) -> Decision:
+            driver = await raw(connection)
+            content = encode_content(operation)
+            for known in await find_operations(driver, [operation.request_id]):
+                if known.content != content:
+                    differs = differing_fields(known.content, content)
+                    return Decision(refusals.request_id_reused(operation.request_id, differs), replayed=False)
+            outcome = Answer()
+            created = await create_account(driver, operation, encode_outcome(outcome), self._clock.now())
+            return Decision(outcome, replayed=not created)
+
+        return await self._repeated(create_once)
+
+    async def _repeated(self, body: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        for delay_seconds in _REPEAT_DELAYS_SECONDS:
+            try:
+                return await self._transaction(body)
+            except Exception as error:
+                if not _may_repeat(error):
+                    raise
+            await asyncio.sleep(delay_seconds)
+        return await self._transaction(body)
+
+    async def _transaction(self, body: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(_TRANSACTION_TIMEOUT_SECONDS):
+                return await self._database.run_transaction(body)
+        except TimeoutError:
+            raise errors.unavailable(
+                "DATABASE_SLOW", "The database did not answer in time: repeat with the same request_id."
+            ) from None
+
+
+def _may_repeat(error: Exception) -> bool:
+    # The key of operations is violated when another tenant's group has just used the same request id: the next look
+    # finds it and refuses.
+    return is_transient(error) or violated_constraint(error) == _OPERATIONS_KEY

@@ -1,0 +1,262 @@
+"""Decisions: `apply(state, operation, now) → (state, step)`, the rules of the ledger as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from bulksms_ledger import lots, refusals
+from bulksms_ledger.accounts import Account, Subscription
+from bulksms_ledger.entries import Entry, EntryKind
+from bulksms_ledger.lots import Lot, Lots
+from bulksms_ledger.operations import (
+    AdjustCredits,
+    Answer,
+    Capture,
+    Close,
+    ExpireLots,
+    GrantCredits,
+    Operation,
+    Outcome,
+    Refund,
+    Release,
+    Reserve,
+    SetSubscription,
+)
+from bulksms_ledger.posting import enter
+from bulksms_ledger.refusals import Refusal
+from bulksms_ledger.reservations import Reservation, ReservationState
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a decision depends on."""
+
+    account: Account
+    lots: Lots
+    reservation: Reservation | None = None  # the one the operation names, if there is one
+    source_refs: frozenset[str] = frozenset()  # those already granted, as far as the operation's is concerned
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What a decision leaves: the entries it wrote and its outcome."""
+
+    entries: tuple[Entry, ...]
+    outcome: Outcome
+
+
+def apply(state: State, operation: Operation, now: datetime) -> tuple[State, Step]:
+    """Decide one operation: the state after it, the entries it writes and what it answers.
+
+    Lots that have expired are written off first, and again when the operation gave credits back to one. Time never
+    runs backwards within an account, whatever the clocks of the replicas say.
+    """
+    last = state.account.last_entry_at
+    at = now if last is None or now > last else last
+    state, before = _expire(state, operation, at)
+    decided = _RULES[type(operation)](state, operation, at)
+    if isinstance(decided, Refusal):
+        return state, Step(before, decided)
+    state, entries, answer = decided
+    state, after = _expire(state, operation, at)
+    if after:  # the balance in the answer is the one after everything the operation led to
+        answer = msgspec.structs.replace(answer, balance=state.account.balance(at) if answer.balance else None)
+    return state, Step(before + entries + after, answer)
+
+
+_Decided = tuple[State, tuple[Entry, ...], Answer] | Refusal
+
+
+def _set_subscription(state: State, operation: SetSubscription, at: datetime) -> _Decided:
+    subscription = Subscription(operation.status, operation.active_until, operation.reason, at)
+    account = msgspec.structs.replace(state.account, subscription=subscription)
+    return msgspec.structs.replace(state, account=account), (), Answer(subscription=subscription)
+
+
+def _grant(state: State, operation: GrantCredits, at: datetime) -> _Decided:
+    if operation.source_ref and operation.source_ref in state.source_refs:
+        return refusals.source_ref_used(operation.source_ref)
+    if operation.expires_at is not None and operation.expires_at <= at:
+        return refusals.invalid_argument("expires_at", "must be in the future; leave it unset for no expiry")
+    account, entry = enter(
+        state.account,
+        operation,
+        at,
+        EntryKind.GRANT,
+        operation.units,
+        reason=operation.reason,
+        source_ref=operation.source_ref,
+        expires_at=operation.expires_at,
+    )
+    open_lots = lots.add(state.lots, Lot(entry.version, operation.expires_at, operation.units))
+    source_refs = state.source_refs | {operation.source_ref} if operation.source_ref else state.source_refs
+    answer = Answer(entry=entry, balance=account.balance(at))
+    return State(account, open_lots, None, source_refs), (entry,), answer
+
+
+def _adjust(state: State, operation: AdjustCredits, at: datetime) -> _Decided:
+    taken = -operation.units
+    if taken > state.account.available:
+        return refusals.insufficient_credits(taken, state.account.available)
+    account, entry = enter(state.account, operation, at, EntryKind.ADJUST, operation.units, reason=operation.reason)
+    if taken > 0:
+        open_lots, _ = lots.take(state.lots, taken)
+    else:
+        open_lots = lots.add(state.lots, Lot(entry.version, None, operation.units))
+    answer = Answer(entry=entry, balance=account.balance(at))
+    return State(account, open_lots, None, state.source_refs), (entry,), answer
+
+
+def _reserve(state: State, operation: Reserve, at: datetime) -> _Decided:
+    account, units = state.account, operation.units
+    if state.reservation is not None:
+        return refusals.reservation_exists(operation.reservation_id)
+    if account.subscription is None or not account.subscription.is_active(at):
+        return refusals.subscription_inactive(account)
+    if units > account.available:
+        return refusals.insufficient_credits(units, account.available)
+    open_lots, pins = lots.take(state.lots, units)
+    account, entry = enter(
+        account, operation, at, EntryKind.RESERVE, units, operation.reservation_id, operation.campaign_id
+    )
+    reservation = Reservation(
+        reservation_id=operation.reservation_id,
+        tenant_id=operation.tenant_id,
+        campaign_id=operation.campaign_id,
+        units=units,
+        open=units,
+        opened_version=entry.version,
+        created_at=at,
+        pins=pins,
+    )
+    answer = Answer(reservation=reservation, balance=account.balance(at))
+    return State(account, open_lots, reservation, state.source_refs), (entry,), answer
+
+
+def _capture(state: State, operation: Capture, at: datetime) -> _Decided:
+    reservation, units = state.reservation, operation.units
+    if reservation is None:
+        return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    refusal = _refuse_hold(reservation, units)
+    if refusal is not None:
+        return refusal
+    account, entry = enter(
+        state.account,
+        operation,
+        at,
+        EntryKind.CAPTURE,
+        units,
+        reservation.reservation_id,
+        reservation.campaign_id,
+        evidence=operation.evidence,
+    )
+    reservation = reservation.capture(units)
+    return State(account, state.lots, reservation, state.source_refs), (entry,), Answer(reservation=reservation)
+
+
+def _release(state: State, operation: Release, at: datetime) -> _Decided:
+    reservation, units = state.reservation, operation.units
+    if reservation is None:
+        return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    refusal = _refuse_hold(reservation, units)
+    if refusal is not None:
+        return refusal
+    account, entry = enter(
+        state.account,
+        operation,
+        at,
+        EntryKind.RELEASE,
+        units,
+        reservation.reservation_id,
+        reservation.campaign_id,
+        reason=operation.reason,
+    )
+    reservation, returned = reservation.release(units)
+    state = State(account, lots.put_back(state.lots, returned), reservation, state.source_refs)
+    return state, (entry,), Answer(reservation=reservation)
+
+
+def _close(state: State, operation: Close, at: datetime) -> _Decided:
+    reservation = state.reservation
+    if reservation is None:
+        return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    if reservation.state is ReservationState.CLOSED:
+        return refusals.reservation_closed(reservation.reservation_id)
+    if reservation.captured != operation.expected_captured:
+        return refusals.captured_mismatch(operation.expected_captured, reservation.captured)
+    account, entry = enter(
+        state.account,
+        operation,
+        at,
+        EntryKind.CLOSE,
+        reservation.open,
+        reservation.reservation_id,
+        reservation.campaign_id,
+    )
+    reservation, returned = reservation.close(at)
+    state = State(account, lots.put_back(state.lots, returned), reservation, state.source_refs)
+    return state, (entry,), Answer(reservation=reservation, balance=account.balance(at))
+
+
+def _refund(state: State, operation: Refund, at: datetime) -> _Decided:
+    reservation, units = state.reservation, operation.units
+    if reservation is None:
+        return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    refundable = reservation.captured - reservation.refunded
+    if units > refundable:
+        return refusals.refund_exceeded(units, refundable)
+    account, entry = enter(
+        state.account,
+        operation,
+        at,
+        EntryKind.REFUND,
+        units,
+        reservation.reservation_id,
+        reservation.campaign_id,
+        reason=operation.reason,
+    )
+    reservation, returned = reservation.refund(units)
+    state = State(account, lots.put_back(state.lots, returned), reservation, state.source_refs)
+    return state, (entry,), Answer(reservation=reservation, balance=account.balance(at))
+
+
+def _expire_lots(state: State, operation: ExpireLots, at: datetime) -> _Decided:
+    del operation, at  # apply has written off what is due already
+    return state, (), Answer()
+
+
+def _refuse_hold(reservation: Reservation, units: int) -> Refusal | None:
+    if reservation.state is ReservationState.CLOSED:
+        return refusals.reservation_closed(reservation.reservation_id)
+    if units > reservation.open:
+        return refusals.reservation_exceeded(units, reservation.open)
+    return None
+
+
+def _expire(state: State, operation: Operation, at: datetime) -> tuple[State, tuple[Entry, ...]]:
+    """Write off lots past their end; they come first in the order, so mostly this is one look."""
+    if not state.lots or not state.lots[0].has_expired(at):
+        return state, ()
+    account, entries = state.account, []
+    due = [lot for lot in state.lots if lot.has_expired(at)]
+    for lot in due:
+        account, entry = enter(
+            account, operation, at, EntryKind.EXPIRE, lot.available, reason=f"lot {lot.version} expired"
+        )
+        entries.append(entry)
+    return State(account, state.lots[len(due) :], state.reservation, state.source_refs), tuple(entries)
+
+
+_RULES: Final[dict[type[Operation], Callable[[State, Any, datetime], _Decided]]] = {
+    SetSubscription: _set_subscription,
+    GrantCredits: _grant,
+    AdjustCredits: _adjust,
+    Reserve: _reserve,
+    Capture: _capture,
+    Release: _release,
+    Close: _close,
+    Refund: _refund,
+    ExpireLots: _expire_lots,
+}

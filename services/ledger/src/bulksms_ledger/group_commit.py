@@ -1,0 +1,176 @@
+"""Group commit: what is asked of one account at the same time is decided together, under one lock and one commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from opentelemetry import metrics, trace
+
+from bulksms_ledger.operations import Decision, Operation
+from servicekit import errors, logs
+from servicekit.database import as_domain_error
+
+Decide = Callable[[str, Sequence[Operation]], Awaitable[list[Decision]]]
+
+_log = logs.get_logger("bulksms_ledger.group_commit")
+_RETRY_AFTER: Final = timedelta(milliseconds=500)
+
+
+@dataclass(slots=True)
+class _Request:
+    """Operations of one caller, and where it waits for their decisions."""
+
+    operations: Sequence[Operation]
+    decisions: asyncio.Future[list[Decision]]
+    span: trace.Span
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits for one account; served by one task while there is anything."""
+
+    requests: deque[_Request] = field(default_factory=deque)
+    operations: int = 0
+
+
+class GroupCommit:
+    """Queues operations by account and decides each account's in groups, in the order they came.
+
+    While one group commits, the next gathers: the busier an account, the larger its groups, so that one hot tenant
+    is not bound to one commit per request. Several processes may do so for the same account: its row lock orders them.
+
+    A caller that goes away before its group has begun is forgotten; afterwards the group goes on without it, and the
+    caller's repeat finds what was decided.
+    """
+
+    def __init__(
+        self, decide: Decide, *, group_max: int = 1000, waiting_max: int = 20_000, groups_at_once: int = 8
+    ) -> None:
+        self._decide = decide
+        self._group_max = group_max
+        self._waiting_max = waiting_max
+        self._slots = asyncio.Semaphore(groups_at_once)
+        self._queues: dict[str, _Queue] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._stopping = False
+        meter = metrics.get_meter("bulksms_ledger")
+        self._tracer = trace.get_tracer("bulksms_ledger")
+        self._group_size = meter.create_histogram(
+            "ledger.group.operations", unit="{operation}", description="Operations decided by one commit"
+        )
+        self._rejected = meter.create_counter(
+            "ledger.group.rejected", unit="{operation}", description="Operations turned away by a full queue"
+        )
+
+    async def decide(self, tenant_id: str, operations: Sequence[Operation]) -> list[Decision]:
+        """Decide operations on one account; returns when they are durable. Raises OVERLOADED when the queue is full."""
+        self._admit(len(operations))
+        request = _Request(operations, asyncio.get_running_loop().create_future(), trace.get_current_span())
+        queue = self._queues.get(tenant_id)
+        if queue is None:
+            queue = self._queues[tenant_id] = _Queue()
+            # A context of its own: the group outlives its callers, their deadlines and their spans.
+            task = asyncio.create_task(
+                self._serve(tenant_id, queue), name=f"group commit {tenant_id}", context=Context()
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        queue.requests.append(request)
+        queue.operations += len(operations)
+        self._waiting += len(operations)
+        return await request.decisions
+
+    async def start(self) -> None:
+        """Nothing to prepare: a queue is made when there is something to decide."""
+
+    async def stop(self) -> None:
+        """Take nothing new and finish what waits."""
+        self._stopping = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _admit(self, count: int) -> None:
+        if self._stopping:
+            raise errors.unavailable("SHUTTING_DOWN", "The ledger is stopping: try again.", retry_after=_RETRY_AFTER)
+        if self._waiting + count > self._waiting_max:
+            self._rejected.add(count)
+            raise errors.overloaded(
+                "LEDGER_OVERLOADED",
+                f"{self._waiting} operations are waiting to be decided, at most {self._waiting_max} may: try later.",
+                retry_after=_RETRY_AFTER,
+            )
+
+    async def _serve(self, tenant_id: str, queue: _Queue) -> None:
+        try:
+            while queue.requests:
+                async with self._slots:
+                    group = self._take(queue)
+                    if group:
+                        await self._decide_group(tenant_id, group)
+        finally:  # also when cancelled by a stop that ran out of time: nobody may wait for ever
+            del self._queues[tenant_id]
+            for request in queue.requests:
+                self._waiting -= len(request.operations)
+                request.decisions.cancel()
+
+    def _take(self, queue: _Queue) -> list[_Request]:
+        """The next group, at most `group_max` operations, or one request that has more by itself."""
+        group: list[_Request] = []
+        size = 0
+        while queue.requests and (not group or size + len(queue.requests[0].operations) <= self._group_max):
+            request = queue.requests.popleft()
+            queue.operations -= len(request.operations)
+            self._waiting -= len(request.operations)
+            if not request.decisions.done():  # its caller may have gone
+                group.append(request)
+                size += len(request.operations)
+        return group
+
+    async def _decide_group(self, tenant_id: str, group: Sequence[_Request]) -> None:
+        try:
+            decisions = await self._decide_all(tenant_id, group)
+        except Exception as error:  # noqa: BLE001 - the loop's boundary: its callers are told
+            await self._settle_failure(tenant_id, group, error)
+            return
+        except asyncio.CancelledError:
+            for request in group:
+                request.decisions.cancel()
+            raise
+        position = 0
+        for request in group:
+            end = position + len(request.operations)
+            if not request.decisions.done():
+                request.decisions.set_result(decisions[position:end])
+            position = end
+
+    async def _decide_all(self, tenant_id: str, group: Sequence[_Request]) -> list[Decision]:
+        operations = [operation for request in group for operation in request.operations]
+        self._group_size.record(len(operations))
+        # A single caller's group is part of its trace; a shared one is linked from a trace of its own.
+        alone = len(group) == 1
+        with self._tracer.start_as_current_span(
+            "ledger.group_commit",
+            context=trace.set_span_in_context(group[0].span) if alone else None,
+            links=[] if alone else [trace.Link(request.span.get_span_context()) for request in group],
+            attributes={"bulksms.tenant_id": tenant_id, "ledger.operations": len(operations)},
+        ):
+            return await self._decide(tenant_id, operations)
+
+    async def _settle_failure(self, tenant_id: str, group: Sequence[_Request], error: Exception) -> None:
+        known = as_domain_error(error)
+        if known is None and len(group) > 1:
+            # Something in the group is at fault, which is a bug of ours; the others must not pay for it.
+            _log.error("group failed, decided one by one", requests=len(group), error_type=type(error).__qualname__)
+            for request in group:
+                await self._decide_group(tenant_id, [request])
+            return
+        for request in group:
+            if not request.decisions.done():
+                request.decisions.set_exception(known or error)

@@ -1,0 +1,251 @@
+"""The ledger: accounts, lots, reservations, entries, operations, and the rules the database itself enforces."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+ACCOUNTS = """
+CREATE TABLE accounts (
+    tenant_id text COLLATE "C" PRIMARY KEY,
+    available bigint NOT NULL DEFAULT 0,
+    reserved bigint NOT NULL DEFAULT 0,
+    captured bigint NOT NULL DEFAULT 0,
+    version bigint NOT NULL DEFAULT 0,
+    entry_hash bytea NOT NULL,
+    last_entry_at timestamptz,
+    subscription_status smallint,
+    subscription_active_until timestamptz,
+    subscription_reason text,
+    subscription_updated_at timestamptz,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT accounts_tenant_id_form CHECK (tenant_id ~ '^[a-z0-9_-]{1,64}$'),
+    CONSTRAINT accounts_available_not_negative CHECK (available >= 0),
+    CONSTRAINT accounts_reserved_not_negative CHECK (reserved >= 0),
+    CONSTRAINT accounts_captured_not_negative CHECK (captured >= 0),
+    CONSTRAINT accounts_subscription_status_known CHECK (subscription_status BETWEEN 1 AND 3),
+    CONSTRAINT accounts_subscription_whole CHECK (
+        num_nulls(subscription_status, subscription_reason, subscription_updated_at) IN (0, 3)),
+    CONSTRAINT accounts_entry_hash_length CHECK (octet_length(entry_hash) = 32)
+) WITH (fillfactor = 70)
+"""
+
+SUBSCRIPTION_EVENTS = """
+CREATE TABLE subscription_events (
+    event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id text COLLATE "C" NOT NULL REFERENCES accounts,
+    request_id uuid NOT NULL,
+    status smallint NOT NULL,
+    active_until timestamptz,
+    reason text NOT NULL,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT subscription_events_status_known CHECK (status BETWEEN 1 AND 3)
+)
+"""
+
+LOTS = """
+CREATE TABLE lots (
+    tenant_id text COLLATE "C" NOT NULL REFERENCES accounts,
+    version bigint NOT NULL,
+    units bigint NOT NULL,
+    available bigint NOT NULL,
+    expires_at timestamptz,
+    source_ref text,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, version),
+    CONSTRAINT lots_units_positive CHECK (units > 0),
+    CONSTRAINT lots_available_within_units CHECK (available BETWEEN 0 AND units)
+) WITH (fillfactor = 70)
+"""
+
+RESERVATIONS = """
+CREATE TABLE reservations (
+    tenant_id text COLLATE "C" NOT NULL REFERENCES accounts,
+    reservation_id uuid NOT NULL,
+    campaign_id text NOT NULL,
+    state smallint NOT NULL,
+    units bigint NOT NULL,
+    open_units bigint NOT NULL,
+    captured bigint NOT NULL,
+    released bigint NOT NULL,
+    refunded bigint NOT NULL,
+    opened_version bigint NOT NULL,
+    pins jsonb NOT NULL,
+    created_at timestamptz NOT NULL,
+    closed_at timestamptz,
+    PRIMARY KEY (tenant_id, reservation_id),
+    CONSTRAINT reservations_units_positive CHECK (units > 0),
+    CONSTRAINT reservations_units_add_up CHECK (units = open_units + captured + released),
+    CONSTRAINT reservations_parts_not_negative CHECK (open_units >= 0 AND captured >= 0 AND released >= 0),
+    CONSTRAINT reservations_refunded_within_captured CHECK (refunded BETWEEN 0 AND captured),
+    CONSTRAINT reservations_state_known CHECK (state IN (1, 2)),
+    CONSTRAINT reservations_closed_holds_nothing CHECK (state = 1 OR open_units = 0),
+    CONSTRAINT reservations_closed_has_time CHECK ((state = 2) = (closed_at IS NOT NULL))
+) WITH (fillfactor = 70)
+"""
+
+# granted_posting is the source of all credits: what comes into an account leaves there, so that every entry balances.
+ENTRIES = """
+CREATE TABLE entries (
+    tenant_id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    kind smallint NOT NULL,
+    units bigint NOT NULL,
+    granted_posting bigint NOT NULL,
+    available_posting bigint NOT NULL,
+    reserved_posting bigint NOT NULL,
+    captured_posting bigint NOT NULL,
+    available_after bigint NOT NULL,
+    reserved_after bigint NOT NULL,
+    captured_after bigint NOT NULL,
+    reservation_id uuid,
+    campaign_id text NOT NULL,
+    request_id uuid NOT NULL,
+    reason text NOT NULL,
+    source_ref text NOT NULL,
+    expires_at timestamptz,
+    evidence jsonb,
+    created_at timestamptz NOT NULL,
+    hash bytea NOT NULL,
+    PRIMARY KEY (tenant_id, version),
+    CONSTRAINT entries_version_positive CHECK (version > 0),
+    CONSTRAINT entries_kind_known CHECK (kind BETWEEN 1 AND 8),
+    CONSTRAINT entries_postings_sum_to_zero CHECK (
+        granted_posting + available_posting + reserved_posting + captured_posting = 0),
+    CONSTRAINT entries_balances_not_negative CHECK (
+        available_after >= 0 AND reserved_after >= 0 AND captured_after >= 0),
+    CONSTRAINT entries_hash_length CHECK (octet_length(hash) = 32)
+)
+"""
+
+# Kept for ever: the request id is the operation's key, its content tells a repeat from a reuse.
+OPERATIONS = """
+CREATE TABLE operations (
+    request_id uuid PRIMARY KEY,
+    tenant_id text COLLATE "C" NOT NULL,
+    content text NOT NULL,
+    outcome text NOT NULL,
+    created_at timestamptz NOT NULL
+)
+"""
+
+INDEXES = (
+    ("CREATE UNIQUE INDEX lots_source_ref ON lots (tenant_id, source_ref) WHERE source_ref IS NOT NULL",
+     "lots_source_ref", "One purchase is granted once per account; looked up by every grant that names one"),
+    ("CREATE INDEX lots_available ON lots (tenant_id, version) WHERE available > 0",
+     "lots_available", "Lots with credits left, read with every group of operations"),
+    ("CREATE INDEX lots_expiring ON lots (expires_at) WHERE available > 0 AND expires_at IS NOT NULL",
+     "lots_expiring", "Expiry worker: accounts with lots past their end"),
+    ("CREATE UNIQUE INDEX reservations_newest ON reservations (tenant_id, opened_version)",
+     "reservations_newest", "ListReservations: newest first"),
+    ("CREATE INDEX reservations_open ON reservations (tenant_id, opened_version) WHERE state = 1",
+     "reservations_open", "ListReservations of one state: open ones are few among many"),
+    ("CREATE INDEX reservations_campaign ON reservations (tenant_id, campaign_id) WHERE campaign_id <> ''",
+     "reservations_campaign", "ListEntries of one campaign: its reservations"),
+    ("CREATE INDEX entries_reservation ON entries (tenant_id, reservation_id, version) WHERE reservation_id IS NOT NULL",  # noqa: E501
+     "entries_reservation", "ListEntries of one reservation or campaign, in version order"),
+    ("CREATE INDEX subscription_events_tenant ON subscription_events (tenant_id, event_id)",
+     "subscription_events_tenant", "History of the subscription of one tenant"),
+)  # fmt: skip
+
+# Entries, operations and events are written once. Who must correct something writes another entry.
+REFUSE_CHANGE = """
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE restrict_violation USING
+        MESSAGE = concat('table ', TG_TABLE_NAME, ' is append-only: ', TG_OP, ' refused');
+END
+$$
+"""
+
+# New entries continue the account without a gap, each from the figures of the one before, and end where the account
+# row stands (which is written first). One look per entry by primary key; set-based, as groups write many at once.
+ENTRIES_CONTINUE = """
+CREATE FUNCTION entries_continue() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM written
+        LEFT JOIN entries AS previous
+            ON previous.tenant_id = written.tenant_id AND previous.version = written.version - 1
+        WHERE (previous.version IS NULL AND written.version <> 1)
+            OR written.available_after <> coalesce(previous.available_after, 0) + written.available_posting
+            OR written.reserved_after <> coalesce(previous.reserved_after, 0) + written.reserved_posting
+            OR written.captured_after <> coalesce(previous.captured_after, 0) + written.captured_posting
+            OR written.created_at < previous.created_at
+    ) THEN
+        RAISE EXCEPTION 'entries do not continue the account: a gap, a wrong running balance or time running back'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'entries_continue';
+    END IF;
+    IF EXISTS (
+        SELECT FROM (
+            SELECT DISTINCT ON (tenant_id) * FROM written ORDER BY tenant_id, version DESC
+        ) AS last
+        LEFT JOIN accounts ON accounts.tenant_id = last.tenant_id
+        WHERE (accounts.version, accounts.available, accounts.reserved, accounts.captured, accounts.entry_hash)
+            IS DISTINCT FROM
+            (last.version, last.available_after, last.reserved_after, last.captured_after, last.hash)
+    ) THEN
+        RAISE EXCEPTION 'the account row differs from its last entry'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'entries_continue';
+    END IF;
+    RETURN NULL;
+END
+$$
+"""
+
+# The other direction: at commit every account row says what its last entry says. One look per group of operations.
+ACCOUNT_IS_LAST_ENTRY = """
+CREATE FUNCTION account_is_last_entry() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    now_row accounts;
+BEGIN
+    SELECT * INTO now_row FROM accounts WHERE tenant_id = NEW.tenant_id;
+    IF NOT FOUND OR (now_row.version = 0 AND now_row.available = 0 AND now_row.reserved = 0 AND now_row.captured = 0)
+    THEN
+        RETURN NULL;
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM entries
+        WHERE tenant_id = now_row.tenant_id AND version = now_row.version
+            AND available_after = now_row.available AND reserved_after = now_row.reserved
+            AND captured_after = now_row.captured AND hash = now_row.entry_hash
+    ) THEN
+        RAISE EXCEPTION 'the account row differs from its last entry'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'account_is_last_entry';
+    END IF;
+    RETURN NULL;
+END
+$$
+"""
+
+TRIGGERS = (
+    """CREATE TRIGGER entries_continue AFTER INSERT ON entries REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION entries_continue()""",
+    """CREATE CONSTRAINT TRIGGER account_is_last_entry AFTER INSERT OR UPDATE ON accounts
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION account_is_last_entry()""",
+    *(
+        f"""CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"""
+        for table in ("entries", "operations", "subscription_events")
+    ),
+)
+
+
+def upgrade() -> None:
+    """Create everything."""
+    for statement in (ACCOUNTS, SUBSCRIPTION_EVENTS, LOTS, RESERVATIONS, ENTRIES, OPERATIONS):
+        op.execute(statement)
+    for statement, name, query in INDEXES:
+        op.execute(statement)
+        op.execute(f"COMMENT ON INDEX {name} IS '{query}'")
+    for statement in (REFUSE_CHANGE, ENTRIES_CONTINUE, ACCOUNT_IS_LAST_ENTRY, *TRIGGERS):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    """Refused: a ledger is not dropped by a migration."""
+    raise NotImplementedError("restore the database from a backup instead: dropping the ledger loses credits")

@@ -1,0 +1,146 @@
+"""Operations: what callers ask of an account, and the outcomes kept under their request ids for ever."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from bulksms_ledger.accounts import Balance, Subscription, SubscriptionStatus
+from bulksms_ledger.entries import Entry, Evidence
+from bulksms_ledger.refusals import Refusal
+from bulksms_ledger.reservations import Reservation
+
+
+class Operation(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="operation"):
+    """One change asked for. Defaults are not encoded, so that a field added later leaves old content equal."""
+
+    request_id: UUID
+    tenant_id: str
+
+
+class CreateAccount(Operation, frozen=True, tag="CreateAccount"):
+    """Open an account."""
+
+
+class SetSubscription(Operation, frozen=True, tag="SetSubscription"):
+    """Set the subscription."""
+
+    status: SubscriptionStatus
+    active_until: datetime | None
+    reason: str
+
+
+class GrantCredits(Operation, frozen=True, tag="GrantCredits"):
+    """Bring a lot of credits in."""
+
+    units: int
+    source_ref: str = ""
+    expires_at: datetime | None = None
+    reason: str = ""
+
+
+class AdjustCredits(Operation, frozen=True, tag="AdjustCredits"):
+    """Correct the balance, up or down."""
+
+    units: int
+    reason: str
+
+
+class Reserve(Operation, frozen=True, tag="Reserve"):
+    """Hold credits."""
+
+    reservation_id: UUID
+    units: int
+    campaign_id: str = ""
+
+
+class Capture(Operation, frozen=True, tag="Capture"):
+    """Spend held credits."""
+
+    reservation_id: UUID
+    units: int
+    evidence: Evidence | None = None
+
+
+class Release(Operation, frozen=True, tag="Release"):
+    """Give held credits back."""
+
+    reservation_id: UUID
+    units: int
+    reason: str = ""
+
+
+class Close(Operation, frozen=True, tag="Close"):
+    """End a reservation."""
+
+    reservation_id: UUID
+    expected_captured: int
+
+
+class Refund(Operation, frozen=True, tag="Refund"):
+    """Give captured credits back."""
+
+    reservation_id: UUID
+    units: int
+    reason: str
+
+
+class ExpireLots(Operation, frozen=True, tag="ExpireLots"):
+    """Write off what is available of lots that have expired; asked for by the expiry worker only."""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="outcome", tag="answer"):
+    """What an operation that was carried out answers: the parts its response has."""
+
+    balance: Balance | None = None
+    reservation: Reservation | None = None
+    entry: Entry | None = None
+    subscription: Subscription | None = None
+
+
+Outcome = Answer | Refusal
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The outcome of one request, and whether it is that of an earlier one with the same id."""
+
+    outcome: Outcome
+    replayed: bool
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """An operation as it is kept: its content, to tell a repeat from a reuse, and its outcome."""
+
+    request_id: UUID
+    tenant_id: str
+    content: str
+    outcome: Outcome
+
+
+def encode_content(operation: Operation) -> str:
+    """The operation as the text that repeats are compared with; equal text means equal content."""
+    return _content_encoder.encode(operation).decode()
+
+
+def encode_outcome(outcome: Outcome) -> str:
+    """The outcome as it is stored."""
+    return _content_encoder.encode(outcome).decode()
+
+
+def decode_outcome(text: str) -> Outcome:
+    """The stored outcome."""
+    return _outcome_decoder.decode(text)
+
+
+def differing_fields(content: str, other: str) -> list[str]:
+    """Names of the fields in which two contents differ, sorted."""
+    first: dict[str, Any] = msgspec.json.decode(content)
+    second: dict[str, Any] = msgspec.json.decode(other)
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+_content_encoder: Final = msgspec.json.Encoder()
+_outcome_decoder: Final[msgspec.json.Decoder[Outcome]] = msgspec.json.Decoder(Outcome)

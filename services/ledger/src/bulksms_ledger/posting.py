@@ -1,0 +1,63 @@
+"""Posting: writes an account's next entry."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from bulksms_ledger.accounts import Account
+from bulksms_ledger.entries import Entry, EntryKind, Evidence, chain_hash, postings
+from bulksms_ledger.operations import Operation
+
+
+def enter(
+    account: Account,
+    operation: Operation,
+    at: datetime,
+    kind: EntryKind,
+    units: int,
+    reservation_id: UUID | None = None,
+    campaign_id: str = "",
+    *,
+    reason: str = "",
+    source_ref: str = "",
+    expires_at: datetime | None = None,
+    evidence: Evidence | None = None,
+) -> tuple[Account, Entry]:
+    """Write the next entry of the account: its postings applied, its hash chained to the one before."""
+    moved = postings(kind, units)
+    unhashed = Entry(
+        operation.tenant_id,
+        account.version + 1,
+        kind,
+        units,
+        account.available + moved.available,
+        account.reserved + moved.reserved,
+        account.captured + moved.captured,
+        reservation_id,
+        campaign_id,
+        operation.request_id,
+        reason,
+        source_ref,
+        expires_at,
+        evidence,
+        at,
+        b"",
+    )
+    entry = msgspec.structs.replace(unhashed, hash=chain_hash(account.entry_hash, unhashed))
+    return (
+        Account(
+            account.tenant_id,
+            account.created_at,
+            entry.available_after,
+            entry.reserved_after,
+            entry.captured_after,
+            entry.version,
+            entry.hash,
+            at,
+            account.subscription,
+        ),
+        entry,
+    )

@@ -1,0 +1,133 @@
+"""Responses: the domain's values as the contract's messages, and its refusals as errors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulksms.ledger.v1 import ledger_pb2 as pb
+from bulksms_ledger.accounts import Account, Balance, Subscription
+from bulksms_ledger.checking import invalid_arguments
+from bulksms_ledger.entries import Entry, Evidence
+from bulksms_ledger.refusals import Refusal, RefusalReason
+from bulksms_ledger.reservations import Reservation
+from servicekit.errors import Category, DomainError, FieldViolation
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def error(refusal: Refusal) -> DomainError:
+    """The error a refusal is answered with."""
+    if refusal.reason is RefusalReason.INVALID_ARGUMENT:
+        return invalid_arguments([FieldViolation(refusal.field, refusal.message)])
+    return DomainError(_CATEGORIES[refusal.reason], refusal.reason.value, refusal.message, metadata=refusal.metadata)
+
+
+def timestamp(at: datetime) -> Timestamp:
+    """An instant as the contract has it."""
+    seconds, microseconds = divmod((at - _EPOCH) // _MICROSECOND, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=microseconds * 1000)
+
+
+def optional_timestamp(at: datetime | None) -> Timestamp | None:
+    """An instant, or unset."""
+    return None if at is None else timestamp(at)
+
+
+def subscription(value: Subscription) -> pb.Subscription:
+    """A subscription."""
+    return pb.Subscription(
+        status=pb.SubscriptionStatus.ValueType(int(value.status)),
+        active_until=optional_timestamp(value.active_until),
+        reason=value.reason,
+        updated_at=timestamp(value.updated_at),
+    )
+
+
+def balance(value: Balance) -> pb.Balance:
+    """A balance."""
+    return pb.Balance(
+        available=value.available,
+        reserved=value.reserved,
+        captured=value.captured,
+        granted=value.granted,
+        version=value.version,
+        as_of=timestamp(value.as_of),
+    )
+
+
+def account(value: Account, now: datetime) -> pb.Account:
+    """An account with its balance now."""
+    return pb.Account(
+        tenant_id=value.tenant_id,
+        subscription=None if value.subscription is None else subscription(value.subscription),
+        balance=balance(value.balance(now)),
+        created_at=timestamp(value.created_at),
+    )
+
+
+def reservation(value: Reservation) -> pb.Reservation:
+    """A reservation."""
+    return pb.Reservation(
+        reservation_id=str(value.reservation_id),
+        tenant_id=value.tenant_id,
+        campaign_id=value.campaign_id,
+        state=pb.ReservationState.ValueType(int(value.state)),
+        units=value.units,
+        open=value.open,
+        captured=value.captured,
+        released=value.released,
+        refunded=value.refunded,
+        created_at=timestamp(value.created_at),
+        closed_at=optional_timestamp(value.closed_at),
+    )
+
+
+def entry(value: Entry) -> pb.Entry:
+    """An entry."""
+    return pb.Entry(
+        version=value.version,
+        tenant_id=value.tenant_id,
+        kind=pb.EntryKind.ValueType(int(value.kind)),
+        units=value.units,
+        available_after=value.available_after,
+        reserved_after=value.reserved_after,
+        captured_after=value.captured_after,
+        reservation_id="" if value.reservation_id is None else str(value.reservation_id),
+        campaign_id=value.campaign_id,
+        request_id=str(value.request_id),
+        reason=value.reason,
+        evidence=None if value.evidence is None else _evidence(value.evidence),
+        created_at=timestamp(value.created_at),
+        hash=value.hash,
+        source_ref=value.source_ref,
+        expires_at=optional_timestamp(value.expires_at),
+    )
+
+
+def _evidence(value: Evidence) -> pb.CaptureEvidence:
+    return pb.CaptureEvidence(
+        batch_id=value.batch_id,
+        epoch=value.epoch,
+        bulk_id=value.bulk_id,
+        accepted_count=value.accepted_count,
+        parts=value.parts,
+    )
+
+
+_CATEGORIES: Final = {
+    RefusalReason.ACCOUNT_NOT_FOUND: Category.NOT_FOUND,
+    RefusalReason.RESERVATION_NOT_FOUND: Category.NOT_FOUND,
+    RefusalReason.RESERVATION_EXISTS: Category.ALREADY_EXISTS,
+    RefusalReason.RESERVATION_STATE: Category.WRONG_STATE,
+    RefusalReason.RESERVATION_EXCEEDED: Category.WRONG_STATE,
+    RefusalReason.REFUND_EXCEEDED: Category.WRONG_STATE,
+    RefusalReason.CAPTURED_MISMATCH: Category.WRONG_STATE,
+    RefusalReason.INSUFFICIENT_CREDITS: Category.PAYMENT_REQUIRED,
+    RefusalReason.SUBSCRIPTION_INACTIVE: Category.FORBIDDEN,
+    RefusalReason.SOURCE_REF_USED: Category.ALREADY_EXISTS,
+    RefusalReason.REQUEST_ID_REUSED: Category.ALREADY_EXISTS,
+}

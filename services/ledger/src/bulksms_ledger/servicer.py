@@ -1,0 +1,239 @@
+"""The service's RPCs: messages in, the ledger's decisions and readings out."""
+# ruff: noqa: N802, ARG002 - names and parameters are those of the generated base class
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from bulksms.ledger.v1 import ledger_pb2 as pb
+from bulksms.ledger.v1 import ledger_pb2_grpc
+from bulksms_ledger import paging, refusals, requests, responses
+from bulksms_ledger.accounts import Account
+from bulksms_ledger.bookkeeping import Bookkeeper
+from bulksms_ledger.checking import Checker
+from bulksms_ledger.group_commit import GroupCommit
+from bulksms_ledger.operations import Answer, Decision, Operation
+from bulksms_ledger.refusals import Refusal
+from bulksms_ledger.storage.auditing import verify_account
+from bulksms_ledger.storage.reading import Reader
+from servicekit.clock import Clock
+from servicekit.database import Database
+from servicekit.errors import DomainError
+
+# grpc calls every method with the message and its context; errors are raised, so no method needs the context.
+Context = Any
+T = TypeVar("T")
+
+
+class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
+    """LedgerService; the contract of each RPC is its comment in the proto."""
+
+    def __init__(self, database: Database, clock: Clock, bookkeeper: Bookkeeper, group_commit: GroupCommit) -> None:
+        self._database = database
+        self._clock = clock
+        self._bookkeeper = bookkeeper
+        self._group_commit = group_commit
+        self._reader = Reader(database)
+
+    async def CreateAccount(self, request: pb.CreateAccountRequest, context: Context) -> pb.CreateAccountResponse:
+        operation = requests.create_account(request)
+        _, replayed = _answer(await self._bookkeeper.create_account(operation))
+        account = responses.account(await self._account(operation.tenant_id), self._clock.now())
+        return pb.CreateAccountResponse(account=account, replayed=replayed)
+
+    async def GetAccount(self, request: pb.GetAccountRequest, context: Context) -> pb.GetAccountResponse:
+        account = await self._account(requests.tenant(request.tenant_id))
+        return pb.GetAccountResponse(account=responses.account(account, self._clock.now()))
+
+    async def ListAccounts(self, request: pb.ListAccountsRequest, context: Context) -> pb.ListAccountsResponse:
+        check = Checker()
+        size = paging.page_size(check, request.page_size)
+        after = check.finish(paging.after_name(check, request.page_token, "accounts"))
+        found = await self._reader.accounts(after=after, limit=size + 1)
+        now = self._clock.now()
+        return pb.ListAccountsResponse(
+            accounts=[responses.account(account, now) for account in found[:size]],
+            next_page_token=paging.token(found[size - 1].tenant_id, "accounts") if len(found) > size else "",
+        )
+
+    async def SetSubscription(self, request: pb.SetSubscriptionRequest, context: Context) -> pb.SetSubscriptionResponse:
+        answer, replayed = await self._decide(requests.set_subscription(request))
+        return pb.SetSubscriptionResponse(
+            subscription=responses.subscription(_present(answer.subscription)), replayed=replayed
+        )
+
+    async def GrantCredits(self, request: pb.GrantCreditsRequest, context: Context) -> pb.GrantCreditsResponse:
+        answer, replayed = await self._decide(requests.grant_credits(request))
+        return pb.GrantCreditsResponse(
+            entry=responses.entry(_present(answer.entry)),
+            balance=responses.balance(_present(answer.balance)),
+            replayed=replayed,
+        )
+
+    async def AdjustCredits(self, request: pb.AdjustCreditsRequest, context: Context) -> pb.AdjustCreditsResponse:
+        answer, replayed = await self._decide(requests.adjust_credits(request))
+        return pb.AdjustCreditsResponse(
+            entry=responses.entry(_present(answer.entry)),
+            balance=responses.balance(_present(answer.balance)),
+            replayed=replayed,
+        )
+
+    async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
+        answer, replayed = await self._decide(requests.reserve(request))
+        return pb.ReserveResponse(
+            reservation=responses.reservation(_present(answer.reservation)),
+            balance=responses.balance(_present(answer.balance)),
+            replayed=replayed,
+        )
+
+    async def Capture(self, request: pb.CaptureRequest, context: Context) -> pb.CaptureResponse:
+        answer, replayed = await self._decide(requests.capture(request))
+        return pb.CaptureResponse(reservation=responses.reservation(_present(answer.reservation)), replayed=replayed)
+
+    async def BatchCapture(self, request: pb.BatchCaptureRequest, context: Context) -> pb.BatchCaptureResponse:
+        check = Checker()
+        if not 1 <= len(request.captures) <= requests.CAPTURES_MAX:
+            check.refuse("captures", f"must be at least 1 and at most {requests.CAPTURES_MAX}")
+        results = check.finish([pb.CaptureResult(request_id=capture.request_id) for capture in request.captures])
+        by_tenant: defaultdict[str, list[tuple[Operation, pb.CaptureResult]]] = defaultdict(list)
+        for capture, result in zip(request.captures, results, strict=True):
+            try:
+                operation = requests.capture(capture)
+            except DomainError as error:
+                result.error_reason, result.error_message = error.reason, error.message
+            else:
+                by_tenant[operation.tenant_id].append((operation, result))
+        # Each account's captures are committed for themselves. All are waited for, whatever becomes of the others, so
+        # that an account that cannot be decided now fails the call, as a whole repeated, and hides nothing.
+        outcomes = await asyncio.gather(
+            *(self._capture_all(tenant_id, captures) for tenant_id, captures in sorted(by_tenant.items())),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+        return pb.BatchCaptureResponse(results=results)
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
+        answer, replayed = await self._decide(requests.release(request))
+        return pb.ReleaseResponse(reservation=responses.reservation(_present(answer.reservation)), replayed=replayed)
+
+    async def Close(self, request: pb.CloseRequest, context: Context) -> pb.CloseResponse:
+        answer, replayed = await self._decide(requests.close(request))
+        return pb.CloseResponse(
+            reservation=responses.reservation(_present(answer.reservation)),
+            balance=responses.balance(_present(answer.balance)),
+            replayed=replayed,
+        )
+
+    async def Refund(self, request: pb.RefundRequest, context: Context) -> pb.RefundResponse:
+        answer, replayed = await self._decide(requests.refund(request))
+        return pb.RefundResponse(
+            reservation=responses.reservation(_present(answer.reservation)),
+            balance=responses.balance(_present(answer.balance)),
+            replayed=replayed,
+        )
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
+        check = Checker()
+        tenant_id = check.tenant_id(request.tenant_id)
+        as_of = check.finish(check.instant("as_of", request.as_of) if request.HasField("as_of") else None)
+        if as_of is None:
+            return pb.GetBalanceResponse(
+                balance=responses.balance((await self._account(tenant_id)).balance(self._clock.now()))
+            )
+        balance = await self._reader.balance(tenant_id, as_of)
+        if balance is None:
+            raise responses.error(refusals.account_not_found(tenant_id))
+        return pb.GetBalanceResponse(balance=responses.balance(balance))
+
+    async def GetReservation(self, request: pb.GetReservationRequest, context: Context) -> pb.GetReservationResponse:
+        check = Checker()
+        tenant_id = check.tenant_id(request.tenant_id)
+        reservation_id = check.finish(check.uuid("reservation_id", request.reservation_id))
+        reservation = await self._reader.reservation(tenant_id, reservation_id)
+        if reservation is None:
+            raise responses.error(refusals.reservation_not_found(tenant_id, reservation_id))
+        return pb.GetReservationResponse(reservation=responses.reservation(reservation))
+
+    async def ListReservations(
+        self, request: pb.ListReservationsRequest, context: Context
+    ) -> pb.ListReservationsResponse:
+        check = Checker()
+        tenant_id = check.tenant_id(request.tenant_id)
+        size = paging.page_size(check, request.page_size)
+        state = requests.reservation_state(check, request.state)
+        listing = ("reservations", tenant_id, str(request.state))
+        before = check.finish(paging.after_version(check, request.page_token, *listing))
+        await self._account(tenant_id)
+        found = await self._reader.reservations(tenant_id, state=state, before=before, limit=size + 1)
+        return pb.ListReservationsResponse(
+            reservations=[responses.reservation(reservation) for reservation in found[:size]],
+            next_page_token=paging.token(found[size - 1].opened_version, *listing) if len(found) > size else "",
+        )
+
+    async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> pb.ListEntriesResponse:
+        check = Checker()
+        tenant_id = check.tenant_id(request.tenant_id)
+        reservation_id = check.optional_uuid("reservation_id", request.reservation_id)
+        size = paging.page_size(check, request.page_size)
+        listing = ("entries", tenant_id, request.campaign_id, str(reservation_id))
+        after = check.finish(paging.after_version(check, request.page_token, *listing))
+        await self._account(tenant_id)
+        found = await self._reader.entries(
+            tenant_id,
+            campaign_id=request.campaign_id,
+            reservation_id=reservation_id,
+            after=after or 0,
+            limit=size + 1,
+        )
+        return pb.ListEntriesResponse(
+            entries=[responses.entry(entry) for entry in found[:size]],
+            next_page_token=paging.token(found[size - 1].version, *listing) if len(found) > size else "",
+        )
+
+    async def VerifyAccount(self, request: pb.VerifyAccountRequest, context: Context) -> pb.VerifyAccountResponse:
+        tenant_id = requests.tenant(request.tenant_id)
+        verification = await verify_account(self._database, tenant_id)
+        if verification is None:
+            raise responses.error(refusals.account_not_found(tenant_id))
+        return pb.VerifyAccountResponse(
+            consistent=not verification.differences,
+            entries=verification.entries_read,
+            differences=verification.differences,
+            recomputed=responses.balance(verification.balance(self._clock.now())),
+        )
+
+    async def _account(self, tenant_id: str) -> Account:
+        account = await self._reader.account(tenant_id)
+        if account is None:
+            raise responses.error(refusals.account_not_found(tenant_id))
+        return account
+
+    async def _decide(self, operation: Operation) -> tuple[Answer, bool]:
+        [decision] = await self._group_commit.decide(operation.tenant_id, [operation])
+        return _answer(decision)
+
+    async def _capture_all(self, tenant_id: str, captures: Sequence[tuple[Operation, pb.CaptureResult]]) -> None:
+        decisions = await self._group_commit.decide(tenant_id, [operation for operation, _ in captures])
+        for (_, result), decision in zip(captures, decisions, strict=True):
+            result.replayed = decision.replayed
+            if isinstance(decision.outcome, Refusal):
+                result.error_reason = decision.outcome.reason.value
+                result.error_message = decision.outcome.message
+
+
+def _answer(decision: Decision) -> tuple[Answer, bool]:
+    if isinstance(decision.outcome, Refusal):
+        raise responses.error(decision.outcome)
+    return decision.outcome, decision.replayed
+
+
+def _present(part: T | None) -> T:
+    """A part of an answer; its operation's rule has put it there, so a missing one is a bug of ours."""
+    if part is None:
+        raise TypeError("the answer lacks a part that its response has")
+    return part

@@ -1,0 +1,215 @@
+"""Books in the database: lock the account, load what a group of operations needs, save what it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from bulksms_ledger.accounts import GENESIS_HASH, Account
+from bulksms_ledger.books import Book
+from bulksms_ledger.lots import Lot
+from bulksms_ledger.operations import (
+    CreateAccount,
+    GrantCredits,
+    Operation,
+    Recorded,
+    decode_outcome,
+    encode_content,
+    encode_outcome,
+)
+from bulksms_ledger.storage import statements
+from bulksms_ledger.storage.rows import account_from_row, encode_json, reservation_from_row
+
+
+class RawConnection(Protocol):
+    """The part of an asyncpg connection that is used here."""
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Any]:
+        """Run a query and return its rows."""
+
+    async def fetchrow(self, query: str, *args: Any) -> Any:
+        """Run a query and return its first row, or None."""
+
+    async def execute(self, query: str, *args: Any) -> str:
+        """Run a statement."""
+
+
+async def create_account(connection: RawConnection, operation: CreateAccount, outcome: str, now: datetime) -> bool:
+    """Open the account; False when it exists already, in which case nothing is written."""
+    created = await connection.fetchrow(statements.CREATE_ACCOUNT, operation.tenant_id, GENESIS_HASH, now)
+    if created is None:
+        return False
+    await connection.execute(
+        statements.INSERT_OPERATIONS,
+        operation.tenant_id,
+        [operation.request_id],
+        [encode_content(operation)],
+        [outcome],
+        now,
+    )
+    return True
+
+
+async def find_operations(connection: RawConnection, request_ids: Sequence[UUID]) -> list[Recorded]:
+    """The recorded operations of these ids, of whatever tenant."""
+    return [
+        Recorded(row["request_id"], row["tenant_id"], row["content"], decode_outcome(row["outcome"]))
+        for row in await connection.fetch(statements.FIND_OPERATIONS, list(request_ids))
+    ]
+
+
+async def lock_book(connection: RawConnection, tenant_id: str, operations: Sequence[Operation]) -> Book | None:
+    """Lock the account's row, then read what deciding these operations needs; None when there is no account.
+
+    The lock comes first and on its own: under READ COMMITTED each statement sees what was committed before it began,
+    so whatever is read after the lock is what the holder before left.
+    """
+    row = await connection.fetchrow(statements.LOCK_ACCOUNT, tenant_id)
+    if row is None:
+        return None
+    recorded = await find_operations(connection, [operation.request_id for operation in operations])
+    lots = await connection.fetch(statements.OPEN_LOTS, tenant_id)
+    reservation_ids = {operation.reservation_id for operation in operations if hasattr(operation, "reservation_id")}
+    reservations = (
+        await connection.fetch(statements.FIND_RESERVATIONS, tenant_id, list(reservation_ids))
+        if reservation_ids
+        else ()
+    )
+    source_refs = [
+        operation.source_ref for operation in operations if isinstance(operation, GrantCredits) and operation.source_ref
+    ]
+    used = await connection.fetch(statements.USED_SOURCE_REFS, tenant_id, source_refs) if source_refs else ()
+    return Book(
+        account_from_row(row),
+        lots=tuple(Lot(lot["version"], lot["expires_at"], lot["available"]) for lot in lots),
+        reservations=[reservation_from_row(reservation) for reservation in reservations],
+        operations=recorded,
+        source_refs=[source_ref["source_ref"] for source_ref in used],
+    )
+
+
+async def save_book(connection: RawConnection, book: Book, now: datetime) -> None:
+    """Write what the group changed. The account row goes before the entries: their trigger compares the two."""
+    account = book.account
+    if book.entries or book.subscription_changes:
+        await _save_account(connection, account)
+    if book.entries:
+        await _insert_entries(connection, book)
+        await _save_lots(connection, book)
+    if book.changed_reservations:
+        await _save_reservations(connection, book)
+    if book.recorded:
+        await _insert_operations(connection, book, now)
+    for change in book.subscription_changes:
+        await connection.execute(
+            statements.INSERT_SUBSCRIPTION_EVENT,
+            account.tenant_id,
+            change.request_id,
+            int(change.status),
+            change.active_until,
+            change.reason,
+            now,
+        )
+
+
+async def _save_account(connection: RawConnection, account: Account) -> None:
+    subscription = account.subscription
+    await connection.execute(
+        statements.UPDATE_ACCOUNT,
+        account.tenant_id,
+        account.available,
+        account.reserved,
+        account.captured,
+        account.version,
+        account.entry_hash,
+        account.last_entry_at,
+        None if subscription is None else int(subscription.status),
+        None if subscription is None else subscription.active_until,
+        None if subscription is None else subscription.reason,
+        None if subscription is None else subscription.updated_at,
+    )
+
+
+async def _insert_entries(connection: RawConnection, book: Book) -> None:
+    entries = book.entries
+    moved = [entry.postings for entry in entries]
+    await connection.execute(
+        statements.INSERT_ENTRIES,
+        book.account.tenant_id,
+        [entry.version for entry in entries],
+        [int(entry.kind) for entry in entries],
+        [entry.units for entry in entries],
+        [posting.granted for posting in moved],
+        [posting.available for posting in moved],
+        [posting.reserved for posting in moved],
+        [posting.captured for posting in moved],
+        [entry.available_after for entry in entries],
+        [entry.reserved_after for entry in entries],
+        [entry.captured_after for entry in entries],
+        [entry.reservation_id for entry in entries],
+        [entry.campaign_id for entry in entries],
+        [entry.request_id for entry in entries],
+        [entry.reason for entry in entries],
+        [entry.source_ref for entry in entries],
+        [entry.expires_at for entry in entries],
+        [None if entry.evidence is None else encode_json(entry.evidence) for entry in entries],
+        [entry.created_at for entry in entries],
+        [entry.hash for entry in entries],
+    )
+
+
+async def _save_lots(connection: RawConnection, book: Book) -> None:
+    new, changed = book.new_lots, book.changed_lots
+    if new:
+        await connection.execute(
+            statements.INSERT_LOTS,
+            book.account.tenant_id,
+            [entry.version for entry, _ in new],
+            [entry.units for entry, _ in new],
+            [available for _, available in new],
+            [entry.expires_at for entry, _ in new],
+            [entry.source_ref or None for entry, _ in new],
+            [entry.created_at for entry, _ in new],
+        )
+    if changed:
+        await connection.execute(
+            statements.UPDATE_LOTS,
+            book.account.tenant_id,
+            [lot.version for lot in changed],
+            [lot.available for lot in changed],
+        )
+
+
+async def _save_reservations(connection: RawConnection, book: Book) -> None:
+    reservations = book.changed_reservations
+    await connection.execute(
+        statements.UPSERT_RESERVATIONS,
+        book.account.tenant_id,
+        [reservation.reservation_id for reservation in reservations],
+        [reservation.campaign_id for reservation in reservations],
+        [int(reservation.state) for reservation in reservations],
+        [reservation.units for reservation in reservations],
+        [reservation.open for reservation in reservations],
+        [reservation.captured for reservation in reservations],
+        [reservation.released for reservation in reservations],
+        [reservation.refunded for reservation in reservations],
+        [reservation.opened_version for reservation in reservations],
+        [encode_json(reservation.pins) for reservation in reservations],
+        [reservation.created_at for reservation in reservations],
+        [reservation.closed_at for reservation in reservations],
+    )
+
+
+async def _insert_operations(connection: RawConnection, book: Book, now: datetime) -> None:
+    # In id order: two accounts' groups that reuse each other's ids then wait for one another in one direction only.
+    recorded = sorted(book.recorded, key=lambda operation: operation.request_id.int)
+    await connection.execute(
+        statements.INSERT_OPERATIONS,
+        book.account.tenant_id,
+        [operation.request_id for operation in recorded],
+        [operation.content for operation in recorded],
+        [encode_outcome(operation.outcome) for operation in recorded],
+        now,
+    )

@@ -1,0 +1,86 @@
+"""The statements that books are locked, loaded and saved with; parameters as asyncpg numbers them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CREATE_ACCOUNT: Final = """
+INSERT INTO accounts (tenant_id, entry_hash, created_at) VALUES ($1, $2, $3)
+ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
+"""
+
+LOCK_ACCOUNT: Final = "SELECT * FROM accounts WHERE tenant_id = $1 FOR UPDATE"
+
+FIND_OPERATIONS: Final = """
+SELECT request_id, tenant_id, content, outcome FROM operations WHERE request_id = ANY ($1::uuid[])
+"""
+
+# In the order lots are used up: earliest expiry first, then as they came in.
+OPEN_LOTS: Final = """
+SELECT version, expires_at, available FROM lots
+WHERE tenant_id = $1 AND available > 0
+ORDER BY expires_at NULLS LAST, version
+"""
+
+FIND_RESERVATIONS: Final = """
+SELECT * FROM reservations WHERE tenant_id = $1 AND reservation_id = ANY ($2::uuid[])
+"""
+
+USED_SOURCE_REFS: Final = """
+SELECT source_ref FROM lots WHERE tenant_id = $1 AND source_ref = ANY ($2::text[])
+"""
+
+UPDATE_ACCOUNT: Final = """
+UPDATE accounts SET
+    available = $2, reserved = $3, captured = $4, version = $5, entry_hash = $6, last_entry_at = $7,
+    subscription_status = $8, subscription_active_until = $9, subscription_reason = $10,
+    subscription_updated_at = $11
+WHERE tenant_id = $1
+"""
+
+INSERT_ENTRIES: Final = """
+INSERT INTO entries (
+    tenant_id, version, kind, units, granted_posting, available_posting, reserved_posting, captured_posting,
+    available_after, reserved_after, captured_after, reservation_id, campaign_id, request_id, reason, source_ref,
+    expires_at, evidence, created_at, hash)
+SELECT $1, * FROM unnest(
+    $2::bigint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $9::bigint[], $10::bigint[], $11::bigint[], $12::uuid[], $13::text[], $14::uuid[], $15::text[], $16::text[],
+    $17::timestamptz[], $18::jsonb[], $19::timestamptz[], $20::bytea[])
+"""
+
+INSERT_LOTS: Final = """
+INSERT INTO lots (tenant_id, version, units, available, expires_at, source_ref, created_at)
+SELECT $1, * FROM unnest(
+    $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::timestamptz[])
+"""
+
+UPDATE_LOTS: Final = """
+UPDATE lots SET available = changed.available
+FROM unnest($2::bigint[], $3::bigint[]) AS changed (version, available)
+WHERE lots.tenant_id = $1 AND lots.version = changed.version
+"""
+
+UPSERT_RESERVATIONS: Final = """
+INSERT INTO reservations (
+    tenant_id, reservation_id, campaign_id, state, units, open_units, captured, released, refunded,
+    opened_version, pins, created_at, closed_at)
+SELECT $1, * FROM unnest(
+    $2::uuid[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+    $10::bigint[], $11::jsonb[], $12::timestamptz[], $13::timestamptz[])
+ON CONFLICT (tenant_id, reservation_id) DO UPDATE SET
+    state = excluded.state, open_units = excluded.open_units, captured = excluded.captured,
+    released = excluded.released, refunded = excluded.refunded, pins = excluded.pins,
+    closed_at = excluded.closed_at
+"""
+
+INSERT_OPERATIONS: Final = """
+INSERT INTO operations (request_id, tenant_id, content, outcome, created_at)
+SELECT request_id, $1, content, outcome, $5
+FROM unnest($2::uuid[], $3::text[], $4::text[]) AS decided (request_id, content, outcome)
+"""
+
+INSERT_SUBSCRIPTION_EVENT: Final = """
+INSERT INTO subscription_events (tenant_id, request_id, status, active_until, reason, created_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+"""

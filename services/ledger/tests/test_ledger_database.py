@@ -1,0 +1,179 @@
+"""The database's own rules: it refuses what the ledger would never write, whoever tries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from bulksms_ledger.app import MIGRATIONS
+from bulksms_ledger.storage.tables import METADATA
+from devstack.servers import Servers
+from servicekit.clock import ManualClock
+from servicekit.database import Database
+from servicekit.migrations import upgrade_sql
+
+from .ledger_support import Ids, Tenant, serving
+
+HASH = "decode(repeat('ab', 32), 'hex')"
+
+
+async def fill(url: str) -> None:
+    """One account that has had a grant, a reservation, a capture and a refund."""
+    async with serving(url, ManualClock()) as stub:
+        tenant = await Tenant(stub, Ids()).open(100)
+        reservation_id = (await tenant.reserve(50, campaign_id="campaign-1")).reservation.reservation_id
+        await tenant.capture(reservation_id, 20)
+        await tenant.refund(reservation_id, 5)
+
+
+@pytest.fixture(scope="module")
+def filled_url(servers: Servers, template: str) -> Iterator[str]:
+    """A database that every test leaves as it found it."""
+    url = servers.clone_database(template, "ledger_filled").url
+    asyncio.run(fill(url))
+    yield url
+    servers.drop_database("ledger_filled")
+
+
+@pytest.fixture
+async def database(filled_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction that is undone at the end."""
+    connection = await asyncpg.connect(filled_url)
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield connection
+    finally:
+        await transaction.rollback()
+        await connection.close()
+
+
+def entry(version: int, *, moved: Sequence[int], after: Sequence[int], at: str = "now()") -> str:
+    columns = ", ".join(map(str, [*moved, *after]))
+    return f"""
+        INSERT INTO entries (tenant_id, version, kind, units, granted_posting, available_posting, reserved_posting,
+            captured_posting, available_after, reserved_after, captured_after, campaign_id, request_id, reason,
+            source_ref, created_at, hash)
+        VALUES ('acme', {version}, 1, 1, {columns}, '', gen_random_uuid(), '', '', {at}, {HASH})
+    """
+
+
+def account(version: int, available: int, reserved: int = 30, captured: int = 15) -> str:
+    return f"""
+        UPDATE accounts SET version = {version}, available = {available}, reserved = {reserved},
+            captured = {captured}, entry_hash = {HASH} WHERE tenant_id = 'acme'
+    """
+
+
+@pytest.mark.parametrize(
+    ("statements", "constraint"),
+    [
+        (["UPDATE accounts SET available = -1"], "accounts_available_not_negative"),
+        (["UPDATE accounts SET reserved = -1"], "accounts_reserved_not_negative"),
+        (["UPDATE accounts SET available = available + 1"], "account_is_last_entry"),
+        (["UPDATE accounts SET version = version + 1"], "account_is_last_entry"),
+        (["UPDATE accounts SET version = 0"], "account_is_last_entry"),
+        (["UPDATE reservations SET open_units = open_units - 1"], "reservations_units_add_up"),
+        (["UPDATE reservations SET refunded = captured + 1"], "reservations_refunded_within_captured"),
+        (["UPDATE reservations SET open_units = -1, captured = 51"], "reservations_parts_not_negative"),
+        (["UPDATE reservations SET state = 2, closed_at = now()"], "reservations_closed_holds_nothing"),
+        (["UPDATE lots SET available = units + 1"], "lots_available_within_units"),
+        ([account(5, 56), entry(5, moved=(-1, 2, 0, 0), after=(56, 30, 15))], "entries_postings_sum_to_zero"),
+        ([account(6, 56), entry(6, moved=(-1, 1, 0, 0), after=(56, 30, 15))], "entries_continue"),
+        ([account(5, 57), entry(5, moved=(-1, 1, 0, 0), after=(57, 30, 15))], "entries_continue"),
+        ([account(5, 57), entry(5, moved=(-1, 1, 0, 0), after=(56, 30, 15))], "entries_continue"),
+        ([entry(5, moved=(-1, 1, 0, 0), after=(56, 30, 15))], "entries_continue"),
+        ([account(5, 56), entry(5, moved=(-1, 1, 0, 0), after=(56, 30, 15), at="'2000-01-01'")], "entries_continue"),
+        ([account(4, 55), entry(4, moved=(-1, 1, 0, 0), after=(56, 30, 15))], "entries_pkey"),
+    ],
+)
+async def test_what_does_not_add_up_is_refused(
+    database: asyncpg.Connection, statements: list[str], constraint: str
+) -> None:
+    before = await database.fetchrow("SELECT available, reserved, captured, version FROM accounts")
+    assert tuple(before) == (55, 30, 15, 4)
+    # At once, or at the end of the transaction at the latest.
+    script = ";".join([*statements, "SET CONSTRAINTS ALL IMMEDIATE"])
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+        await database.execute(script)
+    assert refused.value.constraint_name == constraint
+
+
+async def test_an_entry_that_continues_the_account_is_taken(database: asyncpg.Connection) -> None:
+    await database.execute(account(5, 56))
+    await database.execute(entry(5, moved=(-1, 1, 0, 0), after=(56, 30, 15)))
+    await database.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    assert await database.fetchval("SELECT max(version) FROM entries") == 5
+
+
+@pytest.mark.parametrize("table", ["entries", "operations", "subscription_events"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET tenant_id = 'other'", "DELETE FROM {}", "TRUNCATE {}"])
+async def test_what_is_written_stays_written(database: asyncpg.Connection, table: str, statement: str) -> None:
+    with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+        await database.execute(statement.format(table))
+
+
+async def test_a_purchase_and_a_request_are_there_once(database: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.UniqueViolationError):
+        async with database.transaction():
+            await database.execute("INSERT INTO operations SELECT * FROM operations")
+    await database.execute("UPDATE lots SET source_ref = 'invoice-1'")
+    with pytest.raises(asyncpg.UniqueViolationError) as refused:
+        await database.execute(
+            "INSERT INTO lots (tenant_id, version, units, available, source_ref, created_at) "
+            "VALUES ('acme', 99, 1, 1, 'invoice-1', now())"
+        )
+    assert refused.value.constraint_name == "lots_source_ref"
+
+
+async def test_every_index_says_which_query_it_is_for(database: asyncpg.Connection) -> None:
+    silent = await database.fetch(
+        """
+        SELECT indexrelid::regclass::text AS name FROM pg_index
+        WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+            AND NOT indisprimary AND obj_description(indexrelid) IS NULL
+        """
+    )
+    assert [row["name"] for row in silent] == []
+
+
+async def test_the_queries_and_the_migrations_mean_the_same_tables(ledger_url: str) -> None:
+    def differences(connection: Any) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"version_table": "schema_version"})
+        found = compare_metadata(context, METADATA)
+        # Indexes and foreign keys are written in the migrations only.
+        return [item for item in found if isinstance(item, list) or item[0] not in {"remove_index", "remove_fk"}]
+
+    database = Database(ledger_url, application_name="test")
+    try:
+        async with database.connect() as connection:
+            assert await connection.run_sync(differences) == []
+    finally:
+        await database.stop()
+
+
+async def test_operations_are_found_under_their_request_ids(database: asyncpg.Connection) -> None:
+    rows = await database.fetch("SELECT request_id, content, outcome FROM operations ORDER BY request_id")
+    assert len(rows) == 6
+    assert all(UUID(str(row["request_id"])) and row["content"].startswith('{"operation":') for row in rows)
+
+
+async def test_the_sql_for_those_who_migrate_by_hand_gives_a_ledger_that_works(database_url: str, ids: Ids) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(upgrade_sql(MIGRATIONS))
+        async with serving(database_url, ManualClock()) as stub:
+            tenant = await Tenant(stub, ids).open(10)
+            await tenant.reserve(4)
+            assert (await tenant.verify()).consistent
+        with pytest.raises(asyncpg.RestrictViolationError, match="table entries is append-only: DELETE refused"):
+            await connection.execute("DELETE FROM entries")
+    finally:
+        await connection.close()

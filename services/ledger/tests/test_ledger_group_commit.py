@@ -1,0 +1,163 @@
+"""Group commit: what waits together is decided together, and nobody pays for anybody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import pytest
+
+from bulksms_ledger.group_commit import GroupCommit
+from bulksms_ledger.operations import Answer, Decision, ExpireLots, Operation
+from servicekit import errors
+from servicekit.errors import DomainError
+
+
+def operation(number: int) -> ExpireLots:
+    return ExpireLots(UUID(int=number), "acme")
+
+
+class Desk:
+    """Decides groups when it is told to; remembers them."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.groups: list[tuple[str, list[int]]] = []
+        self.poison: dict[int, Exception] = {}
+        self.began = asyncio.Event()
+
+    async def decide(self, tenant_id: str, operations: Sequence[Operation]) -> list[Decision]:
+        numbers = [int(operation.request_id) for operation in operations]
+        self.groups.append((tenant_id, numbers))
+        self.began.set()
+        await self.open.wait()
+        for number in numbers:
+            if number in self.poison:
+                raise self.poison[number]
+        return [Decision(Answer(), replayed=bool(number % 2)) for number in numbers]
+
+
+async def begin(group_commit: GroupCommit, desk: Desk, number: int) -> asyncio.Task[list[Decision]]:
+    """A first request, whose group has begun: whatever is asked now waits."""
+    first = asyncio.create_task(group_commit.decide("acme", [operation(number)]))
+    async with asyncio.timeout(5):
+        await desk.began.wait()
+    return first
+
+
+async def ask(group_commit: GroupCommit, *numbers: int, tenant_id: str = "acme") -> asyncio.Task[list[Decision]]:
+    task = asyncio.create_task(group_commit.decide(tenant_id, [operation(number) for number in numbers]))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_what_waits_is_decided_in_one_group_in_the_order_it_came() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide)
+    first = await begin(group_commit, desk, 0)
+    others = [await ask(group_commit, 1), await ask(group_commit, 2, 3), await ask(group_commit, 4)]
+    desk.open.set()
+    decisions = await asyncio.gather(first, *others)
+    assert [[decision.replayed for decision in answer] for answer in decisions] == [
+        [False],
+        [True],
+        [False, True],
+        [False],
+    ]
+    assert desk.groups == [("acme", [0]), ("acme", [1, 2, 3, 4])]
+    await group_commit.stop()
+
+
+async def test_accounts_do_not_wait_for_each_other() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide)
+    first = await begin(group_commit, desk, 0)
+    desk.began.clear()
+    other = await ask(group_commit, 1, tenant_id="other")
+    async with asyncio.timeout(5):
+        await desk.began.wait()
+    desk.open.set()
+    await asyncio.gather(first, other)
+    await group_commit.stop()
+
+
+async def test_groups_have_a_largest_size() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide, group_max=3)
+    tasks = [await begin(group_commit, desk, 0)]
+    tasks += [await ask(group_commit, number) for number in range(1, 6)]
+    tasks.append(await ask(group_commit, *range(10, 15)))
+    desk.open.set()
+    await asyncio.gather(*tasks)
+    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3], [4, 5], [10, 11, 12, 13, 14]]
+    await group_commit.stop()
+
+
+async def test_a_full_queue_turns_callers_away_with_a_delay() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide, waiting_max=3)
+    first = await begin(group_commit, desk, 0)
+    waiting = await ask(group_commit, 1, 2, 3)
+    with pytest.raises(DomainError) as refused:
+        await group_commit.decide("other", [operation(4)])
+    assert refused.value.reason == "LEDGER_OVERLOADED"
+    assert refused.value.retry_after is not None
+    desk.open.set()
+    await asyncio.gather(first, waiting)
+    assert len(await group_commit.decide("other", [operation(4)])) == 1
+    await group_commit.stop()
+
+
+async def test_a_caller_that_goes_away_is_forgotten_before_its_group_and_not_after() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide)
+    first = await begin(group_commit, desk, 0)
+    gone, stays = await ask(group_commit, 1), await ask(group_commit, 2)
+    first.cancel()
+    gone.cancel()
+    await asyncio.gather(first, gone, return_exceptions=True)
+    desk.open.set()
+    await stays
+    assert [numbers for _, numbers in desk.groups] == [[0], [2]]
+    await group_commit.stop()
+
+
+async def test_a_fault_of_ours_in_one_operation_is_not_paid_for_by_the_others() -> None:
+    desk = Desk()
+    desk.poison[2] = RuntimeError("a bug")
+    group_commit = GroupCommit(desk.decide)
+    first = await begin(group_commit, desk, 0)
+    others = [await ask(group_commit, number) for number in (1, 2, 3)]
+    desk.open.set()
+    await first
+    results = await asyncio.gather(*others, return_exceptions=True)
+    assert [type(result) for result in results] == [list, RuntimeError, list]
+    await group_commit.stop()
+
+
+async def test_a_database_that_is_away_is_said_to_everybody_once() -> None:
+    desk = Desk()
+    desk.poison[2] = errors.unavailable("DATABASE_UNAVAILABLE", "away")
+    group_commit = GroupCommit(desk.decide)
+    first = await begin(group_commit, desk, 0)
+    others = [await ask(group_commit, number) for number in (1, 2, 3)]
+    desk.open.set()
+    await first
+    results = await asyncio.gather(*others, return_exceptions=True)
+    assert all(isinstance(result, DomainError) and result.retryable for result in results)
+    assert len(desk.groups) == 2
+    await group_commit.stop()
+
+
+async def test_stopping_finishes_what_waits_and_takes_nothing_new() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide)
+    first = await begin(group_commit, desk, 0)
+    waiting = await ask(group_commit, 1)
+    stopping = asyncio.create_task(group_commit.stop())
+    await asyncio.sleep(0)
+    with pytest.raises(DomainError, match="SHUTTING_DOWN"):
+        await group_commit.decide("acme", [operation(2)])
+    desk.open.set()
+    await asyncio.gather(first, waiting, stopping)
