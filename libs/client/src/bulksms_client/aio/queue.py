@@ -1,0 +1,82 @@
+"""The queue: what operators see of batches and pacing, and what they may do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from bulksms.dispatcher.v1 import queue_pb2 as pb
+from bulksms_client.aio.resource import PAGE_SIZE, Resource
+from bulksms_client.arguments import new_request_id
+
+__all__ = ["Queue"]
+
+
+class Queue(Resource):
+    """Calls of QueueService. They look at every tenant's batches unless one is named."""
+
+    async def stats(self, *, tenant_id: str = "", timeout: float | None = None) -> pb.GetQueueStatsResponse:
+        """Depth, age and rate; cheap, made for polling."""
+        request = pb.GetQueueStatsRequest(tenant_id=tenant_id)
+        return await self._transport.unary(request, pb.GetQueueStatsResponse, timeout=timeout)
+
+    async def batches(
+        self,
+        *,
+        tenant_id: str = "",
+        campaign_id: str = "",
+        state: pb.BatchState.ValueType = pb.BATCH_STATE_UNSPECIFIED,
+        page_size: int = PAGE_SIZE,
+        timeout: float | None = None,
+    ) -> AsyncIterator[pb.Batch]:
+        """Batches, newest first; pages by itself."""
+        request = pb.ListBatchesRequest(tenant_id=tenant_id, campaign_id=campaign_id, state=state, page_size=page_size)
+        async for page in self._pages(request, pb.ListBatchesResponse, timeout=timeout):
+            for batch in page.batches:
+                yield batch
+
+    async def batch(self, batch_id: str, *, timeout: float | None = None) -> pb.GetBatchResponse:
+        """One batch with its attempts."""
+        return await self._transport.unary(pb.GetBatchRequest(batch_id=batch_id), pb.GetBatchResponse, timeout=timeout)
+
+    async def dead(
+        self, *, tenant_id: str = "", page_size: int = PAGE_SIZE, timeout: float | None = None
+    ) -> AsyncIterator[pb.Batch]:
+        """Batches that ran out of attempts, newest first; pages by itself."""
+        request = pb.ListDeadBatchesRequest(tenant_id=tenant_id, page_size=page_size)
+        async for page in self._pages(request, pb.ListDeadBatchesResponse, timeout=timeout):
+            for batch in page.batches:
+                yield batch
+
+    async def requeue(
+        self, batch_id: str, *, reason: str, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.Batch:
+        """Give a dead batch fresh attempts: its recipients were provably not sent."""
+        request = pb.RequeueDeadBatchRequest(request_id=new_request_id(request_id), batch_id=batch_id, reason=reason)
+        return (await self._transport.unary(request, pb.RequeueDeadBatchResponse, timeout=timeout)).batch
+
+    async def resolve(
+        self,
+        batch_id: str,
+        resolution: pb.Resolution.ValueType,
+        *,
+        evidence: str,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> pb.Batch:
+        """Record an operator's word on an ambiguous batch, and where it is known from."""
+        request = pb.ResolveBatchRequest(
+            request_id=new_request_id(request_id), batch_id=batch_id, resolution=resolution, evidence=evidence
+        )
+        return (await self._transport.unary(request, pb.ResolveBatchResponse, timeout=timeout)).batch
+
+    async def rate_limits(self, *, timeout: float | None = None) -> Sequence[pb.RateLimit]:
+        """The limits in force: defaults and overrides."""
+        answer = await self._transport.unary(pb.GetRateLimitsRequest(), pb.GetRateLimitsResponse, timeout=timeout)
+        return list(answer.limits)
+
+    async def set_rate_limit(
+        self, limit: pb.RateLimit, *, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.RateLimit:
+        """Change a limit without a restart."""
+        request = pb.SetRateLimitRequest(request_id=new_request_id(request_id), limit=limit)
+        return (await self._transport.unary(request, pb.SetRateLimitResponse, timeout=timeout)).limit

@@ -1,0 +1,70 @@
+"""Words on the command line as values: enum values, times, audiences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from bulksms_client.cli.plain import short_names
+
+__all__ = [
+    "AllContacts",
+    "CampaignId",
+    "ExcludeGroups",
+    "Groups",
+    "Limit",
+    "RequestId",
+    "choice",
+    "choices",
+    "moment",
+]
+
+CampaignId = Annotated[str, typer.Argument(metavar="CAMPAIGN_ID", help="The campaign's id.")]
+Groups = Annotated[list[str] | None, typer.Option("--group", "-g", help="Contacts of this group; repeatable.")]
+AllContacts = Annotated[bool, typer.Option("--all-contacts", help="Every contact of the tenant.")]
+ExcludeGroups = Annotated[
+    list[str] | None, typer.Option("--exclude-group", help="But not contacts of this group; repeatable.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most this many; all when not given.")]
+RequestId = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id", metavar="UUID", help="Idempotency key: repeating a command with it does it at most once."
+    ),
+]
+
+
+def choice(enum: Any) -> Callable[[str], int]:
+    """A parser that takes an enum's short names in any case: `sent`, `not-sent`."""
+
+    def parse(word: str | int) -> int:
+        if isinstance(word, int):
+            return word
+        for number, name in short_names(enum.DESCRIPTOR).items():
+            if number != 0 and name == word.upper().replace("-", "_"):
+                return number
+        raise typer.BadParameter(f"{word!r} is not one of {choices(enum)}")
+
+    return parse
+
+
+def choices(enum: Any) -> str:
+    """The words `choice` takes, for the help: `sent|failed`."""
+    names = short_names(enum.DESCRIPTOR)
+    return "|".join(name.lower().replace("_", "-") for number, name in names.items() if number != 0)
+
+
+def moment(word: str | datetime) -> datetime:
+    """A parser of ISO 8601 times with a time zone."""
+    if isinstance(word, datetime):
+        return word
+    try:
+        when = datetime.fromisoformat(word)
+    except ValueError as error:
+        raise typer.BadParameter(f"{word!r} is not a time like 2026-12-24T18:00:00+02:00") from error
+    if when.tzinfo is None:
+        raise typer.BadParameter(f"{word!r} has no time zone: add Z for UTC, or an offset like +02:00")
+    return when

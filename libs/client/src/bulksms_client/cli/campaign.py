@@ -1,0 +1,288 @@
+"""`bulksms campaign`: write, preview, send, follow and steer campaigns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms_client.cli import views
+from bulksms_client.cli.arguments import (
+    AllContacts,
+    CampaignId,
+    ExcludeGroups,
+    Groups,
+    Limit,
+    RequestId,
+    choice,
+    choices,
+    moment,
+)
+from bulksms_client.cli.plain import Document, plain
+from bulksms_client.cli.session import session_of
+from bulksms_client.cli.watching import show_progress
+
+__all__ = ["app"]
+
+app = typer.Typer(name="campaign", help="A text for an audience, from draft to delivery.", no_args_is_help=True)
+
+Priority = Annotated[
+    int | None,
+    typer.Option(parser=choice(pb.CampaignPriority), metavar=choices(pb.CampaignPriority), help="Queue lane."),
+]
+UntilDelivered = Annotated[
+    bool, typer.Option("--until-delivered", help="Go on until no recipient awaits a final report.")
+]
+Interval = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Between two lines, when not in a terminal.")]
+TextFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, readable=True, metavar="FILE", help="Read the text from a file (UTF-8)."),
+]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Option(help="A name for people.")],
+    sender: Annotated[str, typer.Option(help="3 to 11 letters and digits, or 3 to 14 digits.")],
+    text: Annotated[
+        str | None, typer.Option(help="The text; {{first_name}} and {{last_name|friend}} are filled in.")
+    ] = None,
+    text_file: TextFile = None,
+    group: Groups = None,
+    all_contacts: AllContacts = False,
+    exclude_group: ExcludeGroups = None,
+    priority: Priority = None,
+    request_id: RequestId = None,
+) -> None:
+    """Make a draft."""
+    session = session_of(context)
+    if (text is None) == (text_file is None):
+        raise typer.BadParameter("give the text either as --text or as --text-file")
+    made = session.client.campaigns.create(
+        name=name,
+        text=_text(text, text_file) or "",
+        sender=sender,
+        groups=group or (),
+        all_contacts=all_contacts,
+        exclude_groups=exclude_group or (),
+        priority=pb.CampaignPriority.ValueType(priority or 0),
+        request_id=request_id,
+    )
+    session.output.record(made, views.CAMPAIGN)
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    sender: Annotated[str | None, typer.Option(help="New sender.")] = None,
+    text: Annotated[str | None, typer.Option(help="New text.")] = None,
+    text_file: TextFile = None,
+    group: Groups = None,
+    all_contacts: AllContacts = False,
+    exclude_group: ExcludeGroups = None,
+    priority: Priority = None,
+) -> None:
+    """Change a campaign that was not enqueued yet. The audience changes as a whole."""
+    session = session_of(context)
+    changed = session.client.campaigns.update(
+        campaign_id,
+        name=name,
+        text=_text(text, text_file),
+        sender=sender,
+        groups=group,
+        all_contacts=all_contacts,
+        exclude_groups=exclude_group or (),
+        priority=pb.CampaignPriority.ValueType(priority or 0),
+    )
+    session.output.record(changed, views.CAMPAIGN)
+
+
+@app.command()
+def get(context: typer.Context, campaign_id: CampaignId) -> None:
+    """Show a campaign."""
+    session = session_of(context)
+    session.output.record(session.client.campaigns.get(campaign_id), views.CAMPAIGN)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    state: Annotated[
+        int | None, typer.Option(parser=choice(pb.CampaignState), metavar=choices(pb.CampaignState), help="Only those.")
+    ] = None,
+    limit: Limit = None,
+) -> None:
+    """List campaigns, newest first."""
+    session = session_of(context)
+    found = session.client.campaigns.list(state=pb.CampaignState.ValueType(state or 0))
+    session.output.rows(islice(found, limit), views.CAMPAIGN_ROW, empty="no campaigns")
+
+
+@app.command()
+def delete(context: typer.Context, campaign_id: CampaignId) -> None:
+    """Delete a draft."""
+    session = session_of(context)
+    deleted = session.client.campaigns.delete(campaign_id)
+    session.output.sentence({"deleted": deleted}, "deleted" if deleted else "there was no such campaign")
+
+
+@app.command()
+def preview(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    samples: Annotated[int, typer.Option(min=1, max=20, help="Rendered messages to show.")] = 3,
+) -> None:
+    """Count the audience, parts and credits, and show what would be sent. Nothing is changed."""
+    session = session_of(context)
+    answer = session.client.campaigns.preview(campaign_id, samples=samples)
+    session.output.record(answer, views.PREVIEW)
+    session.output.table((plain(sample) for sample in answer.samples), views.SAMPLE, title="samples")
+
+
+@app.command()
+def send(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it ended.")] = False,
+    until_delivered: UntilDelivered = False,
+    interval: Interval = 2.0,
+    request_id: RequestId = None,
+) -> None:
+    """Reserve the credits and start sending. With --watch, --json prints the answer and then a line per status."""
+    session = session_of(context)
+    answer = session.client.campaigns.enqueue(campaign_id, request_id=request_id)
+    if not (watch or until_delivered):
+        session.output.record(answer, views.ENQUEUED)
+        return
+    session.output.line(answer)
+    session.output.note(f"sending: recipients {answer.created:,}  batches {answer.enqueued_jobs:,}")
+    statuses = session.client.campaigns.watch(campaign_id, until_delivered=until_delivered)
+    show_progress(session.output, statuses, interval_seconds=interval)
+
+
+@app.command()
+def watch(
+    context: typer.Context, campaign_id: CampaignId, until_delivered: UntilDelivered = False, interval: Interval = 2.0
+) -> None:
+    """Follow a campaign until it ended."""
+    session = session_of(context)
+    statuses = session.client.campaigns.watch(campaign_id, until_delivered=until_delivered)
+    show_progress(session.output, statuses, interval_seconds=interval)
+
+
+@app.command()
+def status(context: typer.Context, campaign_id: CampaignId) -> None:
+    """Show state, counters and rate."""
+    session = session_of(context)
+    session.output.record(session.client.campaigns.status(campaign_id), views.STATUS)
+
+
+@app.command()
+def schedule(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    at: Annotated[
+        datetime | None, typer.Option(parser=moment, metavar="TIME", help="When: ISO 8601 with a time zone.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take the schedule back.")] = False,
+) -> None:
+    """Have a draft sent by itself at a time, or take that back."""
+    session = session_of(context)
+    if (at is None) == (not clear):
+        raise typer.BadParameter("give either --at TIME or --clear")
+    campaigns = session.client.campaigns
+    changed = campaigns.unschedule(campaign_id) if at is None else campaigns.schedule(campaign_id, at)
+    session.output.record(changed, views.CAMPAIGN)
+
+
+@app.command()
+def pause(context: typer.Context, campaign_id: CampaignId) -> None:
+    """Stop new sends within a second."""
+    session = session_of(context)
+    session.output.record(session.client.campaigns.pause(campaign_id), views.CAMPAIGN)
+
+
+@app.command()
+def resume(context: typer.Context, campaign_id: CampaignId) -> None:
+    """Go on with a paused campaign."""
+    session = session_of(context)
+    session.output.record(session.client.campaigns.resume(campaign_id), views.CAMPAIGN)
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+) -> None:
+    """Stop a campaign for good; what was not sent is cancelled and its credits released."""
+    session = session_of(context)
+    session.output.record(session.client.campaigns.cancel(campaign_id, reason=reason), views.CAMPAIGN)
+
+
+@app.command()
+def retry_failed(context: typer.Context, campaign_id: CampaignId, request_id: RequestId = None) -> None:
+    """Send again to the failed recipients of an ended campaign."""
+    session = session_of(context)
+    session.output.record(session.client.campaigns.retry_failed(campaign_id, request_id=request_id), views.ENQUEUED)
+
+
+@app.command()
+def recipients(
+    context: typer.Context,
+    campaign_id: CampaignId,
+    status: Annotated[
+        int | None,
+        typer.Option(parser=choice(pb.RecipientStatus), metavar=choices(pb.RecipientStatus), help="Only those."),
+    ] = None,
+    mask_phones: Annotated[bool, typer.Option("--mask-phones", help="For screens that others see.")] = False,
+    limit: Limit = None,
+) -> None:
+    """List recipients in phone order. The numbers are the tenant's own data and shown in full."""
+    session = session_of(context)
+    found = session.client.campaigns.recipients(campaign_id, status=pb.RecipientStatus.ValueType(status or 0))
+    shown: Iterator[Document] = map(plain, islice(found, limit))
+    if mask_phones:
+        shown = map(_masked, shown)
+    session.output.rows(shown, views.RECIPIENT, empty="no recipients")
+
+
+@app.command()
+def events(context: typer.Context, campaign_id: CampaignId, limit: Limit = None) -> None:
+    """List what happened to a campaign, oldest first."""
+    session = session_of(context)
+    found = session.client.campaigns.events(campaign_id)
+    session.output.rows(islice(found, limit), views.EVENT, empty="no events")
+
+
+@app.command()
+def recount(context: typer.Context, campaign_id: CampaignId) -> None:
+    """Count the recipients' rows and compare them with the counters."""
+    session = session_of(context)
+    answer = session.client.campaigns.recount(campaign_id)
+    session.output.record(answer, views.RECOUNT)
+    figures = [{"figures": "kept", **plain(answer.kept)}, {"figures": "counted", **plain(answer.counted)}]
+    session.output.table(figures, views.RECOUNT_ROW, title="counters")
+
+
+def _text(text: str | None, text_file: Path | None) -> str | None:
+    if text_file is None:
+        return text
+    try:
+        # Editors end a file with a line break that nobody means to send.
+        return text_file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{text_file} is not UTF-8 text", param_hint="--text-file") from error
+
+
+def _masked(recipient: Document) -> Document:
+    phone = str(recipient["phone"])
+    return {**recipient, "phone": phone[:3] + "•" * max(len(phone) - 5, 0) + phone[-2:]}

@@ -1,0 +1,109 @@
+"""`bulksms queue`: what operators see of batches, attempts and pacing, and what they may do."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from bulksms.dispatcher.v1 import queue_pb2 as pb
+from bulksms_client.cli import views
+from bulksms_client.cli.arguments import Limit, RequestId, choice, choices
+from bulksms_client.cli.plain import plain
+from bulksms_client.cli.session import Session, session_of
+
+__all__ = ["app"]
+
+app = typer.Typer(name="queue", help="Batches on their way to the provider.", no_args_is_help=True)
+
+AllTenants = Annotated[bool, typer.Option("--all-tenants", help="Not only the tenant's own.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="The batch's id.")]
+
+
+@app.command()
+def stats(context: typer.Context, all_tenants: AllTenants = False) -> None:
+    """Show depth by state and lane, age and rate."""
+    session = session_of(context)
+    answer = session.client.queue.stats(tenant_id=_tenant(session, all_tenants=all_tenants))
+    session.output.record(answer, views.QUEUE)
+    session.output.table((plain(lane) for lane in answer.lanes), views.LANE, title="lanes" if answer.lanes else "")
+
+
+@app.command()
+def batches(
+    context: typer.Context,
+    campaign: Annotated[str, typer.Option(metavar="CAMPAIGN_ID", help="Only this campaign's.")] = "",
+    state: Annotated[
+        int | None, typer.Option(parser=choice(pb.BatchState), metavar=choices(pb.BatchState), help="Only those.")
+    ] = None,
+    all_tenants: AllTenants = False,
+    limit: Limit = None,
+) -> None:
+    """List batches, newest first."""
+    session = session_of(context)
+    found = session.client.queue.batches(
+        tenant_id=_tenant(session, all_tenants=all_tenants),
+        campaign_id=campaign,
+        state=pb.BatchState.ValueType(state or 0),
+    )
+    session.output.rows(islice(found, limit), views.BATCH_ROW, empty="no batches")
+
+
+@app.command()
+def batch(context: typer.Context, batch_id: BatchId) -> None:
+    """Show one batch with its attempts."""
+    session = session_of(context)
+    answer = session.client.queue.batch(batch_id)
+    session.output.record(answer, views.BATCH_WITH_ATTEMPTS)
+    session.output.table((plain(attempt) for attempt in answer.attempts), views.ATTEMPT, title="attempts")
+
+
+@app.command()
+def dead(context: typer.Context, all_tenants: AllTenants = False, limit: Limit = None) -> None:
+    """List batches that ran out of attempts, newest first."""
+    session = session_of(context)
+    found = session.client.queue.dead(tenant_id=_tenant(session, all_tenants=all_tenants))
+    session.output.rows(islice(found, limit), views.BATCH_ROW, empty="no dead batches")
+
+
+@app.command()
+def requeue(
+    context: typer.Context,
+    batch_id: BatchId,
+    reason: Annotated[str, typer.Option(help="Why, for the audit.")],
+    request_id: RequestId = None,
+) -> None:
+    """Give a dead batch fresh attempts: its recipients were provably not sent."""
+    session = session_of(context)
+    session.output.record(session.client.queue.requeue(batch_id, reason=reason, request_id=request_id), views.BATCH)
+
+
+@app.command()
+def resolve(
+    context: typer.Context,
+    batch_id: BatchId,
+    resolution: Annotated[
+        int,
+        typer.Argument(parser=choice(pb.Resolution), metavar=choices(pb.Resolution), help="What the provider did."),
+    ],
+    evidence: Annotated[str, typer.Option(help="Where that is known from, for the audit.")],
+    request_id: RequestId = None,
+) -> None:
+    """Record an operator's word on an ambiguous batch."""
+    session = session_of(context)
+    resolved = session.client.queue.resolve(
+        batch_id, pb.Resolution.ValueType(resolution), evidence=evidence, request_id=request_id
+    )
+    session.output.record(resolved, views.BATCH)
+
+
+@app.command()
+def limits(context: typer.Context) -> None:
+    """List the rate limits in force."""
+    session = session_of(context)
+    session.output.rows(session.client.queue.rate_limits(), views.RATE_LIMIT, empty="no limits")
+
+
+def _tenant(session: Session, *, all_tenants: bool) -> str:
+    return "" if all_tenants else session.client.tenant_id

@@ -1,0 +1,3 @@
+"""The blocking client, made from `aio`."""
+
+# Made by make_sync.py from aio/__init__.py: change that one.

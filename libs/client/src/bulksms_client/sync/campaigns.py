@@ -1,0 +1,243 @@
+"""Campaigns: write, preview, send, steer and follow them."""
+
+# Made by make_sync.py from aio/campaigns.py: change that one.
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from datetime import datetime
+
+from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms_client.arguments import audience, new_request_id, timestamp
+from bulksms_client.errors import BulkSmsError
+from bulksms_client.reconnection import Reconnection
+from bulksms_client.sync.resource import PAGE_SIZE, Resource
+
+__all__ = ["Campaigns"]
+
+# A watch is a chain of streams of at most this length, so that none outlives its usefulness unnoticed.
+WATCH_STREAM_SECONDS = 300.0
+# Long enough for a service to be rolled out anew.
+WATCH_PATIENCE_SECONDS = 60.0
+
+
+class Campaigns(Resource):
+    """Calls of CampaignService. Mutations are idempotent by `request_id`, which is made up when not given."""
+
+    def create(
+        self,
+        *,
+        name: str,
+        text: str,
+        sender: str,
+        groups: Iterable[str] = (),
+        all_contacts: bool = False,
+        exclude_groups: Iterable[str] = (),
+        priority: pb.CampaignPriority.ValueType = pb.CAMPAIGN_PRIORITY_UNSPECIFIED,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> pb.Campaign:
+        """Make a draft for the contacts of `groups`, or for all contacts, without those of `exclude_groups`."""
+        request = pb.CreateCampaignRequest(
+            request_id=new_request_id(request_id),
+            tenant_id=self._tenant_id,
+            name=name,
+            text=text,
+            sender=sender,
+            audience=audience(groups, all_contacts=all_contacts, exclude_groups=exclude_groups),
+            priority=priority,
+        )
+        return (self._transport.unary(request, pb.CreateCampaignResponse, timeout=timeout)).campaign
+
+    def get(self, campaign_id: str, *, timeout: float | None = None) -> pb.Campaign:
+        """Read one campaign."""
+        request = pb.GetCampaignRequest(tenant_id=self._tenant_id, campaign_id=campaign_id)
+        return (self._transport.unary(request, pb.GetCampaignResponse, timeout=timeout)).campaign
+
+    def list(
+        self,
+        *,
+        state: pb.CampaignState.ValueType = pb.CAMPAIGN_STATE_UNSPECIFIED,
+        page_size: int = PAGE_SIZE,
+        timeout: float | None = None,
+    ) -> Iterator[pb.Campaign]:
+        """The tenant's campaigns, newest first."""
+        request = pb.ListCampaignsRequest(tenant_id=self._tenant_id, state=state, page_size=page_size)
+        for page in self._pages(request, pb.ListCampaignsResponse, timeout=timeout):
+            for campaign in page.campaigns:
+                yield campaign
+
+    def update(
+        self,
+        campaign_id: str,
+        *,
+        name: str | None = None,
+        text: str | None = None,
+        sender: str | None = None,
+        groups: Iterable[str] | None = None,
+        all_contacts: bool = False,
+        exclude_groups: Iterable[str] = (),
+        priority: pb.CampaignPriority.ValueType = pb.CAMPAIGN_PRIORITY_UNSPECIFIED,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> pb.Campaign:
+        """Change a campaign that was not enqueued yet. What is not given stays; the audience changes as a whole."""
+        changes_audience = groups is not None or all_contacts
+        request = pb.UpdateCampaignRequest(
+            request_id=new_request_id(request_id),
+            tenant_id=self._tenant_id,
+            campaign_id=campaign_id,
+            name=name,
+            text=text,
+            sender=sender,
+            audience=audience(groups or (), all_contacts=all_contacts, exclude_groups=exclude_groups)
+            if changes_audience
+            else None,
+            priority=priority,
+        )
+        return (self._transport.unary(request, pb.UpdateCampaignResponse, timeout=timeout)).campaign
+
+    def delete(self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None) -> bool:
+        """Delete a draft; False when there was none."""
+        request = pb.DeleteCampaignRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        )
+        return (self._transport.unary(request, pb.DeleteCampaignResponse, timeout=timeout)).deleted
+
+    def preview(
+        self, campaign_id: str, *, samples: int = 3, timeout: float | None = None
+    ) -> pb.PreviewCampaignResponse:
+        """Count the audience, parts and credits and render samples. No side effects."""
+        request = pb.PreviewCampaignRequest(tenant_id=self._tenant_id, campaign_id=campaign_id, samples=samples)
+        return self._transport.unary(request, pb.PreviewCampaignResponse, timeout=timeout)
+
+    def enqueue(
+        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.EnqueueCampaignResponse:
+        """Reserve the credits and start sending; a refusal leaves the campaign as it was."""
+        request = pb.EnqueueCampaignRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        )
+        return self._transport.unary(request, pb.EnqueueCampaignResponse, timeout=timeout)
+
+    def schedule(
+        self, campaign_id: str, at: datetime, *, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.Campaign:
+        """Have a draft enqueued by itself at a time (with a time zone)."""
+        return self._schedule(campaign_id, at, request_id, timeout)
+
+    def unschedule(
+        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.Campaign:
+        """Make a scheduled campaign a draft again."""
+        return self._schedule(campaign_id, None, request_id, timeout)
+
+    def pause(self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None) -> pb.Campaign:
+        """Stop new sends within a second."""
+        request = pb.PauseCampaignRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        )
+        return (self._transport.unary(request, pb.PauseCampaignResponse, timeout=timeout)).campaign
+
+    def resume(self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None) -> pb.Campaign:
+        """Go on with a paused campaign."""
+        request = pb.ResumeCampaignRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        )
+        return (self._transport.unary(request, pb.ResumeCampaignResponse, timeout=timeout)).campaign
+
+    def cancel(
+        self, campaign_id: str, *, reason: str = "", request_id: str | None = None, timeout: float | None = None
+    ) -> pb.Campaign:
+        """Stop a campaign for good; what was not sent is cancelled and its credits released."""
+        request = pb.CancelCampaignRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id, reason=reason
+        )
+        return (self._transport.unary(request, pb.CancelCampaignResponse, timeout=timeout)).campaign
+
+    def retry_failed(
+        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.RetryFailedRecipientsResponse:
+        """Send again to the failed recipients of an ended campaign."""
+        request = pb.RetryFailedRecipientsRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        )
+        return self._transport.unary(request, pb.RetryFailedRecipientsResponse, timeout=timeout)
+
+    def status(self, campaign_id: str, *, timeout: float | None = None) -> pb.CampaignStatus:
+        """State, counters and rate; made for polling."""
+        request = pb.GetCampaignStatusRequest(tenant_id=self._tenant_id, campaign_id=campaign_id)
+        return (self._transport.unary(request, pb.GetCampaignStatusResponse, timeout=timeout)).status
+
+    def watch(
+        self,
+        campaign_id: str,
+        *,
+        until_delivered: bool = False,
+        max_rate: float = 2.0,
+        patience: float = WATCH_PATIENCE_SECONDS,
+    ) -> Generator[pb.CampaignStatus, None, None]:
+        """The status now and whenever it changes, until the campaign ended (and, if asked, all reports are in).
+
+        A broken connection is made again by itself; when nothing was heard for `patience` seconds after it broke,
+        the last error is raised.
+        """
+        request = pb.WatchCampaignRequest(
+            tenant_id=self._tenant_id, campaign_id=campaign_id, max_rate=max_rate, until_delivered=until_delivered
+        )
+        reconnection = Reconnection(patience)
+        while True:
+            broken: BulkSmsError | None = None
+            stream = self._transport.download(request, pb.WatchCampaignResponse, timeout=WATCH_STREAM_SECONDS)
+            with closing(stream) as updates:
+                try:
+                    for update in updates:
+                        yield update.status
+                        if update.final:
+                            return
+                        reconnection.progressed()
+                except BulkSmsError as error:
+                    broken = error
+            self._transport.sleep(reconnection.pause(broken))
+
+    def recipients(
+        self,
+        campaign_id: str,
+        *,
+        status: pb.RecipientStatus.ValueType = pb.RECIPIENT_STATUS_UNSPECIFIED,
+        page_size: int = PAGE_SIZE,
+        timeout: float | None = None,
+    ) -> Iterator[pb.Recipient]:
+        """A campaign's recipients in phone order; pages by itself."""
+        request = pb.ListRecipientsRequest(
+            tenant_id=self._tenant_id, campaign_id=campaign_id, status=status, page_size=page_size
+        )
+        for page in self._pages(request, pb.ListRecipientsResponse, timeout=timeout):
+            for recipient in page.recipients:
+                yield recipient
+
+    def events(
+        self, campaign_id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
+    ) -> Iterator[pb.CampaignEvent]:
+        """What happened to a campaign, oldest first; pages by itself."""
+        request = pb.ListEventsRequest(tenant_id=self._tenant_id, campaign_id=campaign_id, page_size=page_size)
+        for page in self._pages(request, pb.ListEventsResponse, timeout=timeout):
+            for event in page.events:
+                yield event
+
+    def recount(self, campaign_id: str, *, timeout: float | None = None) -> pb.RecountCampaignResponse:
+        """Count the recipients and compare with the counters. Read-only."""
+        request = pb.RecountCampaignRequest(tenant_id=self._tenant_id, campaign_id=campaign_id)
+        return self._transport.unary(request, pb.RecountCampaignResponse, timeout=timeout)
+
+    def _schedule(
+        self, campaign_id: str, at: datetime | None, request_id: str | None, timeout: float | None
+    ) -> pb.Campaign:
+        request = pb.ScheduleCampaignRequest(
+            request_id=new_request_id(request_id),
+            tenant_id=self._tenant_id,
+            campaign_id=campaign_id,
+            scheduled_at=timestamp("scheduled_at", at),
+        )
+        return (self._transport.unary(request, pb.ScheduleCampaignResponse, timeout=timeout)).campaign

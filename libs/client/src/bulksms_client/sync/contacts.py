@@ -1,0 +1,128 @@
+"""Contacts: import them, keep them, count them, and respect who does not want to be written to."""
+
+# Made by make_sync.py from aio/contacts.py: change that one.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
+
+from bulksms.campaign.v1 import contacts_pb2 as pb
+from bulksms_client.arguments import BinaryReader, audience, import_requests, names, new_request_id, opened
+from bulksms_client.sync.resource import PAGE_SIZE, Resource
+
+__all__ = ["Contacts"]
+
+
+class Contacts(Resource):
+    """Calls of ContactService. A contact is named by its phone number."""
+
+    def import_csv(
+        self,
+        file: PathLike[str] | str | BinaryReader,
+        *,
+        region: str = "",
+        groups: Iterable[str] = (),
+        on_progress: Callable[[int], None] | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> pb.ImportContactsResponse:
+        """Import a CSV file, streamed; all of it or, when an error is raised, nothing.
+
+        `region` is the country of numbers in national form ("GR"). `on_progress` gets the bytes sent so far, maybe
+        in another thread. A stream that broke is not begun again by itself: repeat the call with the same
+        `request_id`, and what was imported already is answered, not imported twice. The deadline is 900 seconds when
+        not given.
+        """
+        header = pb.ImportHeader(
+            request_id=new_request_id(request_id),
+            tenant_id=self._tenant_id,
+            default_region=region,
+            groups=names("groups", groups),
+        )
+        with opened(file) as binary:
+            requests = import_requests(header, binary, on_progress)
+            return self._transport.upload(
+                requests, pb.ImportContactsRequest, pb.ImportContactsResponse, timeout=timeout
+            )
+
+    def import_lines(
+        self, import_id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
+    ) -> Iterator[pb.ImportLine]:
+        """The lines of an import that were rejected or duplicates, in line order; pages by itself."""
+        request = pb.ListImportLinesRequest(tenant_id=self._tenant_id, import_id=import_id, page_size=page_size)
+        for page in self._pages(request, pb.ListImportLinesResponse, timeout=timeout):
+            for line in page.lines:
+                yield line
+
+    def upsert(
+        self,
+        phone: str,
+        *,
+        first_name: str = "",
+        last_name: str = "",
+        groups: Iterable[str] = (),
+        region: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> pb.UpsertContactResponse:
+        """Create or replace one contact."""
+        request = pb.UpsertContactRequest(
+            request_id=new_request_id(request_id),
+            tenant_id=self._tenant_id,
+            contact=pb.Contact(phone=phone, first_name=first_name, last_name=last_name, groups=names("groups", groups)),
+            default_region=region,
+        )
+        return self._transport.unary(request, pb.UpsertContactResponse, timeout=timeout)
+
+    def get(self, phone: str, *, timeout: float | None = None) -> pb.Contact:
+        """Read one contact."""
+        request = pb.GetContactRequest(tenant_id=self._tenant_id, phone=phone)
+        return (self._transport.unary(request, pb.GetContactResponse, timeout=timeout)).contact
+
+    def list(
+        self, *, group: str = "", page_size: int = PAGE_SIZE, timeout: float | None = None
+    ) -> Iterator[pb.Contact]:
+        """Contacts (of a group) in phone order; pages by itself."""
+        request = pb.ListContactsRequest(tenant_id=self._tenant_id, group=group, page_size=page_size)
+        for page in self._pages(request, pb.ListContactsResponse, timeout=timeout):
+            for contact in page.contacts:
+                yield contact
+
+    def delete(self, phone: str, *, request_id: str | None = None, timeout: float | None = None) -> bool:
+        """Forget a contact; its opt-out stays. False when there was none."""
+        request = pb.DeleteContactRequest(request_id=new_request_id(request_id), tenant_id=self._tenant_id, phone=phone)
+        return (self._transport.unary(request, pb.DeleteContactResponse, timeout=timeout)).deleted
+
+    def count(
+        self,
+        *,
+        groups: Iterable[str] = (),
+        all_contacts: bool = False,
+        exclude_groups: Iterable[str] = (),
+        timeout: float | None = None,
+    ) -> pb.CountContactsResponse:
+        """How many contacts an audience would reach now."""
+        request = pb.CountContactsRequest(
+            tenant_id=self._tenant_id,
+            audience=audience(groups, all_contacts=all_contacts, exclude_groups=exclude_groups),
+        )
+        return self._transport.unary(request, pb.CountContactsResponse, timeout=timeout)
+
+    def opt_out(
+        self, phone: str, *, source: str = "", request_id: str | None = None, timeout: float | None = None
+    ) -> bool:
+        """Never write to a number again; True when it had opted out before."""
+        request = pb.OptOutRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, phone=phone, source=source
+        )
+        return (self._transport.unary(request, pb.OptOutResponse, timeout=timeout)).already_opted_out
+
+    def opt_in(
+        self, phone: str, *, source: str = "", request_id: str | None = None, timeout: float | None = None
+    ) -> bool:
+        """Take an opt-out back; True when there was one."""
+        request = pb.OptInRequest(
+            request_id=new_request_id(request_id), tenant_id=self._tenant_id, phone=phone, source=source
+        )
+        return (self._transport.unary(request, pb.OptInResponse, timeout=timeout)).was_opted_out
