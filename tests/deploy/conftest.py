@@ -11,8 +11,3 @@ from tests.deploy.manifests import OVERLAYS, Overlay
 def overlay(request: pytest.FixtureRequest) -> Overlay:
     """One of deploy/k8s/overlays."""
     return Overlay.load(request.param)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
-    config.addinivalue_line("markers", "slow: takes more than 20 seconds")

@@ -145,7 +145,7 @@ def test_a_quote_that_is_never_closed_spoils_its_own_line_only(client: Client) -
     content = b'first_name,phone\nA,+306940000001\n"B,+306940000002\n' + b"C,+306940000003\n" * 1_000
     report = client.contacts.import_csv(io.BytesIO(content))
     assert (report.lines, report.imported, report.duplicates, report.rejected) == (1_002, 2, 999, 1)
-    assert [(line.line_number, line.reason) for line in report.lines_not_imported][0] == (3, "BAD_QUOTES")
+    assert next((line.line_number, line.reason) for line in report.lines_not_imported) == (3, "BAD_QUOTES")
 
 
 def _refused_enqueue(shop: Shop, campaign_id: str) -> BulkSmsError:

@@ -1,0 +1,1 @@
+"""Contacts, audiences, campaigns, recipients and their status, counters, status history."""

@@ -1,0 +1,120 @@
+"""The composition root: every part of the service made and put together, in the order it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from bulksms.campaign.v1.campaign_pb2_grpc import add_CampaignServiceServicer_to_server
+from bulksms.campaign.v1.contacts_pb2_grpc import add_ContactServiceServicer_to_server
+from bulksms.campaign.v1.results_pb2_grpc import add_ResultServiceServicer_to_server
+from bulksms_campaign.bells import Bells
+from bulksms_campaign.operations.contacts import Contacts
+from bulksms_campaign.operations.controls import Controls
+from bulksms_campaign.operations.drafts import Drafts
+from bulksms_campaign.operations.enqueue import Enqueue
+from bulksms_campaign.operations.imports import Imports
+from bulksms_campaign.operations.preview import Previews
+from bulksms_campaign.operations.results import Results
+from bulksms_campaign.operations.status import StatusReader
+from bulksms_campaign.peers.dispatcher import DispatcherPeer
+from bulksms_campaign.peers.ledger import LedgerPeer
+from bulksms_campaign.servicers.campaigns import CampaignOperations, CampaignServicer
+from bulksms_campaign.servicers.contacts import ContactServicer
+from bulksms_campaign.servicers.results import ResultServicer
+from bulksms_campaign.settings import Settings
+from bulksms_campaign.storage.tasks import TaskKind
+from bulksms_campaign.workers.completion import Completion
+from bulksms_campaign.workers.control import Control
+from bulksms_campaign.workers.launch import Launch
+from bulksms_campaign.workers.schedule import Schedule
+from bulksms_campaign.workers.settlement import Settlement
+from bulksms_campaign.workers.suppression import Suppression
+from bulksms_campaign.workers.task_worker import POLL, TaskWorker, Work
+from servicekit.clock import SystemClock
+from servicekit.database import Database
+from servicekit.grpc.server import build_server
+from servicekit.lifecycle import Component, closing
+from servicekit.worker import PeriodicWorker
+
+PACKAGE = "bulksms.campaign.v1"
+PEER_TIMEOUT = timedelta(seconds=5)
+SUBMIT_TIMEOUT = timedelta(minutes=10)
+
+
+async def build(settings: Settings) -> Sequence[Component]:
+    """The service's components, in the order they start; they stop in the reverse of it."""
+    clock, bells = SystemClock(), Bells()
+    database = Database.from_settings(settings)
+    ledger = LedgerPeer(settings.ledger_address, timeout=timedelta(seconds=settings.reserve_timeout_seconds))
+    dispatcher = DispatcherPeer(settings.dispatcher_address, timeout=PEER_TIMEOUT, stream_timeout=SUBMIT_TIMEOUT)
+    enqueue = Enqueue(database, ledger, bells, batch_size=settings.sms_batch_size)
+    operations = CampaignOperations(
+        drafts=Drafts(database, clock),
+        enqueue=enqueue,
+        controls=Controls(database, bells),
+        previews=Previews(
+            database, ledger, clock, batch_size=settings.sms_batch_size, render_limit=settings.preview_limit
+        ),
+        statuses=StatusReader(database, clock, watch_limit=settings.watch_limit),
+    )
+    imports = Imports(database, concurrency=settings.import_concurrency, max_bytes=settings.import_max_bytes)
+    server = build_server(
+        settings,
+        [
+            (
+                add_CampaignServiceServicer_to_server,
+                CampaignServicer(database, operations),
+                f"{PACKAGE}.CampaignService",
+            ),
+            (
+                add_ContactServiceServicer_to_server,
+                ContactServicer(Contacts(database, bells), imports),
+                f"{PACKAGE}.ContactService",
+            ),
+            (
+                add_ResultServiceServicer_to_server,
+                ResultServicer(Results(database, bells)),
+                f"{PACKAGE}.ResultService",
+            ),
+        ],
+        endless_methods=[f"{PACKAGE}.CampaignService/WatchCampaign"],
+    )
+    return [
+        database,
+        closing("ledger channel", ledger.close),
+        closing("dispatcher channel", dispatcher.close),
+        *_workers(settings, database, bells, ledger, dispatcher, enqueue),
+        server,
+    ]
+
+
+def _workers(
+    settings: Settings,
+    database: Database,
+    bells: Bells,
+    ledger: LedgerPeer,
+    dispatcher: DispatcherPeer,
+    enqueue: Enqueue,
+) -> list[PeriodicWorker]:
+    launch = Launch(database, dispatcher, bells, chunk_size=settings.submit_chunk_size)
+    completion = PeriodicWorker("campaign.completion", POLL, Completion(database, bells).complete_all)
+    bells.complete.listen(completion.wake)
+    workers = [completion]
+
+    def add(kind: TaskKind, work: Work, number: int = 1) -> list[PeriodicWorker]:
+        tasks = TaskWorker(database, kind, work, lease=settings.lease)
+        added = [tasks.worker(index) for index in range(number)]
+        workers.extend(added)
+        return added
+
+    for worker in add(TaskKind.LAUNCH, launch.work, settings.launch_workers):
+        bells.launch.listen(worker.wake)
+    for worker in add(TaskKind.CONTROL, Control(database, dispatcher).work):
+        bells.control.listen(worker.wake)
+    for worker in add(TaskKind.SETTLE, Settlement(database, ledger).work):
+        bells.settle.listen(worker.wake)
+    for worker in add(TaskKind.SUPPRESS, Suppression(database, dispatcher).work):
+        bells.suppress.listen(worker.wake)
+    add(TaskKind.START_SCHEDULED, Schedule(database, enqueue).work)
+    return workers

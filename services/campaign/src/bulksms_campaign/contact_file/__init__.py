@@ -1,0 +1,1 @@
+"""Contact files: CSV as people and spreadsheets really write it, read as a stream in bounded memory."""

@@ -1,0 +1,5 @@
+"""Where Alembic enters; everything is in servicekit."""
+
+from servicekit.migrations import run_environment
+
+run_environment()

@@ -1,0 +1,1 @@
+"""Operations: what the RPCs and the workers do, step by step."""

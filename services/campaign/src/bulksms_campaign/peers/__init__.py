@@ -1,0 +1,1 @@
+"""Peers: the other services this one calls."""

@@ -1,0 +1,159 @@
+"""The dispatcher as this service sees it: submissions, their control, suppressions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from bulksms.dispatcher.v1.dispatch_pb2 import (
+    CancelCampaignRequest,
+    GetSubmissionRequest,
+    PauseCampaignRequest,
+    RecipientChunk,
+    ResumeCampaignRequest,
+    SubmissionEnd,
+    SubmissionHeader,
+    SubmitRequest,
+    SuppressRecipientsRequest,
+    UnsuppressRecipientsRequest,
+)
+from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
+from servicekit.errors import Category, DomainError
+from servicekit.grpc.client import open_channel
+from servicekit.grpc.errors import domain_errors
+from servicekit.ids import derived_id
+
+_NAMESPACE = UUID("5d1f7a52-8f0e-4d5c-8a52-0d6b1a7f3c44")
+_SERVICE = "bulksms.dispatcher.v1.DispatchService"
+_IDEMPOTENT = tuple(
+    f"{_SERVICE}/{method}"
+    for method in (
+        "GetSubmission",
+        "PauseCampaign",
+        "ResumeCampaign",
+        "CancelCampaign",
+        "SuppressRecipients",
+        "UnsuppressRecipients",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionProgress:
+    """How far the dispatcher has a submission."""
+
+    next_index: int = 0
+    last_phone: int = 0
+    complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive recipients of a submission and their variables' values, phone by phone."""
+
+    first_index: int
+    phones: Sequence[int]
+    values: Sequence[str]
+
+
+def submission_id(campaign_id: UUID, enqueue_number: int) -> UUID:
+    """The same for every stream of one enqueue."""
+    return derived_id(_NAMESPACE, "submission", campaign_id, enqueue_number)
+
+
+class DispatcherPeer:
+    """Calls to the dispatcher; errors are `DomainError`s with the dispatcher's own reasons."""
+
+    def __init__(self, address: str, *, timeout: timedelta, stream_timeout: timedelta) -> None:
+        self._channel = open_channel(
+            address, default_timeout=timeout, stream_timeout=stream_timeout, idempotent_methods=_IDEMPOTENT
+        )
+        self._dispatch = DispatchServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Let go of the channel."""
+        await self._channel.close(1.0)
+
+    async def submission(self, submission: UUID) -> SubmissionProgress:
+        """How far it has this submission; the beginning when it has never heard of it."""
+        try:
+            with domain_errors("the dispatcher"):
+                response = await self._dispatch.GetSubmission(GetSubmissionRequest(submission_id=str(submission)))
+        except DomainError as error:
+            if error.category is Category.NOT_FOUND:
+                return SubmissionProgress()
+            raise
+        return SubmissionProgress(response.next_index, response.last_phone, response.complete)
+
+    async def submit(self, header: SubmissionHeader, chunks: AsyncIterator[Chunk], recipients: int) -> int:
+        """Stream the rest of a submission of `recipients` in all; returns the batches it was cut into."""
+        failures: list[Exception] = []
+
+        async def parts() -> AsyncIterator[SubmitRequest]:
+            yield SubmitRequest(header=header)
+            try:
+                async for chunk in chunks:
+                    yield SubmitRequest(
+                        chunk=RecipientChunk(first_index=chunk.first_index, phones=chunk.phones, values=chunk.values)
+                    )
+            except Exception as error:
+                failures.append(error)
+                raise
+            yield SubmitRequest(end=SubmissionEnd(recipients=recipients))
+
+        try:
+            with domain_errors("the dispatcher"):
+                response = await self._dispatch.Submit(parts())
+        except (asyncio.CancelledError, DomainError):
+            # gRPC reports an error of the request iterator as a cancelled call: the real one is what counts.
+            if failures:
+                raise failures[0] from None
+            raise
+        return response.batches
+
+    async def pause(self, tenant_id: str, campaign_id: UUID, number: int) -> None:
+        """Stop claims. `number` tells this wish from earlier ones of the same kind."""
+        request = PauseCampaignRequest(
+            request_id=_request_id("pause", campaign_id, number), tenant_id=tenant_id, campaign_id=str(campaign_id)
+        )
+        with domain_errors("the dispatcher"):
+            await self._dispatch.PauseCampaign(request)
+
+    async def resume(self, tenant_id: str, campaign_id: UUID, number: int) -> None:
+        """Allow claims again."""
+        request = ResumeCampaignRequest(
+            request_id=_request_id("resume", campaign_id, number), tenant_id=tenant_id, campaign_id=str(campaign_id)
+        )
+        with domain_errors("the dispatcher"):
+            await self._dispatch.ResumeCampaign(request)
+
+    async def cancel(self, tenant_id: str, campaign_id: UUID, number: int) -> None:
+        """Cancel what is not armed, and whatever is submitted later."""
+        request = CancelCampaignRequest(
+            request_id=_request_id("cancel", campaign_id, number), tenant_id=tenant_id, campaign_id=str(campaign_id)
+        )
+        with domain_errors("the dispatcher"):
+            await self._dispatch.CancelCampaign(request)
+
+    async def suppress(self, tenant_id: str, phones: Sequence[int], wishes: Sequence[UUID]) -> None:
+        """Send nothing more to these numbers."""
+        request = SuppressRecipientsRequest(
+            request_id=str(derived_id(_NAMESPACE, "suppress", *wishes)), tenant_id=tenant_id, phones=phones
+        )
+        with domain_errors("the dispatcher"):
+            await self._dispatch.SuppressRecipients(request)
+
+    async def unsuppress(self, tenant_id: str, phones: Sequence[int], wishes: Sequence[UUID]) -> None:
+        """These numbers may be written to again."""
+        request = UnsuppressRecipientsRequest(
+            request_id=str(derived_id(_NAMESPACE, "unsuppress", *wishes)), tenant_id=tenant_id, phones=phones
+        )
+        with domain_errors("the dispatcher"):
+            await self._dispatch.UnsuppressRecipients(request)
+
+
+def _request_id(kind: str, campaign_id: UUID, number: int) -> str:
+    return str(derived_id(_NAMESPACE, kind, campaign_id, number))

@@ -1,0 +1,43 @@
+"""Progress: how fast recipients are being processed, from two samples kept with the counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+SAMPLE_EVERY = timedelta(seconds=2)
+"""How old the newer sample gets before it becomes the older one."""
+
+IDLE_AFTER = timedelta(seconds=10)
+"""Without a change for this long nothing is being processed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """So many recipients were processed at that time."""
+
+    at: datetime
+    processed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The last few seconds of a campaign."""
+
+    earlier: Sample | None
+    later: Sample | None
+    changed_at: datetime | None
+
+    def rate_per_second(self, now: datetime, processed: int) -> float:
+        """Recipients processed per second over the last few seconds; 0 when idle or unknown."""
+        if self.earlier is None or self.changed_at is None or now - self.changed_at > IDLE_AFTER:
+            return 0.0
+        seconds = (now - self.earlier.at).total_seconds()
+        return max(processed - self.earlier.processed, 0) / seconds if seconds > 0.05 else 0.0
+
+
+def seconds_left(waiting: int, rate_per_second: float) -> float:
+    """Seconds until nothing waits, at this rate; -1 when unknown."""
+    if waiting == 0:
+        return 0.0
+    return waiting / rate_per_second if rate_per_second > 0 else -1.0

@@ -1,0 +1,1 @@
+"""Servicers: requests of the contract to operations and back, nothing else."""

@@ -1,0 +1,360 @@
+"""CampaignService: what callers write and read of campaigns."""
+
+# ruff: noqa: N802, ARG002 - names and arguments are the contract's
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import grpc
+
+from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms.campaign.v1.campaign_pb2_grpc import CampaignServiceServicer
+from bulksms_campaign.arguments import ArgumentCheck, invalid_field
+from bulksms_campaign.campaigns import (
+    Campaign,
+    CampaignContent,
+    CampaignPriority,
+    CampaignState,
+    Step,
+    campaign_not_found,
+    check_content,
+    check_text,
+)
+from bulksms_campaign.operations.controls import Controls
+from bulksms_campaign.operations.drafts import ContentChange, Drafts
+from bulksms_campaign.operations.enqueue import Enqueue
+from bulksms_campaign.operations.preview import Previews
+from bulksms_campaign.operations.status import DEFAULT_RATE, MAX_RATE, StatusReader
+from bulksms_campaign.pages import decode_number, decode_pair, encode_token
+from bulksms_campaign.recipients import RecipientStatus
+from bulksms_campaign.servicers.messages import (
+    audience_from,
+    campaign_message,
+    counters_message,
+    counters_of,
+    priority_from,
+    recipient_message,
+    status_message,
+    timestamp,
+)
+from bulksms_campaign.storage.campaigns import list_campaigns, read_campaign
+from bulksms_campaign.storage.counters import read_counters
+from bulksms_campaign.storage.events import list_events
+from bulksms_campaign.storage.recipients import list_recipients, recount
+from bulksms_campaign.storage.requests import MutationKey
+from servicekit.database import Database
+from smstext.sender import check_sender
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignOperations:
+    """What the servicer calls."""
+
+    drafts: Drafts
+    enqueue: Enqueue
+    controls: Controls
+    previews: Previews
+    statuses: StatusReader
+
+
+class CampaignServicer(CampaignServiceServicer):
+    """Requests to operations and back; errors are raised, the interceptor renders them."""
+
+    def __init__(self, database: Database, operations: CampaignOperations) -> None:
+        self._database = database
+        self._operations = operations
+
+    async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Context) -> pb.CreateCampaignResponse:
+        check = ArgumentCheck()
+        request_id = check.request_id(request.request_id)
+        tenant_id = check.tenant_id(request.tenant_id)
+        content = CampaignContent(
+            name=request.name,
+            text=request.text,
+            sender=request.sender,
+            audience=audience_from(check, request.audience),
+            priority=priority_from(check, request.priority) or CampaignPriority.NORMAL,
+        )
+        check_content(check, content)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "CreateCampaign", content)
+        created = await self._operations.drafts.create(key, content)
+        return pb.CreateCampaignResponse(
+            campaign=await self._with_counters(created.campaign), replayed=created.replayed
+        )
+
+    async def GetCampaign(self, request: pb.GetCampaignRequest, context: Context) -> pb.GetCampaignResponse:
+        campaign = await self._read(request.tenant_id, request.campaign_id)
+        return pb.GetCampaignResponse(campaign=await self._with_counters(campaign))
+
+    async def ListCampaigns(self, request: pb.ListCampaignsRequest, context: Context) -> pb.ListCampaignsResponse:
+        check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
+        size = check.page_size(request.page_size)
+        state = _state(check, request.state)
+        check.finish()
+        after = _newest_key(request.page_token)
+        async with self._database.connect() as connection:
+            found = await list_campaigns(connection, tenant_id, state, after, size + 1)
+            page = found[:size]
+            counters = await read_counters(connection, [campaign.campaign_id for campaign in page])
+        token = ""
+        if len(found) > size:
+            token = encode_token(page[-1].created_at.isoformat(), str(page[-1].campaign_id))
+        return pb.ListCampaignsResponse(
+            campaigns=[campaign_message(item, counters_of(counters, item.campaign_id)) for item in page],
+            next_page_token=token,
+        )
+
+    async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, context: Context) -> pb.UpdateCampaignResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        change = _change(check, request)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "UpdateCampaign", (campaign_id, change))
+        campaign = await self._operations.drafts.update(key, campaign_id, change)
+        return pb.UpdateCampaignResponse(campaign=await self._with_counters(campaign))
+
+    async def DeleteCampaign(self, request: pb.DeleteCampaignRequest, context: Context) -> pb.DeleteCampaignResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "DeleteCampaign", campaign_id)
+        return pb.DeleteCampaignResponse(deleted=await self._operations.drafts.delete(key, campaign_id))
+
+    async def PreviewCampaign(self, request: pb.PreviewCampaignRequest, context: Context) -> pb.PreviewCampaignResponse:
+        check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
+        campaign_id = check.uuid("campaign_id", request.campaign_id)
+        if not 0 <= request.samples <= 20:
+            check.wrong("samples", "must be between 0 (for the default of 3) and 20")
+        check.finish()
+        preview = await self._operations.previews.preview(tenant_id, campaign_id, request.samples or 3)
+        return pb.PreviewCampaignResponse(
+            recipients=preview.size.reachable,
+            opted_out=preview.size.opted_out,
+            parts=preview.parts,
+            parts_counted=preview.parts_counted,
+            ucs2_recipients=preview.ucs2_recipients,
+            credits=preview.credits,
+            credits_available=preview.credits_available,
+            batches=preview.batches,
+            samples=[
+                pb.PreviewSample(
+                    masked_phone=sample.masked_phone,
+                    text=sample.text,
+                    encoding=pb.TextEncoding.Value(f"TEXT_ENCODING_{sample.size.encoding.value}"),
+                    parts=sample.size.parts,
+                )
+                for sample in preview.samples
+            ],
+            blockers=preview.blockers,
+        )
+
+    async def EnqueueCampaign(self, request: pb.EnqueueCampaignRequest, context: Context) -> pb.EnqueueCampaignResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "EnqueueCampaign", campaign_id)
+        enqueued = await self._operations.enqueue.run(key, campaign_id, Step.ENQUEUE)
+        return pb.EnqueueCampaignResponse(
+            campaign=await self._with_counters(enqueued.campaign),
+            created=enqueued.created,
+            enqueued_jobs=enqueued.enqueued_jobs,
+            replayed=enqueued.replayed,
+        )
+
+    async def RetryFailedRecipients(
+        self, request: pb.RetryFailedRecipientsRequest, context: Context
+    ) -> pb.RetryFailedRecipientsResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "RetryFailedRecipients", campaign_id)
+        enqueued = await self._operations.enqueue.run(key, campaign_id, Step.RETRY_FAILED)
+        return pb.RetryFailedRecipientsResponse(
+            campaign=await self._with_counters(enqueued.campaign),
+            created=enqueued.created,
+            enqueued_jobs=enqueued.enqueued_jobs,
+            replayed=enqueued.replayed,
+        )
+
+    async def ScheduleCampaign(
+        self, request: pb.ScheduleCampaignRequest, context: Context
+    ) -> pb.ScheduleCampaignResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        at = _moment(check, request)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "ScheduleCampaign", (campaign_id, at))
+        campaign = await self._operations.drafts.schedule(key, campaign_id, at)
+        return pb.ScheduleCampaignResponse(campaign=await self._with_counters(campaign))
+
+    async def PauseCampaign(self, request: pb.PauseCampaignRequest, context: Context) -> pb.PauseCampaignResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "PauseCampaign", campaign_id)
+        campaign = await self._operations.controls.pause(key, campaign_id)
+        return pb.PauseCampaignResponse(campaign=await self._with_counters(campaign))
+
+    async def ResumeCampaign(self, request: pb.ResumeCampaignRequest, context: Context) -> pb.ResumeCampaignResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "ResumeCampaign", campaign_id)
+        campaign = await self._operations.controls.resume(key, campaign_id)
+        return pb.ResumeCampaignResponse(campaign=await self._with_counters(campaign))
+
+    async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Context) -> pb.CancelCampaignResponse:
+        check, request_id, tenant_id, campaign_id = _named(request)
+        check.text("reason", request.reason, most=500)
+        check.finish()
+        key = MutationKey.of(tenant_id, request_id, "CancelCampaign", campaign_id)
+        campaign = await self._operations.controls.cancel(key, campaign_id, request.reason)
+        return pb.CancelCampaignResponse(campaign=await self._with_counters(campaign))
+
+    async def GetCampaignStatus(
+        self, request: pb.GetCampaignStatusRequest, context: Context
+    ) -> pb.GetCampaignStatusResponse:
+        tenant_id, campaign_id = _tenant_and_campaign(request.tenant_id, request.campaign_id)
+        status = await self._operations.statuses.read(tenant_id, campaign_id)
+        return pb.GetCampaignStatusResponse(status=status_message(status))
+
+    async def WatchCampaign(
+        self, request: pb.WatchCampaignRequest, context: Context
+    ) -> AsyncIterator[pb.WatchCampaignResponse]:
+        tenant_id, campaign_id = _tenant_and_campaign(request.tenant_id, request.campaign_id)
+        if not 0 <= request.max_rate <= MAX_RATE:
+            raise invalid_field("max_rate", f"must be between 0 (for the default of {DEFAULT_RATE}) and {MAX_RATE}")
+        watched = self._operations.statuses.watch(
+            tenant_id, campaign_id, request.max_rate or DEFAULT_RATE, until_delivered=request.until_delivered
+        )
+        async for status, final in watched:
+            yield pb.WatchCampaignResponse(status=status_message(status), final=final)
+
+    async def ListRecipients(self, request: pb.ListRecipientsRequest, context: Context) -> pb.ListRecipientsResponse:
+        check = ArgumentCheck()
+        size = check.page_size(request.page_size)
+        status = _recipient_status(check, request.status)
+        check.finish()
+        after = decode_number(request.page_token) or 0
+        campaign = await self._read(request.tenant_id, request.campaign_id)
+        async with self._database.connect() as connection:
+            rows, reached = await list_recipients(connection, campaign.campaign_id, status, after, size)
+        return pb.ListRecipientsResponse(
+            recipients=[recipient_message(row) for row in rows],
+            next_page_token="" if reached is None else encode_token(reached),
+        )
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
+        check = ArgumentCheck()
+        size = check.page_size(request.page_size)
+        check.finish()
+        after = decode_number(request.page_token) or 0
+        campaign = await self._read(request.tenant_id, request.campaign_id)
+        async with self._database.connect() as connection:
+            rows = await list_events(connection, campaign.campaign_id, after, size + 1)
+        return pb.ListEventsResponse(
+            events=[
+                pb.CampaignEvent(sequence=row.sequence, kind=row.kind, detail=row.detail, at=timestamp(row.at))
+                for row in rows[:size]
+            ],
+            next_page_token=encode_token(rows[size - 1].sequence) if len(rows) > size else "",
+        )
+
+    async def RecountCampaign(self, request: pb.RecountCampaignRequest, context: Context) -> pb.RecountCampaignResponse:
+        campaign = await self._read(request.tenant_id, request.campaign_id)
+        async with self._database.connect() as connection:
+            # One snapshot for both figures: reports keep coming in meanwhile.
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            kept = counters_of(await read_counters(connection, [campaign.campaign_id]), campaign.campaign_id)
+            counted = await recount(connection, campaign.campaign_id)
+        return pb.RecountCampaignResponse(
+            consistent=kept == counted, kept=counters_message(kept), counted=counters_message(counted)
+        )
+
+    async def _read(self, tenant: str, campaign: str) -> Campaign:
+        tenant_id, campaign_id = _tenant_and_campaign(tenant, campaign)
+        async with self._database.connect() as connection:
+            found = await read_campaign(connection, tenant_id, campaign_id)
+        if found is None:
+            raise campaign_not_found(campaign_id)
+        return found
+
+    async def _with_counters(self, campaign: Campaign) -> pb.Campaign:
+        async with self._database.connect() as connection:
+            rows = await read_counters(connection, [campaign.campaign_id])
+        return campaign_message(campaign, counters_of(rows, campaign.campaign_id))
+
+
+def _tenant_and_campaign(tenant: str, campaign: str) -> tuple[str, UUID]:
+    check = ArgumentCheck()
+    tenant_id, campaign_id = check.tenant_id(tenant), check.uuid("campaign_id", campaign)
+    check.finish()
+    return tenant_id, campaign_id
+
+
+def _named(request: Any) -> tuple[ArgumentCheck, UUID, str, UUID]:
+    """The check of a mutation of one campaign, with what every such request names."""
+    check = ArgumentCheck()
+    return (
+        check,
+        check.request_id(request.request_id),
+        check.tenant_id(request.tenant_id),
+        check.uuid("campaign_id", request.campaign_id),
+    )
+
+
+def _change(check: ArgumentCheck, request: pb.UpdateCampaignRequest) -> ContentChange:
+    change = ContentChange(
+        name=request.name if request.HasField("name") else None,
+        text=request.text if request.HasField("text") else None,
+        sender=request.sender if request.HasField("sender") else None,
+        audience=audience_from(check, request.audience) if request.HasField("audience") else None,
+        priority=priority_from(check, request.priority),
+    )
+    if change.name is not None:
+        check.text("name", change.name, least=1, most=200)
+    if change.text is not None:
+        check_text(check, change.text)
+    if change.sender is not None and (wrong := check_sender(change.sender)) is not None:
+        check.wrong("sender", wrong)
+    return change
+
+
+def _moment(check: ArgumentCheck, request: pb.ScheduleCampaignRequest) -> datetime | None:
+    if not request.HasField("scheduled_at"):
+        return None
+    try:
+        return request.scheduled_at.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        check.wrong("scheduled_at", "is not a moment: give a timestamp between the years 1 and 9999")
+        return None
+
+
+def _state(check: ArgumentCheck, value: int) -> CampaignState | None:
+    try:
+        return CampaignState(value) if value else None
+    except ValueError:
+        check.wrong("state", "is unknown: leave it unspecified for every state")
+        return None
+
+
+def _recipient_status(check: ArgumentCheck, value: int) -> RecipientStatus | None:
+    try:
+        return RecipientStatus(value) if value else None
+    except ValueError:
+        check.wrong("status", "is unknown: leave it unspecified for every status")
+        return None
+
+
+def _newest_key(token: str) -> tuple[datetime, UUID] | None:
+    key = decode_pair(token)
+    if key is None:
+        return None
+    try:
+        moment, campaign_id = datetime.fromisoformat(key[0]), UUID(key[1])
+    except ValueError:
+        raise invalid_field("page_token", "is not a token of this list: pass next_page_token unchanged") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)), campaign_id

@@ -1,0 +1,151 @@
+"""Domain objects as messages of the contract, and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
+from bulksms_campaign.arguments import ArgumentCheck
+from bulksms_campaign.audiences import Audience, check_audience
+from bulksms_campaign.campaigns import Campaign, CampaignPriority
+from bulksms_campaign.contacts import Contact
+from bulksms_campaign.counters import Counters
+from bulksms_campaign.operations.status import CampaignStatus
+from bulksms_campaign.recipients import reason_of, status_of
+from bulksms_campaign.storage.counters import CountersRow
+from bulksms_campaign.storage.imports import ImportLineRow
+from bulksms_campaign.storage.recipients import RecipientRow
+from smstext.phone import format_e164
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A message of a moment; None leaves the field unset."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment.astimezone(UTC))
+    return message
+
+
+def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Campaign:
+    """A campaign with its counters."""
+    content = campaign.content
+    return campaign_pb2.Campaign(
+        campaign_id=str(campaign.campaign_id),
+        tenant_id=campaign.tenant_id,
+        name=content.name,
+        text=content.text,
+        sender=content.sender,
+        audience=contacts_pb2.Audience(
+            all_contacts=content.audience.all_contacts,
+            groups=content.audience.groups,
+            exclude_groups=content.audience.exclude_groups,
+        ),
+        priority=campaign_pb2.CampaignPriority.ValueType(int(content.priority)),
+        state=campaign_pb2.CampaignState.ValueType(int(campaign.state)),
+        counters=counters_message(counters),
+        scheduled_at=timestamp(campaign.scheduled_at),
+        created_at=timestamp(campaign.created_at),
+        updated_at=timestamp(campaign.updated_at),
+        enqueued_at=timestamp(campaign.enqueued_at),
+        ended_at=timestamp(campaign.ended_at),
+        enqueue_number=campaign.enqueue_number,
+        reservation_id=str(campaign.reservation_id or ""),
+        trace_id=campaign.trace_id,
+    )
+
+
+def counters_message(counters: Counters) -> campaign_pb2.CampaignCounters:
+    """Counters with the sums made of them."""
+    return campaign_pb2.CampaignCounters(
+        total=counters.total,
+        queued=counters.queued,
+        sent=counters.sent,
+        failed=counters.failed,
+        unconfirmed=counters.unconfirmed,
+        cancelled=counters.cancelled,
+        delivered=counters.delivered,
+        processed=counters.processed,
+        awaiting_report=counters.awaiting_report,
+        accepted=counters.accepted,
+    )
+
+
+def counters_of(rows: dict[UUID, CountersRow], campaign_id: UUID) -> Counters:
+    """A campaign's counters among some read."""
+    row = rows.get(campaign_id)
+    return row.counters if row is not None else Counters()
+
+
+def status_message(status: CampaignStatus) -> campaign_pb2.CampaignStatus:
+    """State and progress."""
+    return campaign_pb2.CampaignStatus(
+        campaign_id=str(status.campaign_id),
+        state=campaign_pb2.CampaignState.ValueType(int(status.state)),
+        counters=counters_message(status.counters),
+        rate_per_second=status.rate_per_second,
+        seconds_left=status.seconds_left,
+        observed_at=timestamp(status.observed_at),
+    )
+
+
+def recipient_message(row: RecipientRow) -> campaign_pb2.Recipient:
+    """One recipient."""
+    return campaign_pb2.Recipient(
+        phone=format_e164(row.phone),
+        status=campaign_pb2.RecipientStatus.ValueType(int(status_of(row.facts))),
+        reason=reason_of(row.facts, row.reason),
+        description=row.description,
+        message_id=row.message_id,
+        updated_at=timestamp(row.updated_at),
+        enqueue_number=row.enqueue_number,
+    )
+
+
+def contact_message(contact: Contact) -> contacts_pb2.Contact:
+    """One contact."""
+    return contacts_pb2.Contact(
+        phone=format_e164(contact.phone),
+        first_name=contact.first_name,
+        last_name=contact.last_name,
+        groups=contact.groups,
+        opted_out=contact.opted_out,
+        created_at=timestamp(contact.created_at),
+        updated_at=timestamp(contact.updated_at),
+    )
+
+
+def import_line_message(row: ImportLineRow) -> contacts_pb2.ImportLine:
+    """One line that was not imported."""
+    return contacts_pb2.ImportLine(
+        line_number=row.line_number,
+        outcome=contacts_pb2.ImportLineOutcome.ValueType(row.outcome),
+        reason=row.reason,
+        field=row.field,
+        message=row.message,
+        first_line_number=row.first_line_number,
+    )
+
+
+def audience_from(check: ArgumentCheck, message: contacts_pb2.Audience) -> Audience:
+    """The audience of a request."""
+    return check_audience(
+        check,
+        all_contacts=message.all_contacts,
+        groups=list(message.groups),
+        exclude_groups=list(message.exclude_groups),
+    )
+
+
+def priority_from(check: ArgumentCheck, value: int) -> CampaignPriority | None:
+    """The queue lane of a request; None when it names none."""
+    if value == 0:
+        return None
+    try:
+        return CampaignPriority(value)
+    except ValueError:
+        check.wrong("priority", "is unknown: use LOW, NORMAL or URGENT")
+        return None

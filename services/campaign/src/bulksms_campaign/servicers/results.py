@@ -1,0 +1,121 @@
+"""ResultService: what the dispatcher and the gateway tell."""
+
+# ruff: noqa: N802, ARG002 - names and arguments are the contract's
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from bulksms.campaign.v1 import results_pb2 as pb
+from bulksms.campaign.v1.results_pb2_grpc import ResultServiceServicer
+from bulksms_campaign.arguments import ArgumentCheck
+from bulksms_campaign.operations.results import Results
+from bulksms_campaign.recipients import Fact
+from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport
+
+Context = grpc.aio.ServicerContext[Any, Any]
+MAX_REPORTS = 5000
+MAX_RECIPIENTS = 100_000
+MAX_DESCRIPTION = 200
+
+_FACT_OF_OUTCOME = {
+    pb.RECIPIENT_OUTCOME_ACCEPTED: Fact.ACCEPTED,
+    pb.RECIPIENT_OUTCOME_FAILED: Fact.FAILED,
+    pb.RECIPIENT_OUTCOME_AMBIGUOUS: Fact.AMBIGUOUS,
+    pb.RECIPIENT_OUTCOME_UNKNOWN: Fact.UNKNOWN,
+    pb.RECIPIENT_OUTCOME_CANCELLED: Fact.CANCELLED,
+    pb.RECIPIENT_OUTCOME_SUPPRESSED: Fact.SUPPRESSED,
+}
+_FACT_OF_REPORT = {
+    pb.DELIVERY_STATUS_UNSPECIFIED: Fact.REPORTED_OTHER,
+    pb.DELIVERY_STATUS_SENT: Fact.REPORTED_SENT,
+    pb.DELIVERY_STATUS_DELIVERED: Fact.DELIVERED,
+    pb.DELIVERY_STATUS_FAILED: Fact.NOT_DELIVERED,
+    pb.DELIVERY_STATUS_EXPIRED: Fact.EXPIRED,
+}
+
+
+class ResultServicer(ResultServiceServicer):
+    """Requests to operations and back."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    async def RecordBatchResult(
+        self, request: pb.RecordBatchResultRequest, context: Context
+    ) -> pb.RecordBatchResultResponse:
+        check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
+        batch = BatchRow(
+            check.uuid("batch_id", request.batch_id),
+            check.uuid("campaign_id", request.campaign_id),
+            request.first_phone,
+            request.last_phone,
+            request.epoch,
+            request.enqueue_number,
+            request.bulk_id,
+            request.traceparent,
+        )
+        if request.enqueue_number < 1:
+            check.wrong("enqueue_number", "must be at least 1")
+        if not 0 <= request.epoch < 1 << 31:
+            check.wrong("epoch", "must be between 0 and 2147483647")
+        groups = _told(check, request.groups)
+        check.finish()
+        return pb.RecordBatchResultResponse(changed=await self._results.record_batch(tenant_id, batch, groups))
+
+    async def RecordDeliveryReports(
+        self, request: pb.RecordDeliveryReportsRequest, context: Context
+    ) -> pb.RecordDeliveryReportsResponse:
+        check = ArgumentCheck()
+        if len(request.reports) > MAX_REPORTS:
+            check.wrong("reports", f"has {len(request.reports)} reports: send at most {MAX_REPORTS} a call")
+        check.finish()
+        folded = fold_reports(request.reports)
+        known, changed = await self._results.record_reports(folded)
+        unknown = [index for index, report in enumerate(request.reports) if report.message_id not in known]
+        return pb.RecordDeliveryReportsResponse(unknown_indexes=unknown, changed=changed)
+
+
+def fold_reports(reports: Sequence[pb.DeliveryReport]) -> dict[str, ToldReport]:
+    """All reports of one message as one: facts together, the greatest description of a failure."""
+    folded: dict[str, ToldReport] = {}
+    for report in reports:
+        fact = _FACT_OF_REPORT.get(report.status, Fact.REPORTED_OTHER)
+        failed = fact & (Fact.NOT_DELIVERED | Fact.EXPIRED)
+        description = (report.description or report.error_code)[:MAX_DESCRIPTION] if failed else ""
+        before = folded.get(report.message_id)
+        if before is not None:
+            fact, description = fact | before.facts, max(description, before.description)
+        folded[report.message_id] = ToldReport(report.message_id, fact, description)
+    return folded
+
+
+def _told(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[ToldRecipients]:
+    told: list[ToldRecipients] = []
+    seen: set[int] = set()
+    total = 0
+    for index, group in enumerate(groups):
+        field = f"groups[{index}]"
+        fact = _FACT_OF_OUTCOME.get(group.outcome)
+        if fact is None:
+            check.wrong(f"{field}.outcome", "is unknown: name what became of the recipients")
+            continue
+        expected = len(group.phones) if fact is Fact.ACCEPTED else 0
+        if len(group.message_ids) != expected:
+            check.wrong(f"{field}.message_ids", f"has {len(group.message_ids)} ids: {expected} are expected")
+        seen.update(group.phones)
+        total += len(group.phones)
+        told.append(
+            ToldRecipients(
+                fact, group.reason, group.description[:MAX_DESCRIPTION], list(group.phones), list(group.message_ids)
+            )
+        )
+    if len(seen) != total:
+        check.wrong("groups", "name a recipient twice: each stands in exactly one group")
+    if total > MAX_RECIPIENTS:
+        check.wrong("groups", f"name {total} recipients: at most {MAX_RECIPIENTS} a batch")
+    return told

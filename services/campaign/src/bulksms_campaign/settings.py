@@ -1,0 +1,39 @@
+"""The environment of the campaign service."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from servicekit.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Field `x_y` is the variable `X_Y`; the README's table explains each."""
+
+    service_name: ClassVar[str] = "campaign"
+    distribution: ClassVar[str | None] = "bulksms-campaign"
+
+    database_url: SecretStr = Field()
+    database_pool_size: int = Field(20, ge=4, le=1000)
+    # A gRPC target: host:port, or ipv4:host:port,host:port for several replicas.
+    ledger_address: str = Field(min_length=1)
+    dispatcher_address: str = Field(min_length=1)
+
+    sms_batch_size: int = Field(5000, ge=1, le=100_000)
+    """The dispatcher's batch size: only to say how many batches an audience makes."""
+    submit_chunk_size: int = Field(5000, ge=1, le=10_000)
+    lease_seconds: float = Field(30.0, ge=1, le=600)
+    launch_workers: int = Field(2, ge=1, le=32)
+    reserve_timeout_seconds: float = Field(5.0, gt=0, le=30)
+    import_concurrency: int = Field(4, ge=1, le=64)
+    import_max_bytes: int = Field(1 << 30, ge=1)
+    watch_limit: int = Field(500, ge=1)
+    preview_limit: int = Field(20_000, ge=1, le=1_000_000)
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a worker's claim on a task holds without a sign of life."""
+        return timedelta(seconds=self.lease_seconds)

@@ -1,0 +1,1 @@
+"""Storage: the tables and the only SQL of the service."""

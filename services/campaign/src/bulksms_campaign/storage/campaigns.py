@@ -1,0 +1,157 @@
+"""Campaign rows: made, read, locked, changed under their lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, delete, func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_campaign.audiences import Audience
+from bulksms_campaign.campaigns import Campaign, CampaignContent, CampaignPriority, CampaignState
+from bulksms_campaign.storage.tables import campaign_counters, campaigns
+
+
+async def insert_campaign(
+    connection: AsyncConnection, campaign_id: UUID, tenant_id: str, content: CampaignContent
+) -> None:
+    """A new DRAFT with its counters."""
+    await connection.execute(
+        insert(campaigns).values(
+            campaign_id=campaign_id,
+            tenant_id=tenant_id,
+            state=CampaignState.DRAFT,
+            revision=1,
+            created_at=func.clock_timestamp(),
+            updated_at=func.clock_timestamp(),
+            enqueue_number=0,
+            traceparent="",
+            **_content_values(content),
+        )
+    )
+    await connection.execute(insert(campaign_counters).values(campaign_id=campaign_id))
+
+
+async def read_campaign(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Campaign | None:
+    """One campaign of a tenant."""
+    return await _one(connection, _of_tenant(tenant_id, campaign_id))
+
+
+async def lock_campaign(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Campaign | None:
+    """One campaign of a tenant, nobody else's to change until the transaction ends."""
+    return await _one(connection, _of_tenant(tenant_id, campaign_id).with_for_update())
+
+
+async def read_campaign_by_id(connection: AsyncConnection, campaign_id: UUID) -> Campaign | None:
+    """One campaign, for workers and peers, which know no tenant."""
+    return await _one(connection, select(campaigns).where(campaigns.c.campaign_id == campaign_id))
+
+
+async def lock_campaign_by_id(connection: AsyncConnection, campaign_id: UUID) -> Campaign | None:
+    """As `read_campaign_by_id`, locked."""
+    return await _one(connection, select(campaigns).where(campaigns.c.campaign_id == campaign_id).with_for_update())
+
+
+async def list_campaigns(
+    connection: AsyncConnection,
+    tenant_id: str,
+    state: CampaignState | None,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[Campaign]:
+    """A page of a tenant's campaigns, newest first."""
+    query = select(campaigns).where(campaigns.c.tenant_id == tenant_id)
+    if state is not None:
+        query = query.where(campaigns.c.state == state)
+    if after is not None:
+        query = query.where(tuple_(campaigns.c.created_at, campaigns.c.campaign_id) < after)
+    query = query.order_by(campaigns.c.created_at.desc(), campaigns.c.campaign_id.desc()).limit(limit)
+    return [_campaign(row) for row in await connection.execute(query)]
+
+
+async def change_campaign(connection: AsyncConnection, campaign_id: UUID, **values: Any) -> Campaign:
+    """Change a campaign that is locked by this transaction; every change makes a new revision."""
+    statement = (
+        update(campaigns)
+        .where(campaigns.c.campaign_id == campaign_id)
+        .values(updated_at=func.clock_timestamp(), revision=campaigns.c.revision + 1, **values)
+        .returning(campaigns)
+    )
+    return _campaign((await connection.execute(statement)).one())
+
+
+async def change_content(connection: AsyncConnection, campaign_id: UUID, content: CampaignContent) -> Campaign:
+    """Replace what the caller wrote."""
+    return await change_campaign(connection, campaign_id, **_content_values(content))
+
+
+async def delete_campaign(connection: AsyncConnection, campaign_id: UUID) -> None:
+    """Delete a campaign with its counters and events."""
+    await connection.execute(delete(campaigns).where(campaigns.c.campaign_id == campaign_id))
+
+
+async def read_settled_ids(connection: AsyncConnection, limit: int) -> Sequence[UUID]:
+    """Campaigns under way, wholly submitted, of which no recipient waits for anything any more."""
+    query = (
+        select(campaigns.c.campaign_id)
+        .join(campaign_counters, campaign_counters.c.campaign_id == campaigns.c.campaign_id)
+        .where(
+            # Written out, so that the planner sees the partial index's own predicate.
+            campaigns.c.state.in_([3, 4, 7]),
+            campaigns.c.submitted_at.is_not(None),
+            campaign_counters.c.queued == 0,
+            campaign_counters.c.ambiguous == 0,
+        )
+        .limit(limit)
+    )
+    return (await connection.execute(query)).scalars().all()
+
+
+def _of_tenant(tenant_id: str, campaign_id: UUID) -> Select[Any]:
+    return select(campaigns).where(campaigns.c.campaign_id == campaign_id, campaigns.c.tenant_id == tenant_id)
+
+
+async def _one(connection: AsyncConnection, query: Select[Any]) -> Campaign | None:
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _campaign(row)
+
+
+def _content_values(content: CampaignContent) -> Mapping[str, Any]:
+    return {
+        "name": content.name,
+        "text": content.text,
+        "sender": content.sender,
+        "all_contacts": content.audience.all_contacts,
+        "groups": list(content.audience.groups),
+        "exclude_groups": list(content.audience.exclude_groups),
+        "priority": content.priority,
+    }
+
+
+def _campaign(row: Row[Any]) -> Campaign:
+    return Campaign(
+        campaign_id=row.campaign_id,
+        tenant_id=row.tenant_id,
+        content=CampaignContent(
+            name=row.name,
+            text=row.text,
+            sender=row.sender,
+            audience=Audience(row.all_contacts, tuple(row.groups), tuple(row.exclude_groups)),
+            priority=CampaignPriority(row.priority),
+        ),
+        state=CampaignState(row.state),
+        revision=row.revision,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        scheduled_at=row.scheduled_at,
+        enqueued_at=row.enqueued_at,
+        ended_at=row.ended_at,
+        enqueue_number=row.enqueue_number,
+        reservation_id=row.reservation_id,
+        traceparent=row.traceparent,
+        snapshot_at=row.snapshot_at,
+        submitted_at=row.submitted_at,
+    )

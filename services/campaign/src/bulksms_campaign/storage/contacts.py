@@ -1,0 +1,159 @@
+"""Contact rows: one at a time; whole files are in `imports`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, and_, delete, func, literal_column, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_campaign.contacts import Contact
+from bulksms_campaign.storage.contact_counts import ALL, lock_counts, move_counts
+from bulksms_campaign.storage.tables import contact_groups, contacts, opt_outs
+
+
+async def upsert_contact(
+    connection: AsyncConnection, tenant_id: str, phone: int, *, first_name: str, last_name: str, groups: Sequence[str]
+) -> bool:
+    """Create or replace a contact; True when it is new."""
+    now = func.clock_timestamp()
+    statement = insert(contacts).values(
+        tenant_id=tenant_id, phone=phone, first_name=first_name, last_name=last_name, created_at=now, updated_at=now
+    )
+    replaced = statement.on_conflict_do_update(
+        index_elements=[contacts.c.tenant_id, contacts.c.phone],
+        set_={"first_name": first_name, "last_name": last_name, "updated_at": now},
+    )
+    # xmax is 0 in a row this statement inserted, and the updater's id in one it replaced.
+    created = bool((await connection.execute(replaced.returning(literal_column("xmax = 0")))).scalar_one())
+    before = set(await _groups_of(connection, tenant_id, phone))
+    left, joined = sorted(before - set(groups)), sorted(set(groups) - before)
+    if left:
+        await connection.execute(
+            delete(contact_groups).where(*_membership(tenant_id, phone), contact_groups.c.group_name.in_(left))
+        )
+    if joined:
+        rows = [{"tenant_id": tenant_id, "phone": phone, "group_name": name, "added_at": now} for name in joined]
+        await connection.execute(insert(contact_groups).values(rows))
+    await lock_counts(connection, tenant_id)
+    opted_out = int(await is_opted_out(connection, tenant_id, phone))
+    await move_counts(connection, tenant_id, [ALL] * created + joined, contacts=1, opted_out=opted_out)
+    await move_counts(connection, tenant_id, left, contacts=-1, opted_out=-opted_out)
+    return created
+
+
+async def delete_contact(connection: AsyncConnection, tenant_id: str, phone: int) -> bool:
+    """Forget a contact; True when there was one. Its opt-out stays."""
+    statement = delete(contacts).where(contacts.c.tenant_id == tenant_id, contacts.c.phone == phone)
+    if (await connection.execute(statement)).rowcount == 0:
+        return False
+    left = delete(contact_groups).where(*_membership(tenant_id, phone)).returning(contact_groups.c.group_name)
+    names = list((await connection.execute(left)).scalars())
+    await lock_counts(connection, tenant_id)
+    opted_out = int(await is_opted_out(connection, tenant_id, phone))
+    await move_counts(connection, tenant_id, [ALL, *names], contacts=-1, opted_out=-opted_out)
+    return True
+
+
+async def read_contact(connection: AsyncConnection, tenant_id: str, phone: int) -> Contact | None:
+    """One contact."""
+    found = await _read(connection, tenant_id, contacts.c.phone == phone, limit=1)
+    return found[0] if found else None
+
+
+async def list_contacts(
+    connection: AsyncConnection, tenant_id: str, group: str, after: int, limit: int
+) -> list[Contact]:
+    """A page of contacts in phone order, of one group or of all."""
+    condition = contacts.c.phone > after
+    if group:
+        condition &= (
+            select(contact_groups.c.phone)
+            .where(
+                contact_groups.c.tenant_id == tenant_id,
+                contact_groups.c.group_name == group,
+                contact_groups.c.phone == contacts.c.phone,
+            )
+            .exists()
+        )
+    return await _read(connection, tenant_id, condition, limit=limit)
+
+
+async def is_opted_out(connection: AsyncConnection, tenant_id: str, phone: int) -> bool:
+    """Must the number not be written to?"""
+    query = select(opt_outs.c.phone).where(opt_outs.c.tenant_id == tenant_id, opt_outs.c.phone == phone)
+    return (await connection.execute(query)).one_or_none() is not None
+
+
+async def opt_out(connection: AsyncConnection, tenant_id: str, phone: int, source: str) -> bool:
+    """Record an opt-out; True when it is new."""
+    await lock_counts(connection, tenant_id)
+    statement = insert(opt_outs).values(
+        tenant_id=tenant_id, phone=phone, source=source, created_at=func.clock_timestamp()
+    )
+    new = (await connection.execute(statement.on_conflict_do_nothing())).rowcount == 1
+    if new:
+        await move_counts(connection, tenant_id, await _lists_of(connection, tenant_id, phone), contacts=0, opted_out=1)
+    return new
+
+
+async def opt_in(connection: AsyncConnection, tenant_id: str, phone: int) -> bool:
+    """Take an opt-out back; True when there was one."""
+    await lock_counts(connection, tenant_id)
+    statement = delete(opt_outs).where(opt_outs.c.tenant_id == tenant_id, opt_outs.c.phone == phone)
+    gone = (await connection.execute(statement)).rowcount == 1
+    if gone:
+        await move_counts(
+            connection, tenant_id, await _lists_of(connection, tenant_id, phone), contacts=0, opted_out=-1
+        )
+    return gone
+
+
+# Only lists the contact is counted in: a number that is no contact may opt out, too.
+_LISTS = text("""
+    SELECT '' FROM contacts WHERE tenant_id = :tenant_id AND phone = :phone
+    UNION ALL SELECT group_name FROM contact_groups WHERE tenant_id = :tenant_id AND phone = :phone
+""")
+
+
+async def _lists_of(connection: AsyncConnection, tenant_id: str, phone: int) -> list[str]:
+    return list((await connection.execute(_LISTS, {"tenant_id": tenant_id, "phone": phone})).scalars())
+
+
+async def _groups_of(connection: AsyncConnection, tenant_id: str, phone: int) -> list[str]:
+    query = select(contact_groups.c.group_name).where(*_membership(tenant_id, phone))
+    return list((await connection.execute(query)).scalars())
+
+
+def _membership(tenant_id: str, phone: int) -> tuple[Any, Any]:
+    return contact_groups.c.tenant_id == tenant_id, contact_groups.c.phone == phone
+
+
+async def _read(connection: AsyncConnection, tenant_id: str, condition: Any, *, limit: int) -> list[Contact]:
+    groups = (
+        select(func.array_agg(contact_groups.c.group_name))
+        .where(contact_groups.c.tenant_id == tenant_id, contact_groups.c.phone == contacts.c.phone)
+        .scalar_subquery()
+    )
+    query = (
+        select(contacts, groups.label("groups"), opt_outs.c.phone.is_not(None).label("opted_out"))
+        .outerjoin(opt_outs, and_(opt_outs.c.tenant_id == contacts.c.tenant_id, opt_outs.c.phone == contacts.c.phone))
+        .where(contacts.c.tenant_id == tenant_id, condition)
+        .order_by(contacts.c.phone)
+        .limit(limit)
+    )
+    return [_contact(row) for row in await connection.execute(query)]
+
+
+def _contact(row: Row[Any]) -> Contact:
+    return Contact(
+        phone=row.phone,
+        first_name=row.first_name,
+        last_name=row.last_name,
+        groups=tuple(sorted(row.groups or ())),
+        opted_out=row.opted_out,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,224 @@
+"""Results: facts told about many recipients at once, and the counters' movement, in one statement each.
+
+Lock order: recipients by (campaign, phone), then the campaigns' counters by campaign; so calls that touch the same
+rows wait for each other and never deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_campaign.counters import Transition
+from bulksms_campaign.recipients import LASTING, Fact
+from bulksms_campaign.storage.folding import status_sql, strength_sql, told_epoch_sql, told_facts_sql
+from servicekit.database import raw
+
+
+class ToldRecipients(NamedTuple):
+    """One fact for some recipients of a batch; `message_ids` is empty or one per phone."""
+
+    fact: Fact
+    reason: str
+    description: str
+    phones: Sequence[int]
+    message_ids: Sequence[str]
+
+
+class ToldReport(NamedTuple):
+    """All that was reported of one message in one call, folded."""
+
+    message_id: str
+    facts: Fact
+    description: str
+
+
+class BatchRow(NamedTuple):
+    """A batch of the dispatcher as it was last told of."""
+
+    batch_id: UUID
+    campaign_id: UUID
+    first_phone: int
+    last_phone: int
+    epoch: int
+    enqueue_number: int
+    bulk_id: str
+    traceparent: str
+
+
+class TouchedBatch(NamedTuple):
+    """A batch that delivery reports were about."""
+
+    batch_id: UUID
+    campaign_id: UUID
+    bulk_id: str
+    traceparent: str
+    reports: int
+
+
+# The told facts as rows, the recipients locked in phone order, the fold, the rows that change, and how many went from
+# which facts to which. `$4` and `$5` bound the scan to the batch's range of the primary key. A reason belongs to the
+# strongest dispatcher fact of the latest epoch; of two equally strong ones the greater text, so that order is nothing.
+_TELL = f"""
+    WITH told AS (
+        SELECT * FROM unnest($6::bigint[], $7::smallint[], $8::text[], $9::text[], $10::text[])
+            AS t (phone, fact, message_id, reason, description)
+    ), locked AS (
+        SELECT r.phone, r.facts, r.epoch, r.reason, r.description, r.message_id, t.fact,
+               t.message_id AS told_message_id, t.reason AS told_reason, t.description AS told_description
+        FROM recipients r JOIN told t ON t.phone = r.phone
+        WHERE r.campaign_id = $1 AND r.phone BETWEEN $4 AND $5 AND r.enqueue_number = $2
+        ORDER BY r.phone FOR NO KEY UPDATE OF r
+    ), folded AS (
+        SELECT phone, facts AS old_facts, epoch AS old_epoch, message_id, told_message_id,
+               {told_facts_sql("facts", "epoch", "fact", "$3::integer")} AS new_facts,
+               {told_epoch_sql("epoch", "fact", "$3::integer")} AS new_epoch,
+               reason, told_reason, description, told_description,
+               CASE WHEN fact & {int(LASTING)} <> 0 OR $3 < epoch THEN -1
+                    WHEN $3 > epoch THEN 1
+                    ELSE sign({strength_sql("fact")} - {strength_sql("facts")}) END AS told_is_stronger
+        FROM locked
+    ), changed AS (
+        UPDATE recipients r SET
+            facts = f.new_facts, epoch = f.new_epoch, status = {status_sql("f.new_facts")},
+            message_id = coalesce(f.told_message_id, f.message_id),
+            reason = CASE f.told_is_stronger WHEN 1 THEN f.told_reason
+                     WHEN 0 THEN greatest(f.reason, f.told_reason) ELSE f.reason END,
+            description = CASE f.told_is_stronger WHEN 1 THEN f.told_description
+                          WHEN 0 THEN greatest(f.description, f.told_description) ELSE f.description END,
+            updated_at = clock_timestamp()
+        FROM folded f
+        WHERE r.campaign_id = $1 AND r.phone = f.phone
+          AND (f.new_facts <> f.old_facts OR f.new_epoch <> f.old_epoch
+               OR f.message_id IS DISTINCT FROM coalesce(f.told_message_id, f.message_id))
+        RETURNING f.old_facts, f.new_facts
+    )
+    SELECT old_facts, new_facts, count(*) FROM changed GROUP BY old_facts, new_facts
+"""
+
+# As above for reports: by message id through its hash index, across campaigns.
+_REPORT = f"""
+    WITH told AS (
+        SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[]) AS t (message_id, fact, description)
+    ), locked AS (
+        SELECT r.campaign_id, r.phone, r.facts, r.report_description, t.message_id, t.fact, t.description
+        FROM recipients r JOIN told t ON t.message_id = r.message_id
+        ORDER BY r.campaign_id, r.phone FOR NO KEY UPDATE OF r
+    ), changed AS (
+        UPDATE recipients r SET
+            facts = l.facts | l.fact, status = {status_sql("(l.facts | l.fact)")},
+            report_description = greatest(l.report_description, l.description),
+            updated_at = clock_timestamp()
+        FROM locked l
+        WHERE r.campaign_id = l.campaign_id AND r.phone = l.phone
+          AND (l.facts | l.fact <> l.facts OR l.description > coalesce(l.report_description, ''))
+        RETURNING r.campaign_id, r.phone, l.facts AS old_facts, r.facts AS new_facts
+    )
+    SELECT l.message_id, l.campaign_id, l.phone, c.old_facts, c.new_facts
+    FROM locked l LEFT JOIN changed c ON c.campaign_id = l.campaign_id AND c.phone = l.phone
+"""
+
+
+async def tell_batch(
+    connection: AsyncConnection, batch: BatchRow, groups: Sequence[ToldRecipients]
+) -> tuple[list[Transition], int]:
+    """Record a batch's outcomes; returns how recipients changed, and how many rows were written."""
+    phones = [phone for group in groups for phone in group.phones]
+    if not phones:
+        return [], 0
+    sizes = [(group, len(group.phones)) for group in groups]
+    driver = await raw(connection)
+    rows = await driver.fetch(
+        _TELL,
+        batch.campaign_id,
+        batch.enqueue_number,
+        batch.epoch,
+        min(phones),
+        max(phones),
+        phones,
+        [int(group.fact) for group, size in sizes for _ in range(size)],
+        [item for group, size in sizes for item in _ids_or_none(group)],
+        [group.reason or None for group, size in sizes for _ in range(size)],
+        [group.description or None for group, size in sizes for _ in range(size)],
+    )
+    return [Transition(Fact(row[0]), Fact(row[1]), row[2]) for row in rows], sum(row[2] for row in rows)
+
+
+def _ids_or_none(group: ToldRecipients) -> Sequence[str | None]:
+    return group.message_ids or [None] * len(group.phones)
+
+
+class RecordedReports(NamedTuple):
+    """What reports did: known message ids, changes by campaign, and (campaign, phone) of the changed recipients."""
+
+    known: set[str]
+    transitions: dict[UUID, list[Transition]]
+    changed: list[tuple[UUID, int]]
+
+
+async def tell_reports(connection: AsyncConnection, reports: Sequence[ToldReport]) -> RecordedReports:
+    """Record delivery reports, at most one per message id."""
+    driver = await raw(connection)
+    rows = await driver.fetch(
+        _REPORT,
+        [report.message_id for report in reports],
+        [int(report.facts) for report in reports],
+        [report.description or None for report in reports],
+    )
+    counted: dict[UUID, dict[tuple[int, int], int]] = {}
+    changed: list[tuple[UUID, int]] = []
+    for _, campaign_id, phone, old_facts, new_facts in rows:
+        if new_facts is not None:
+            changed.append((campaign_id, phone))
+            by_facts = counted.setdefault(campaign_id, {})
+            by_facts[old_facts, new_facts] = by_facts.get((old_facts, new_facts), 0) + 1
+    transitions = {
+        campaign_id: [Transition(Fact(old), Fact(new), number) for (old, new), number in by_facts.items()]
+        for campaign_id, by_facts in counted.items()
+    }
+    return RecordedReports({row[0] for row in rows}, transitions, changed)
+
+
+# A later epoch's word replaces an earlier one's; the bulk id, once known, stays.
+_UPSERT_BATCH = text("""
+    INSERT INTO campaign_batches AS b
+        (batch_id, campaign_id, first_phone, last_phone, epoch, enqueue_number, bulk_id, traceparent, recorded_at)
+    VALUES (:batch_id, :campaign_id, :first_phone, :last_phone, :epoch, :enqueue_number, :bulk_id, :traceparent,
+            clock_timestamp())
+    ON CONFLICT (batch_id) DO UPDATE SET
+        epoch = excluded.epoch, bulk_id = coalesce(nullif(excluded.bulk_id, ''), b.bulk_id),
+        traceparent = coalesce(nullif(excluded.traceparent, ''), b.traceparent), recorded_at = excluded.recorded_at
+    WHERE excluded.epoch >= b.epoch
+""")
+
+
+async def upsert_batch(connection: AsyncConnection, batch: BatchRow) -> None:
+    """Remember a batch, for the traces of its delivery reports."""
+    await connection.execute(_UPSERT_BATCH, batch._asdict())
+
+
+# The batch whose range a phone is in. A batch may be split later, so ranges can overlap: the nearest start wins.
+_BATCHES_OF = """
+    SELECT b.batch_id, b.campaign_id, b.bulk_id, b.traceparent, count(*)
+    FROM unnest($1::uuid[], $2::bigint[]) AS t (campaign_id, phone)
+    CROSS JOIN LATERAL (
+        SELECT * FROM campaign_batches b
+        WHERE b.campaign_id = t.campaign_id AND b.first_phone <= t.phone
+        ORDER BY b.first_phone DESC LIMIT 1
+    ) b
+    WHERE b.last_phone >= t.phone
+    GROUP BY 1, 2, 3, 4 LIMIT $3
+"""
+
+
+async def read_batches_of(
+    connection: AsyncConnection, recipients: Sequence[tuple[UUID, int]], limit: int
+) -> list[TouchedBatch]:
+    """The batches some recipients were sent in, at most `limit`."""
+    driver = await raw(connection)
+    rows = await driver.fetch(_BATCHES_OF, [item[0] for item in recipients], [item[1] for item in recipients], limit)
+    return [TouchedBatch(*row) for row in rows]

@@ -1,0 +1,1 @@
+"""Workers: what goes on without a caller."""

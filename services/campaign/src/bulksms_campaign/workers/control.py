@@ -1,0 +1,38 @@
+"""Control: the dispatcher is told what was decided of a campaign, until it has heard it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from bulksms_campaign.campaigns import CampaignState
+from bulksms_campaign.peers.dispatcher import DispatcherPeer
+from bulksms_campaign.storage.campaigns import read_campaign_by_id
+from bulksms_campaign.storage.tasks import Task
+from servicekit.database import Database
+
+
+class Control:
+    """Work of TaskKind.CONTROL; the subject is a campaign.
+
+    The task says nothing of what to tell: the campaign's state at that moment does. The lease makes one worker at a
+    time tell it, so that an old wish never arrives after a newer one.
+    """
+
+    def __init__(self, database: Database, dispatcher: DispatcherPeer) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+
+    async def work(self, task: Task) -> timedelta | None:
+        """Tell the dispatcher; errors are repeated by the task."""
+        async with self._database.connect() as connection:
+            campaign = await read_campaign_by_id(connection, task.subject)
+        if campaign is None:
+            return None
+        arguments = campaign.tenant_id, campaign.campaign_id, campaign.revision
+        if campaign.state is CampaignState.PAUSED:
+            await self._dispatcher.pause(*arguments)
+        elif campaign.state is CampaignState.SENDING:
+            await self._dispatcher.resume(*arguments)
+        elif campaign.state is CampaignState.CANCELLING:
+            await self._dispatcher.cancel(*arguments)
+        return None

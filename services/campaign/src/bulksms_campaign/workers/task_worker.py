@@ -1,0 +1,109 @@
+"""The loop around every task: claim, keep the lease alive, do it, then finish, postpone or hand it back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from bulksms_campaign.storage.tasks import (
+    Task,
+    TaskKind,
+    claim_task,
+    extend_lease,
+    finish_task,
+    hand_back_task,
+    postpone_task,
+)
+from servicekit import logs
+from servicekit.database import Database
+from servicekit.errors import DomainError
+from servicekit.worker import PeriodicWorker
+
+POLL = timedelta(seconds=1)
+"""How late work of another replica is noticed at most; work of this process rings a bell."""
+FIRST_DELAY = timedelta(milliseconds=250)
+LONGEST_DELAY = timedelta(minutes=1)
+
+_log = logs.get_logger("bulksms_campaign.tasks")
+
+Work = Callable[[Task], Awaitable[timedelta | None]]
+"""Does a task; None when it is done, or how long to wait before going on with it."""
+
+
+class TaskWorker:
+    """Does tasks of one kind, one at a time; have several for more at once."""
+
+    def __init__(self, database: Database, kind: TaskKind, work: Work, *, lease: timedelta) -> None:
+        self._database = database
+        self._kind = kind
+        self._work = work
+        self._lease = lease
+        self._wakes: list[Callable[[], None]] = []
+
+    def worker(self, number: int = 0) -> PeriodicWorker:
+        """The component that runs it."""
+        # A launch takes as long as it takes: its steps have their own bounds, and its lease shows that it lives.
+        name = f"campaign.{self._kind.name.lower()}.{number}"
+        worker = PeriodicWorker(name, POLL, self.do_one, body_timeout=None)
+        self._wakes.append(worker.wake)
+        return worker
+
+    async def do_one(self) -> bool:
+        """Claim a task and do it; False when none is due."""
+        task = await self._database.run_transaction(lambda c: claim_task(c, self._kind, self._lease))
+        if task is None:
+            return False
+        try:
+            delay = await self._under_lease(task)
+        except DomainError as error:
+            delay = error.retry_after or delay_after(task.attempts)
+            level = _log.info if error.retryable else _log.warning
+            level("task postponed", **_described(task), reason=error.reason, delay_seconds=delay.total_seconds())
+        except asyncio.CancelledError:
+            async with asyncio.timeout(5):
+                await self._database.run_transaction(lambda c: hand_back_task(c, task))
+            raise
+        except Exception:
+            # Recorded as a failed attempt first, so that a task that always fails does not hold up the others.
+            await self._database.run_transaction(lambda c: postpone_task(c, task, delay_after(task.attempts)))
+            raise
+        if delay is None:
+            await self._database.run_transaction(lambda c: finish_task(c, task))
+        else:
+            await self._database.run_transaction(lambda c: postpone_task(c, task, delay))
+            if delay < POLL:
+                asyncio.get_running_loop().call_later(delay.total_seconds(), self._wake_all)
+        return True
+
+    def _wake_all(self) -> None:
+        for wake in self._wakes:
+            wake()
+
+    async def _under_lease(self, task: Task) -> timedelta | None:
+        """Do it, extending the lease; stop doing it when the lease is lost."""
+        working: asyncio.Future[timedelta | None] = asyncio.ensure_future(self._work(task))
+        try:
+            while True:
+                done, _ = await asyncio.wait({working}, timeout=self._lease.total_seconds() / 3)
+                if done and working.cancelled():
+                    # Cancelled from within, as gRPC does when its channel breaks: not a reason to end this worker.
+                    return delay_after(task.attempts)
+                if done:
+                    return working.result()
+                if not await self._database.run_transaction(lambda c: extend_lease(c, task, self._lease)):
+                    _log.warning("lease lost", **_described(task))
+                    return timedelta(0)
+        finally:
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+
+
+def delay_after(attempts: int) -> timedelta:
+    """How long to wait after so many attempts: doubling from a quarter of a second to a minute."""
+    return min(FIRST_DELAY * (1 << min(attempts, 20)), LONGEST_DELAY)
+
+
+def _described(task: Task) -> dict[str, object]:
+    return {"task": task.kind.name, "subject": str(task.subject), "attempts": task.attempts}

@@ -1,0 +1,351 @@
+"""What tests of the campaign service use: stand-ins for its peers, and the running service as callers see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from bulksms.campaign.v1 import campaign_pb2, contacts_pb2, results_pb2
+from bulksms.campaign.v1.campaign_pb2_grpc import CampaignServiceStub
+from bulksms.campaign.v1.contacts_pb2_grpc import ContactServiceStub
+from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
+from bulksms.dispatcher.v1 import dispatch_pb2
+from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceServicer
+from bulksms.ledger.v1 import ledger_pb2
+from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceServicer
+from servicekit import errors
+from servicekit.database import Database
+from servicekit.errors import DomainError
+from servicekit.grpc.client import open_channel
+from servicekit.grpc.errors import from_rpc_error
+
+TENANT = "acme"
+
+
+class LedgerStandIn(LedgerServiceServicer):
+    """Keeps the ledger's promises that matter here: decisions are stored by request id, refusals, too."""
+
+    def __init__(self) -> None:
+        self.available = 1_000_000
+        self.active = True
+        self.known = True
+        self.reservations: dict[str, ledger_pb2.Reservation] = {}
+        self.decisions: dict[str, DomainError | None] = {}
+        self.captured: dict[str, int] = {}
+        self.before_answer: Callable[[str], Awaitable[None]] | None = None
+        self.reserve_calls = 0
+
+    async def Reserve(self, request: ledger_pb2.ReserveRequest, context: Any) -> ledger_pb2.ReserveResponse:
+        self.reserve_calls += 1
+        if request.request_id not in self.decisions:
+            self.decisions[request.request_id] = self._decide(request)
+        if self.before_answer is not None:
+            await self.before_answer("Reserve")
+        decision = self.decisions[request.request_id]
+        if decision is not None:
+            raise decision
+        return ledger_pb2.ReserveResponse(reservation=self.reservations[request.reservation_id])
+
+    def _decide(self, request: ledger_pb2.ReserveRequest) -> DomainError | None:
+        if not self.known:
+            return errors.not_found("ACCOUNT_NOT_FOUND", "There is no account: open one.")
+        if not self.active:
+            return errors.forbidden("SUBSCRIPTION_INACTIVE", "No active subscription: set one.")
+        if request.units > self.available:
+            return errors.payment_required(
+                "INSUFFICIENT_CREDITS", "Too few credits.", required=request.units, available=self.available
+            )
+        self.available -= request.units
+        self.reservations[request.reservation_id] = ledger_pb2.Reservation(
+            reservation_id=request.reservation_id,
+            tenant_id=request.tenant_id,
+            state=ledger_pb2.RESERVATION_STATE_OPEN,
+            units=request.units,
+            open=request.units,
+        )
+        return None
+
+    async def Close(self, request: ledger_pb2.CloseRequest, context: Any) -> ledger_pb2.CloseResponse:
+        if self.before_answer is not None:
+            await self.before_answer("Close")
+        reservation = self.reservations.get(request.reservation_id)
+        if reservation is None:
+            raise errors.not_found("RESERVATION_NOT_FOUND", "There is no such reservation.")
+        if self.decisions.get(request.request_id) is not None:
+            raise self.decisions[request.request_id]  # type: ignore[misc]
+        captured = self.captured.get(request.reservation_id, 0)
+        if captured != request.expected_captured:
+            refusal = errors.wrong_state(
+                "CAPTURED_MISMATCH", "Differs.", expected=request.expected_captured, captured=captured
+            )
+            self.decisions[request.request_id] = refusal
+            raise refusal
+        if reservation.state != ledger_pb2.RESERVATION_STATE_CLOSED:
+            reservation.state = ledger_pb2.RESERVATION_STATE_CLOSED
+            reservation.captured, reservation.released, reservation.open = captured, reservation.units - captured, 0
+            self.available += reservation.released
+        return ledger_pb2.CloseResponse(reservation=reservation)
+
+    async def GetReservation(self, request: Any, context: Any) -> ledger_pb2.GetReservationResponse:
+        return ledger_pb2.GetReservationResponse(reservation=self.reservations[request.reservation_id])
+
+    async def GetAccount(self, request: Any, context: Any) -> ledger_pb2.GetAccountResponse:
+        if not self.known:
+            raise errors.not_found("ACCOUNT_NOT_FOUND", "There is no account: open one.")
+        status = ledger_pb2.SUBSCRIPTION_STATUS_ACTIVE if self.active else ledger_pb2.SUBSCRIPTION_STATUS_SUSPENDED
+        return ledger_pb2.GetAccountResponse(
+            account=ledger_pb2.Account(
+                tenant_id=request.tenant_id,
+                subscription=ledger_pb2.Subscription(status=status),
+                balance=ledger_pb2.Balance(available=self.available),
+            )
+        )
+
+    def open_reservations(self) -> list[ledger_pb2.Reservation]:
+        return [item for item in self.reservations.values() if item.state == ledger_pb2.RESERVATION_STATE_OPEN]
+
+
+@dataclass
+class Submission:
+    header: dispatch_pb2.SubmissionHeader
+    phones: list[int] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+    complete: bool = False
+
+
+class DispatcherStandIn(DispatchServiceServicer):
+    """Stores submissions as the contract says; `break_after` phones the stream breaks, once."""
+
+    def __init__(self) -> None:
+        self.submissions: dict[str, Submission] = {}
+        self.paused: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.suppressed: set[int] = set()
+        self.break_after: int | None = None
+        self.down = False
+        self.streams = 0
+        self.hold: asyncio.Event | None = None
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise errors.unavailable("DOWN", "Down for the test.")
+
+    async def Submit(self, request_iterator: Any, context: Any) -> dispatch_pb2.SubmitResponse:
+        self._check_up()
+        self.streams += 1
+        if self.hold is not None:
+            await self.hold.wait()
+        submission = None
+        async for request in request_iterator:
+            if request.HasField("header"):
+                key = request.header.submission_id
+                submission = self.submissions.setdefault(key, Submission(request.header))
+                assert submission.header == request.header
+            elif request.HasField("chunk"):
+                if submission.header.campaign_id in self.cancelled:
+                    raise errors.wrong_state("CAMPAIGN_CANCELLED", "Cancelled.")
+                chunk = request.chunk
+                assert chunk.first_index == len(submission.phones)
+                submission.phones += chunk.phones
+                submission.values += chunk.values
+                if self.break_after is not None and len(submission.phones) >= self.break_after:
+                    self.break_after = None
+                    raise errors.overloaded("BACKLOG_FULL", "Full.", retry_after=timedelta(milliseconds=10))
+            else:
+                assert request.end.recipients == len(submission.phones)
+                submission.complete = True
+        return dispatch_pb2.SubmitResponse(recipients=len(submission.phones), batches=1)
+
+    async def GetSubmission(self, request: Any, context: Any) -> dispatch_pb2.GetSubmissionResponse:
+        self._check_up()
+        submission = self.submissions.get(request.submission_id)
+        if submission is None:
+            raise errors.not_found("SUBMISSION_NOT_FOUND", "None.")
+        return dispatch_pb2.GetSubmissionResponse(
+            next_index=len(submission.phones),
+            last_phone=submission.phones[-1] if submission.phones else 0,
+            complete=submission.complete,
+        )
+
+    async def PauseCampaign(self, request: Any, context: Any) -> dispatch_pb2.PauseCampaignResponse:
+        self._check_up()
+        self.paused.add(request.campaign_id)
+        return dispatch_pb2.PauseCampaignResponse()
+
+    async def ResumeCampaign(self, request: Any, context: Any) -> dispatch_pb2.ResumeCampaignResponse:
+        self._check_up()
+        self.paused.discard(request.campaign_id)
+        return dispatch_pb2.ResumeCampaignResponse()
+
+    async def CancelCampaign(self, request: Any, context: Any) -> dispatch_pb2.CancelCampaignResponse:
+        self._check_up()
+        self.cancelled.add(request.campaign_id)
+        return dispatch_pb2.CancelCampaignResponse()
+
+    async def SuppressRecipients(self, request: Any, context: Any) -> dispatch_pb2.SuppressRecipientsResponse:
+        self._check_up()
+        self.suppressed |= set(request.phones)
+        return dispatch_pb2.SuppressRecipientsResponse()
+
+    async def UnsuppressRecipients(self, request: Any, context: Any) -> dispatch_pb2.UnsuppressRecipientsResponse:
+        self._check_up()
+        self.suppressed -= set(request.phones)
+        return dispatch_pb2.UnsuppressRecipientsResponse()
+
+    def only_submission(self) -> Submission:
+        (submission,) = self.submissions.values()
+        return submission
+
+
+class Service:
+    """The running service as its callers see it, and what stands around it."""
+
+    def __init__(self, address: str, database: Database, ledger: LedgerStandIn, dispatcher: DispatcherStandIn) -> None:
+        self.address = address
+        self.database = database
+        self.ledger = ledger
+        self.dispatcher = dispatcher
+        self.channel = open_channel(address)
+        self.campaigns = CampaignServiceStub(self.channel)
+        self.contacts = ContactServiceStub(self.channel)
+        self.results = ResultServiceStub(self.channel)
+
+    async def import_csv(
+        self,
+        text: str | bytes,
+        *,
+        region: str = "GR",
+        groups: Sequence[str] = (),
+        request_id: str = "",
+        piece: int = 65536,
+    ) -> contacts_pb2.ImportContactsResponse:
+        data = text.encode() if isinstance(text, str) else text
+        header = contacts_pb2.ImportHeader(
+            request_id=request_id or str(uuid4()), tenant_id=TENANT, default_region=region, groups=groups
+        )
+
+        async def parts() -> AsyncIterator[contacts_pb2.ImportContactsRequest]:
+            yield contacts_pb2.ImportContactsRequest(header=header)
+            for start in range(0, len(data), piece):
+                yield contacts_pb2.ImportContactsRequest(data=data[start : start + piece])
+
+        return await self.contacts.ImportContacts(parts())
+
+    async def import_phones(self, phones: Sequence[int], *, groups: Sequence[str] = ()) -> None:
+        await self.import_csv("phone\n" + "".join(f"+{phone}\n" for phone in phones), groups=groups)
+
+    async def create(self, **changes: Any) -> campaign_pb2.Campaign:
+        arguments: dict[str, Any] = {
+            "request_id": str(uuid4()),
+            "tenant_id": TENANT,
+            "name": "Spring",
+            "text": "Hello!",
+            "sender": "Acme",
+            "audience": contacts_pb2.Audience(all_contacts=True),
+        }
+        created = await self.campaigns.CreateCampaign(campaign_pb2.CreateCampaignRequest(**{**arguments, **changes}))
+        return created.campaign
+
+    async def enqueue(self, campaign_id: str, request_id: str = "") -> campaign_pb2.EnqueueCampaignResponse:
+        return await self.campaigns.EnqueueCampaign(
+            campaign_pb2.EnqueueCampaignRequest(
+                request_id=request_id or str(uuid4()), tenant_id=TENANT, campaign_id=campaign_id
+            )
+        )
+
+    async def get(self, campaign_id: str) -> campaign_pb2.Campaign:
+        request = campaign_pb2.GetCampaignRequest(tenant_id=TENANT, campaign_id=campaign_id)
+        return (await self.campaigns.GetCampaign(request)).campaign
+
+    async def events(self, campaign_id: str) -> list[str]:
+        request = campaign_pb2.ListEventsRequest(tenant_id=TENANT, campaign_id=campaign_id, page_size=1000)
+        return [event.kind for event in (await self.campaigns.ListEvents(request)).events]
+
+    async def recipients(self, campaign_id: str) -> list[campaign_pb2.Recipient]:
+        request = campaign_pb2.ListRecipientsRequest(tenant_id=TENANT, campaign_id=campaign_id, page_size=1000)
+        return list((await self.campaigns.ListRecipients(request)).recipients)
+
+    async def recount(self, campaign_id: str) -> campaign_pb2.RecountCampaignResponse:
+        request = campaign_pb2.RecountCampaignRequest(tenant_id=TENANT, campaign_id=campaign_id)
+        return await self.campaigns.RecountCampaign(request)
+
+    async def tell(
+        self,
+        campaign_id: str,
+        *groups: results_pb2.OutcomeGroup,
+        epoch: int = 1,
+        batch_id: str = "",
+        enqueue_number: int = 1,
+        traceparent: str = "",
+    ) -> int:
+        phones = [phone for group in groups for phone in group.phones]
+        request = results_pb2.RecordBatchResultRequest(
+            tenant_id=TENANT,
+            campaign_id=campaign_id,
+            enqueue_number=enqueue_number,
+            batch_id=batch_id or str(uuid4()),
+            epoch=epoch,
+            bulk_id="bulk",
+            traceparent=traceparent,
+            first_phone=min(phones),
+            last_phone=max(phones),
+            groups=groups,
+        )
+        return (await self.results.RecordBatchResult(request)).changed
+
+    async def report(
+        self, *reports: tuple[str, results_pb2.DeliveryStatus.ValueType]
+    ) -> results_pb2.RecordDeliveryReportsResponse:
+        return await self.results.RecordDeliveryReports(
+            results_pb2.RecordDeliveryReportsRequest(
+                reports=[results_pb2.DeliveryReport(message_id=id_, status=status) for id_, status in reports]
+            )
+        )
+
+    async def started(self, phones: Sequence[int], **changes: Any) -> str:
+        """A campaign to these phones, enqueued, snapshotted and submitted."""
+        await self.import_phones(phones)
+        campaign = await self.create(**changes)
+        await self.enqueue(campaign.campaign_id)
+        await self.eventually(lambda: self.has_event(campaign.campaign_id, "SUBMITTED"))
+        return campaign.campaign_id
+
+    async def has_event(self, campaign_id: str, kind: str) -> bool:
+        return kind in await self.events(campaign_id)
+
+    async def is_in(self, campaign_id: str, state: campaign_pb2.CampaignState.ValueType) -> bool:
+        return (await self.get(campaign_id)).state == state
+
+    @staticmethod
+    async def eventually(condition: Callable[[], Awaitable[bool]], within_seconds: float = 20) -> None:
+        async with asyncio.timeout(within_seconds):
+            while not await condition():
+                await asyncio.sleep(0.02)
+
+
+def accepted(phones: Sequence[int], prefix: str = "m") -> results_pb2.OutcomeGroup:
+    return results_pb2.OutcomeGroup(
+        outcome=results_pb2.RECIPIENT_OUTCOME_ACCEPTED,
+        phones=phones,
+        message_ids=[f"{prefix}{phone}" for phone in phones],
+    )
+
+
+def outcome(
+    kind: results_pb2.RecipientOutcome.ValueType, phones: Sequence[int], reason: str = "R"
+) -> results_pb2.OutcomeGroup:
+    return results_pb2.OutcomeGroup(outcome=kind, phones=phones, reason=reason)
+
+
+async def refused(call: Awaitable[Any]) -> DomainError:
+    """The error a call is refused with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)

@@ -1,0 +1,103 @@
+"""The service running in this process on a real PostgreSQL, with small real servers in the place of its peers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bulksms_campaign
+from bulksms.dispatcher.v1.dispatch_pb2_grpc import add_DispatchServiceServicer_to_server
+from bulksms.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from bulksms_campaign.app import build
+from bulksms_campaign.settings import Settings
+from devstack.servers import Servers
+from servicekit.database import Database
+from servicekit.grpc.server import GrpcServer, build_server
+from servicekit.lifecycle import running
+from servicekit.migrations import upgrade
+from servicekit.settings import ServiceSettings
+
+from .campaign_support import DispatcherStandIn, LedgerStandIn, Service
+
+MIGRATIONS = Path(bulksms_campaign.__file__).parent / "migrations"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def campaign_template(servers: Servers) -> str:
+    """A migrated database that tests copy."""
+    made = servers.create_database("campaign_template")
+    asyncio.run(upgrade(made.url, MIGRATIONS))
+    return "campaign_template"
+
+
+@pytest.fixture
+def campaign_database_url(servers: Servers, campaign_template: str) -> Iterator[str]:
+    """A migrated database of this test's own."""
+    name = f"campaign_{next(_numbers)}"
+    yield servers.clone_database(campaign_template, name).url
+    servers.drop_database(name)
+
+
+@pytest.fixture
+async def campaign_database(campaign_database_url: str) -> AsyncIterator[Database]:
+    database = Database(campaign_database_url, application_name="test", pool_size=5)
+    await database.start()
+    yield database
+    await database.stop()
+
+
+@pytest.fixture
+def ledger() -> LedgerStandIn:
+    return LedgerStandIn()
+
+
+@pytest.fixture
+def dispatcher() -> DispatcherStandIn:
+    return DispatcherStandIn()
+
+
+@pytest.fixture
+def service_settings() -> dict[str, Any]:
+    """Settings a test changes by overriding this fixture."""
+    return {}
+
+
+@pytest.fixture
+async def service(
+    campaign_database_url: str,
+    campaign_database: Database,
+    ledger: LedgerStandIn,
+    dispatcher: DispatcherStandIn,
+    service_settings: dict[str, Any],
+) -> AsyncIterator[Service]:
+    peers = build_server(
+        ServiceSettings(grpc_listen="127.0.0.1:0", shutdown_grace_seconds=0.1),
+        [
+            (add_LedgerServiceServicer_to_server, ledger, "bulksms.ledger.v1.LedgerService"),
+            (add_DispatchServiceServicer_to_server, dispatcher, "bulksms.dispatcher.v1.DispatchService"),
+        ],
+    )
+    async with running([peers]):
+        settings = Settings(
+            grpc_listen="127.0.0.1:0",
+            database_url=campaign_database_url,
+            database_pool_size=10,
+            ledger_address=peers.address,
+            dispatcher_address=peers.address,
+            shutdown_grace_seconds=0.5,
+            reserve_timeout_seconds=2,
+            **service_settings,
+        )
+        components = await build(settings)
+        server = components[-1]
+        assert isinstance(server, GrpcServer)
+        async with running(components):
+            made = Service(server.address, campaign_database, ledger, dispatcher)
+            yield made
+            await made.channel.close()

@@ -1,0 +1,273 @@
+"""Enqueue: refusals that change nothing, repeats that do nothing, and holds of credits that are never forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms.campaign.v1 import contacts_pb2, results_pb2
+from servicekit import errors
+
+from .campaign_support import TENANT, Service, accepted, outcome, refused
+
+PHONES = [306940000000 + number for number in range(1, 11)]
+
+
+async def draft(service: Service) -> str:
+    await service.import_phones(PHONES)
+    return (await service.create()).campaign_id
+
+
+async def unused_holds_are_due(service: Service) -> None:
+    async with service.database.begin() as connection:
+        await connection.execute(text("UPDATE tasks SET due_at = now() WHERE kind = 3"))
+
+
+async def nothing_is_held(service: Service) -> bool:
+    return not service.ledger.open_reservations()
+
+
+async def test_an_unknown_campaign_is_not_found(service: Service):
+    error = await refused(service.enqueue(str(uuid4())))
+    assert (error.reason, error.category.http_status) == ("CAMPAIGN_NOT_FOUND", 404)
+
+
+async def test_another_tenants_campaign_is_not_found(service: Service):
+    campaign_id = await draft(service)
+    request = pb.EnqueueCampaignRequest(request_id=str(uuid4()), tenant_id="other", campaign_id=campaign_id)
+    assert (await refused(service.campaigns.EnqueueCampaign(request))).reason == "CAMPAIGN_NOT_FOUND"
+
+
+async def test_an_empty_audience_is_refused(service: Service):
+    campaign = await service.create(audience=contacts_pb2.Audience(groups=["nobody"]))
+    error = await refused(service.enqueue(campaign.campaign_id))
+    assert (error.reason, error.category.http_status) == ("EMPTY_AUDIENCE", 400)
+    assert [violation.field for violation in error.field_violations] == ["audience"]
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "reason", "status"),
+    [
+        ({"available": 9}, "INSUFFICIENT_CREDITS", 402),
+        ({"active": False}, "SUBSCRIPTION_INACTIVE", 403),
+        ({"known": False}, "ACCOUNT_NOT_FOUND", 404),
+    ],
+)
+async def test_what_the_ledger_refuses_leaves_the_campaign_as_it_was_and_can_be_put_right(
+    service: Service, obstacle, reason, status
+):
+    campaign_id = await draft(service)
+    before = await service.get(campaign_id)
+    for name, value in obstacle.items():
+        setattr(service.ledger, name, value)
+    request_id = str(uuid4())
+    error = await refused(service.enqueue(campaign_id, request_id))
+    assert (error.reason, error.category.http_status) == (reason, status)
+    assert await service.get(campaign_id) == before
+    assert "ENQUEUE_REFUSED" in await service.events(campaign_id)
+    preview = await service.campaigns.PreviewCampaign(
+        pb.PreviewCampaignRequest(tenant_id=TENANT, campaign_id=campaign_id)
+    )
+    assert list(preview.blockers) == [reason]
+    service.ledger.available, service.ledger.active, service.ledger.known = 10, True, True
+    # The ledger stores its refusals for ever: the next try must not be answered with the old one.
+    assert (await service.enqueue(campaign_id, request_id)).created == 10
+
+
+async def test_enqueueing_twice_is_a_wrong_state_and_the_same_request_is_a_repeat(service: Service):
+    campaign_id = await draft(service)
+    request_id = str(uuid4())
+    first = await service.enqueue(campaign_id, request_id)
+    again = await service.enqueue(campaign_id, request_id)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert (again.created, again.enqueued_jobs) == (first.created, first.enqueued_jobs) == (10, 1)
+    error = await refused(service.enqueue(campaign_id))
+    assert (error.reason, error.category.http_status) == ("CAMPAIGN_STATE", 409)
+    assert error.metadata["state"] == "SENDING"
+    assert error.metadata["allowed"] == "DRAFT, SCHEDULED"
+    assert len(service.ledger.reservations) == 1
+
+
+async def test_of_many_enqueues_at_once_one_wins_and_one_hold_is_made(service: Service):
+    campaign_id = await draft(service)
+    outcomes = await asyncio.gather(*(service.enqueue(campaign_id) for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(item, pb.EnqueueCampaignResponse) for item in outcomes) == 1
+    assert len(service.ledger.open_reservations()) == 1
+    await service.eventually(lambda: service.has_event(campaign_id, "SUBMITTED"))
+    assert service.dispatcher.only_submission().phones == PHONES
+
+
+async def test_many_repeats_of_one_request_at_once_all_get_the_answer(service: Service):
+    campaign_id = await draft(service)
+    request_id = str(uuid4())
+    answers = await asyncio.gather(*(service.enqueue(campaign_id, request_id) for _ in range(6)))
+    assert sorted(answer.replayed for answer in answers) == [False] + [True] * 5
+    assert len(service.ledger.reservations) == 1
+
+
+async def test_an_answer_of_the_ledger_that_got_lost_is_found_by_the_next_try(service: Service):
+    campaign_id = await draft(service)
+
+    async def lose(_: str) -> None:
+        raise errors.unavailable("LOST", "Lost after the decision was stored.")
+
+    service.ledger.before_answer = lose
+    request_id = str(uuid4())
+    error = await refused(service.enqueue(campaign_id, request_id))
+    assert (error.reason, error.category.http_status) == ("LEDGER_UNAVAILABLE", 503)
+    assert error.retryable
+    assert len(service.ledger.open_reservations()) == 1
+    assert (await service.get(campaign_id)).state == pb.CAMPAIGN_STATE_DRAFT
+    service.ledger.before_answer = None
+    assert (await service.enqueue(campaign_id, request_id)).created == 10
+    assert len(service.ledger.open_reservations()) == 1
+
+
+async def test_a_lost_hold_of_another_size_is_given_back(service: Service):
+    campaign_id = await draft(service)
+
+    async def lose(_: str) -> None:
+        raise errors.unavailable("LOST", "Lost after the decision was stored.")
+
+    service.ledger.before_answer = lose
+    await refused(service.enqueue(campaign_id))
+    service.ledger.before_answer = None
+    await service.import_phones([306940000999])
+    assert (await service.enqueue(campaign_id)).created == 11
+
+    async def one_hold_is_open() -> bool:
+        return [item.units for item in service.ledger.open_reservations()] == [11]
+
+    await service.eventually(one_hold_is_open)
+
+
+async def test_a_hold_nobody_came_back_for_is_given_back(service: Service):
+    campaign_id = await draft(service)
+
+    async def lose(_: str) -> None:
+        raise errors.unavailable("LOST", "Lost after the decision was stored.")
+
+    service.ledger.before_answer = lose
+    await refused(service.enqueue(campaign_id))
+    service.ledger.before_answer = None
+    await unused_holds_are_due(service)
+    await service.eventually(lambda: nothing_is_held(service))
+    assert service.ledger.available == 1_000_000
+    assert (await service.enqueue(campaign_id)).created == 10
+
+
+async def test_a_hold_the_ledger_never_heard_of_is_settled_too(service: Service):
+    campaign_id = await draft(service)
+    service.ledger.before_answer = None
+
+    async def never_arrives(_: str) -> None:
+        service.ledger.decisions.clear()
+        service.ledger.reservations.clear()
+        service.ledger.available = 1_000_000
+        raise errors.unavailable("LOST", "As if it had never arrived.")
+
+    service.ledger.before_answer = never_arrives
+    await refused(service.enqueue(campaign_id))
+    service.ledger.before_answer = None
+    await unused_holds_are_due(service)
+
+    async def no_task_is_left() -> bool:
+        async with service.database.connect() as connection:
+            return (await connection.execute(text("SELECT count(*) FROM tasks"))).scalar_one() == 0
+
+    await service.eventually(no_task_is_left)
+    assert await nothing_is_held(service)
+    assert service.ledger.available == 1_000_000
+
+
+async def test_a_campaign_changed_while_it_is_enqueued_is_not_sent_unseen(service: Service):
+    campaign_id = await draft(service)
+
+    async def change(call: str) -> None:
+        service.ledger.before_answer = None
+        if call == "Reserve":
+            await service.campaigns.UpdateCampaign(
+                pb.UpdateCampaignRequest(
+                    request_id=str(uuid4()), tenant_id=TENANT, campaign_id=campaign_id, text="Other"
+                )
+            )
+
+    service.ledger.before_answer = change
+    error = await refused(service.enqueue(campaign_id))
+    assert error.reason == "CAMPAIGN_CHANGED"
+    assert error.retryable
+    await service.eventually(lambda: nothing_is_held(service))
+    assert (await service.enqueue(campaign_id)).campaign.text == "Other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"text": ""}, "text"),
+        ({"text": "   "}, "text"),
+        ({"text": "x" * 1601}, "text"),
+        ({"text": "Hi {{nickname}}"}, "text"),
+        ({"text": "Hi {{first_name"}, "text"),
+        ({"sender": ""}, "sender"),
+        ({"sender": "ab"}, "sender"),
+        ({"sender": "Ünïcode"}, "sender"),
+        ({"sender": "TwelveLetter"}, "sender"),
+        ({"name": ""}, "name"),
+        ({"audience": None}, "audience"),
+        ({"tenant_id": ""}, "tenant_id"),
+        ({"request_id": "1"}, "request_id"),
+        ({"priority": 9}, "priority"),
+    ],
+)
+async def test_a_campaign_that_could_not_be_sent_cannot_be_made(service: Service, changes, field):
+    error = await refused(service.create(**changes))
+    assert error.reason == "INVALID_ARGUMENT"
+    assert [violation.field for violation in error.field_violations] == [field]
+    assert error.field_violations[0].description
+
+
+async def test_everything_wrong_is_said_at_once(service: Service):
+    error = await refused(service.create(text="", sender="!", name=""))
+    assert {violation.field for violation in error.field_violations} == {"text", "sender", "name"}
+
+
+async def test_failed_recipients_can_be_sent_to_again_under_a_new_hold(service: Service):
+    campaign_id = await service.started(PHONES)
+    failed = outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[7:9])
+    unknown = outcome(results_pb2.RECIPIENT_OUTCOME_UNKNOWN, PHONES[9:])
+    await service.tell(campaign_id, accepted(PHONES[:7]), failed, unknown)
+    first = (await service.get(campaign_id)).reservation_id
+    service.ledger.captured[first] = 7
+    await service.eventually(lambda: nothing_is_held(service))
+    # One more fails after it was accepted: its credit is spent, and it may be tried again.
+    await service.report((f"m{PHONES[0]}", results_pb2.DELIVERY_STATUS_FAILED))
+
+    again = await service.campaigns.RetryFailedRecipients(
+        pb.RetryFailedRecipientsRequest(request_id=str(uuid4()), tenant_id=TENANT, campaign_id=campaign_id)
+    )
+    assert again.created == 3
+    second = again.campaign.reservation_id
+    assert second != first
+
+    async def submitted() -> bool:
+        return len(service.dispatcher.submissions) == 2
+
+    await service.eventually(submitted)
+    await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENDING))
+    phones = [PHONES[0], *PHONES[7:9]]
+
+    async def handed_over() -> bool:
+        return [s.phones for s in service.dispatcher.submissions.values() if s.header.enqueue_number == 2] == [phones]
+
+    await service.eventually(handed_over)
+    assert await service.tell(campaign_id, accepted(phones, "again"), enqueue_number=2) == 3
+    service.ledger.captured[second] = 3
+    await service.eventually(lambda: nothing_is_held(service))
+    counters = (await service.get(campaign_id)).counters
+    assert (counters.total, counters.sent, counters.failed, counters.unconfirmed) == (10, 9, 0, 1)
+    assert counters.accepted == 10
+    assert (await service.recount(campaign_id)).consistent

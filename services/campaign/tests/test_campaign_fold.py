@@ -1,0 +1,90 @@
+"""The fold of facts: any order, any number of repeats, the same in Python and in SQL."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from bulksms_campaign.counters import Counters, Transition, contribution, movement
+from bulksms_campaign.recipients import Fact, Known, RecipientStatus, status_of
+from bulksms_campaign.storage.folding import status_sql, told_epoch_sql, told_facts_sql
+from servicekit.database import Database
+
+FACTS = [fact for fact in Fact if fact]
+told = st.lists(st.tuples(st.sampled_from(FACTS), st.integers(1, 4)), max_size=8)
+
+
+def known_after(facts: list[tuple[Fact, int]]) -> Known:
+    known = Known()
+    for fact, epoch in facts:
+        known = known.told(fact, epoch)
+    return known
+
+
+@given(told, st.randoms(use_true_random=False))
+def test_any_order_and_any_number_of_repeats_give_the_same(facts, rng):
+    shuffled = facts + [rng.choice(facts) for _ in range(3) if facts]
+    rng.shuffle(shuffled)
+    assert known_after(shuffled) == known_after(facts)
+
+
+def test_a_late_sent_never_overwrites_delivered():
+    facts = Fact.ACCEPTED | Fact.DELIVERED
+    assert status_of(facts | Fact.REPORTED_SENT) is RecipientStatus.DELIVERED
+
+
+def test_ambiguous_is_resolved_by_acceptance_and_by_refusal():
+    assert known_after([(Fact.AMBIGUOUS, 2), (Fact.ACCEPTED, 2)]).status is RecipientStatus.SENT
+    assert known_after([(Fact.AMBIGUOUS, 2), (Fact.FAILED, 2)]).status is RecipientStatus.FAILED
+
+
+def test_a_batch_given_up_and_then_ambiguous_in_a_later_attempt_is_unconfirmed_and_not_failed():
+    assert known_after([(Fact.FAILED, 6), (Fact.AMBIGUOUS, 7)]).status is RecipientStatus.UNCONFIRMED
+    assert known_after([(Fact.AMBIGUOUS, 7), (Fact.FAILED, 6)]).status is RecipientStatus.UNCONFIRMED
+
+
+def test_what_was_accepted_once_stays_accepted_whatever_other_attempts_say():
+    assert known_after([(Fact.ACCEPTED, 1), (Fact.FAILED, 9)]).status is RecipientStatus.SENT
+
+
+@given(st.lists(st.tuples(told, told), max_size=20))
+def test_moving_the_counters_is_the_same_as_counting_again(recipients):
+    before = [known_after(first).facts for first, _ in recipients]
+    after = [known_after(first + second).facts for first, second in recipients]
+    counted = Counters()
+    for facts in before:
+        counted = counted.plus(contribution(facts))
+    moved = counted.plus(movement(Transition(old, new, 1) for old, new in zip(before, after, strict=True)))
+    recounted = Counters()
+    for facts in after:
+        recounted = recounted.plus(contribution(facts))
+    assert moved == recounted
+    assert moved.queued + moved.sent + moved.failed + moved.unconfirmed + moved.cancelled == len(recipients)
+
+
+async def test_sql_folds_as_python_does(campaign_database: Database):
+    rng = random.Random(7)
+    cases = [
+        (int(fact), int(other), epoch, told)
+        for fact in FACTS
+        for other in FACTS
+        for epoch, told in ((1, 1), (1, 2), (2, 1))
+    ]
+    cases += [
+        (rng.randrange(2048), int(rng.choice(FACTS)), rng.randrange(1, 4), rng.randrange(1, 4)) for _ in range(2000)
+    ]
+    facts_sql = told_facts_sql("f", "e", "n", "ne")
+    query = text(
+        f"SELECT {facts_sql}, {told_epoch_sql('e', 'n', 'ne')}, {status_sql(facts_sql)}"
+        " FROM unnest(CAST(:f AS smallint[]), CAST(:n AS smallint[]), CAST(:e AS int[]), CAST(:ne AS int[]))"
+        " WITH ORDINALITY AS t (f, n, e, ne, i) ORDER BY i"
+    )
+    columns = [list(column) for column in zip(*cases, strict=True)]
+    async with campaign_database.connect() as connection:
+        rows = (await connection.execute(query, dict(zip(("f", "n", "e", "ne"), columns, strict=True)))).all()
+    for (facts, fact, epoch, told_epoch), row in zip(cases, rows, strict=True):
+        known = Known(epoch, Fact(facts)).told(Fact(fact), told_epoch)
+        assert tuple(row) == (int(known.facts), known.epoch, int(known.status))

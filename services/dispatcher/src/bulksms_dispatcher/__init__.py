@@ -1,0 +1,1 @@
+"""Batches, rate limits, calls to Mitto, single messages."""

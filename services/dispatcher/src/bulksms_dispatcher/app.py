@@ -1,0 +1,184 @@
+"""The composition root: everything made once, in the order it starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
+from bulksms.dispatcher.v1.dispatch_pb2_grpc import add_DispatchServiceServicer_to_server
+from bulksms.dispatcher.v1.messages_pb2_grpc import add_MessageServiceServicer_to_server
+from bulksms.dispatcher.v1.queue_pb2_grpc import add_QueueServiceServicer_to_server
+from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.intake import Intake
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.notices import Notices
+from bulksms_dispatcher.pacing.current import CurrentLimits
+from bulksms_dispatcher.pacing.gate import PacingGate
+from bulksms_dispatcher.pacing.limiter import Limiter
+from bulksms_dispatcher.providers.known_ids import KnownIds
+from bulksms_dispatcher.providers.mitto import MittoClient
+from bulksms_dispatcher.servicers.dispatch import DispatchServicer
+from bulksms_dispatcher.servicers.messages import MessageServicer
+from bulksms_dispatcher.servicers.queue import QueueServicer
+from bulksms_dispatcher.settings import Settings
+from bulksms_dispatcher.single_sends import SingleSends
+from bulksms_dispatcher.workers.heartbeat import Heartbeat
+from bulksms_dispatcher.workers.lanes import Lanes
+from bulksms_dispatcher.workers.outbox import CaptureTeller, CreditTeller, ResultTeller, Teller, flush
+from bulksms_dispatcher.workers.pool import SenderPool
+from bulksms_dispatcher.workers.reaper import Reaper
+from bulksms_dispatcher.workers.recorder import Recorder
+from bulksms_dispatcher.workers.sender import Sender
+from bulksms_dispatcher.workers.wakeups import Wakeups
+from servicekit.clock import SystemClock
+from servicekit.database import Database
+from servicekit.grpc.client import open_channel
+from servicekit.grpc.server import Servicer, build_server
+from servicekit.lifecycle import Component, closing
+from servicekit.worker import PeriodicWorker
+
+__all__ = ["MIGRATIONS", "build"]
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_OUTBOX_POLL = timedelta(seconds=1)
+_OUTBOX_FLUSH = timedelta(seconds=3)
+
+
+async def build(settings: Settings) -> Sequence[Component]:
+    """All components of a dispatcher process."""
+    clock, metrics, notices = SystemClock(), Metrics(), Notices()
+    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    database = Database.from_settings(settings, application_name=settings.name)
+    redis = _open_redis(settings)
+    campaign_channel = open_channel(settings.campaign_address, idempotent_methods=["bulksms.campaign.v1.ResultService"])
+    ledger_channel = open_channel(settings.ledger_address, idempotent_methods=["bulksms.ledger.v1.LedgerService"])
+    provider = MittoClient(
+        settings.mitto_base_url,
+        settings.mitto_api_key,
+        settings.timeouts,
+        connections=settings.worker_concurrency + 1,
+        keepalive=timedelta(seconds=settings.mitto_keepalive_seconds),
+    )
+
+    ledger = LedgerServiceStub(ledger_channel)
+    tellers: list[Teller] = [
+        ResultTeller(database, ResultServiceStub(campaign_channel), metrics),
+        CaptureTeller(database, ledger, metrics),
+        CreditTeller(database, ledger, metrics),
+    ]
+    outbox = [PeriodicWorker(f"outbox {type(teller).__name__}", _OUTBOX_POLL, teller.tell_once) for teller in tellers]
+
+    limits = CurrentLimits(database, settings.limits)
+    limiter = Limiter(
+        redis,
+        key_prefix=settings.redis_key_prefix,
+        traffic_account_id=settings.mitto_traffic_account_id,
+        limits=limits,
+        margin=timedelta(milliseconds=settings.rate_limit_margin_ms),
+    )
+    lanes = Lanes(database, worker, settings.lease, clock)
+    gate = PacingGate(limiter, metrics, lanes.wake)
+    wakeups = Wakeups(redis, settings.redis_key_prefix, lanes.wake)
+
+    def on_change() -> None:
+        for told in outbox:
+            told.wake()
+        lanes.wake()
+
+    def on_recorded(batch: LeasedBatch) -> None:
+        on_change()
+        if batch.is_single_message:
+            notices.tell(batch.submission_id)
+
+    async def on_stored() -> None:
+        on_change()
+        await wakeups.send()
+
+    recorder = Recorder(
+        database,
+        limiter,
+        metrics,
+        worker=worker,
+        backoff=settings.backoff,
+        account_pause=timedelta(seconds=settings.account_pause_seconds),
+        lease=settings.lease,
+        on_recorded=on_recorded,
+    )
+    sender = Sender(
+        database,
+        limiter,
+        provider,
+        recorder,
+        KnownIds(),
+        metrics,
+        worker=worker,
+        traffic_account_id=settings.mitto_traffic_account_id,
+        lease=settings.lease,
+    )
+
+    reaper = Reaper(database, timedelta(hours=settings.ambiguity_horizon_hours), on_change)
+    intake = Intake(
+        database,
+        clock,
+        batch_size=settings.sms_batch_size,
+        backlog_limit=settings.backlog_limit,
+        on_stored=on_stored,
+    )
+    singles = SingleSends(database, ledger, notices, clock, wake=on_stored)
+    servicers: list[Servicer] = [
+        (
+            add_DispatchServiceServicer_to_server,
+            DispatchServicer(database, intake, on_stored),
+            "bulksms.dispatcher.v1.DispatchService",
+        ),
+        (
+            add_MessageServiceServicer_to_server,
+            MessageServicer(database, singles),  # type: ignore[abstract] # what is not built yet says so
+            "bulksms.dispatcher.v1.MessageService",
+        ),
+        (
+            add_QueueServiceServicer_to_server,
+            QueueServicer(database, gate, limits, on_stored),  # type: ignore[abstract]
+            "bulksms.dispatcher.v1.QueueService",
+        ),
+    ]
+    return [
+        database,
+        closing("redis", redis.aclose),
+        closing("campaign channel", campaign_channel.close),
+        closing("ledger channel", ledger_channel.close),
+        closing("provider", provider.close),
+        PeriodicWorker("rate limits", timedelta(seconds=1), limits.refresh_once),
+        PeriodicWorker("pacing gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),
+        Heartbeat(database, worker),
+        PeriodicWorker("reaper", timedelta(seconds=1), reaper.reap_once),
+        *outbox,
+        closing("outbox flush", partial(flush, tellers, _OUTBOX_FLUSH)),
+        wakeups,
+        SenderPool(lanes, sender, gate, settings.worker_concurrency),
+        build_server(settings, servicers),
+    ]
+
+
+def _open_redis(settings: Settings) -> Redis:
+    """Without retries: who asks decides what it means that Redis is away."""
+    client: Redis = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=2.0,
+        socket_connect_timeout=2.0,
+        max_connections=settings.worker_concurrency + 8,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return client

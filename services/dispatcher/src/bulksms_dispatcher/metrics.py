@@ -1,0 +1,31 @@
+"""Figures of this process for whoever collects OpenTelemetry metrics."""
+
+from __future__ import annotations
+
+from opentelemetry import metrics
+
+__all__ = ["Metrics"]
+
+
+class Metrics:
+    """Counters and histograms; attributes are few and never name a recipient."""
+
+    def __init__(self) -> None:
+        meter = metrics.get_meter("bulksms.dispatcher")
+        self.batches = meter.create_counter("dispatcher.batches", description="Tries of batches by outcome and reason")
+        self.messages = meter.create_counter("dispatcher.messages", description="Messages by outcome")
+        self.provider_seconds = meter.create_histogram(
+            "dispatcher.provider.duration", unit="s", description="From the first byte of a request to its outcome"
+        )
+        self.pacing_waits = meter.create_counter("dispatcher.pacing.waits", description="Permits refused, by scope")
+        self.pacing_available = meter.create_gauge(
+            "dispatcher.pacing.available", description="1 while Redis answers, 0 while sending is stopped"
+        )
+        self.outbox_told = meter.create_counter("dispatcher.outbox.told", description="Outbox entries acknowledged")
+        self.outbox_refused = meter.create_counter(
+            "dispatcher.outbox.refused", description="Outbox entries refused for good, by reason; they are kept"
+        )
+        self.alarms = meter.create_counter(
+            "dispatcher.alarms",
+            description="What a person should look at: answers that cannot be matched, parked batches",
+        )

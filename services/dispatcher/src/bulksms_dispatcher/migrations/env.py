@@ -1,0 +1,3 @@
+from servicekit.migrations import run_environment
+
+run_environment()

@@ -1,0 +1,1 @@
+"""How fast: permits for provider requests, shared by all replicas through Redis."""

@@ -1,0 +1,40 @@
+"""Limits: how many requests and messages per window, by default and for single accounts and tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import IntEnum
+
+__all__ = ["Limit", "LimitScope", "Limits"]
+
+
+class LimitScope(IntEnum):
+    """What a limit applies to; the proto's numbers."""
+
+    TRAFFIC_ACCOUNT = 1
+    TENANT = 2
+    GLOBAL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most so many in any window of this length; 0 means no limit."""
+
+    max_requests: int
+    max_messages: int = 0
+    window: timedelta = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The defaults of each scope, and what overrides them: (scope, account or tenant) → limit."""
+
+    defaults: Mapping[LimitScope, Limit]
+    overrides: Mapping[tuple[LimitScope, str], Limit] = field(default_factory=dict)
+
+    def of(self, scope: LimitScope, key: str) -> Limit:
+        """The limit in force; an override with an empty key replaces the scope's default."""
+        own = self.overrides.get((scope, key))
+        return own or self.overrides.get((scope, "")) or self.defaults[scope]

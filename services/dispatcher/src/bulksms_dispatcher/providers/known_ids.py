@@ -1,0 +1,32 @@
+"""Message ids this process has been given lately: an id that comes twice proves that answers were mixed up."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+__all__ = ["KnownIds"]
+
+
+class KnownIds:
+    """The ids of the latest answers, at most about `capacity` of them (64-bit hashes: some 20 MB at the default).
+
+    Older ids, and those given to other replicas, are caught by bulk id and first id in the database.
+    """
+
+    def __init__(self, capacity: int = 200_000) -> None:
+        self._capacity = capacity
+        self._hashes: set[int] = set()
+        self._answers: deque[tuple[int, ...]] = deque()
+
+    def includes_any(self, message_ids: Sequence[str]) -> bool:
+        """True when one of them was added before."""
+        return not self._hashes.isdisjoint(map(hash, message_ids))
+
+    def add(self, message_ids: Sequence[str]) -> None:
+        """Remember the ids of an answer that was believed."""
+        hashes = tuple(map(hash, message_ids))
+        self._answers.append(hashes)
+        self._hashes.update(hashes)
+        while len(self._hashes) > self._capacity and len(self._answers) > 1:
+            self._hashes.difference_update(self._answers.popleft())

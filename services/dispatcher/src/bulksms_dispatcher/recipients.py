@@ -1,0 +1,98 @@
+"""The recipients of a batch, packed into one value: ascending numbers as deltas, their values beside them."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from operator import sub
+
+import msgspec
+
+__all__ = ["Recipients", "pack", "pack_ids", "pack_positions", "unpack", "unpack_ids", "unpack_positions"]
+
+# 5,000 ascending mobile numbers take 5-10 KB instead of 40; level 1 is as small as level 6 here and twice as fast.
+_LEVEL = 1
+_MAX_UNPACKED = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Recipients:
+    """Phones, strictly ascending, and `width` values for each of them, one after the other."""
+
+    phones: Sequence[int]
+    values: Sequence[str] = ()
+
+    @property
+    def width(self) -> int:
+        """Values per recipient."""
+        return len(self.values) // len(self.phones) if self.phones else 0
+
+    def values_of(self, position: int) -> Sequence[str]:
+        """The values of one recipient."""
+        width = self.width
+        return self.values[position * width : (position + 1) * width]
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    deltas: bytes
+    values: Sequence[str]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Packed)
+
+
+def pack(recipients: Recipients) -> bytes:
+    """As stored in the batch's row."""
+    phones = recipients.phones
+    deltas = array("q", chain(phones[:1], map(sub, phones[1:], phones)))
+    return zlib.compress(_encoder.encode(_Packed(_little_endian(deltas).tobytes(), recipients.values)), _LEVEL)
+
+
+def unpack(packed: bytes) -> Recipients:
+    """What `pack` was given."""
+    data = _decoder.decode(_decompress(packed))
+    deltas = array("q")
+    deltas.frombytes(data.deltas)
+    return Recipients(list(accumulate(_little_endian(deltas))), data.values)
+
+
+def pack_ids(message_ids: Iterable[str]) -> bytes:
+    """The provider's message ids as stored; they are printable and hold no line break. Random, so not compressed."""
+    return "\n".join(message_ids).encode()
+
+
+def unpack_ids(packed: bytes) -> list[str]:
+    """What `pack_ids` was given."""
+    return packed.decode().split("\n") if packed else []
+
+
+def pack_positions(positions: Iterable[int]) -> bytes:
+    """Positions within a batch, as stored."""
+    return zlib.compress(_little_endian(array("i", positions)).tobytes(), _LEVEL)
+
+
+def unpack_positions(packed: bytes) -> list[int]:
+    """What `pack_positions` was given."""
+    positions = array("i")
+    positions.frombytes(_decompress(packed))
+    return list(_little_endian(positions))
+
+
+def _decompress(packed: bytes) -> bytes:
+    decompressor = zlib.decompressobj()
+    data = decompressor.decompress(packed, _MAX_UNPACKED)
+    if decompressor.unconsumed_tail or not decompressor.eof:
+        raise ValueError("a packed value is damaged or larger than any batch")
+    return data
+
+
+def _little_endian(numbers: array[int]) -> array[int]:
+    # Written on one machine, read on another.
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers

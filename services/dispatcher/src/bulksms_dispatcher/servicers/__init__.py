@@ -1,0 +1,1 @@
+"""RPCs to operations and back: arguments in, messages out, nothing else."""

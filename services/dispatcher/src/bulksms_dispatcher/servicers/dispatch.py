@@ -1,0 +1,183 @@
+"""DispatchService: submissions in, pause, resume, cancel, suppressions."""
+# ruff: noqa: N802, ARG002 - names and parameters are those of the generated base class
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from bulksms.dispatcher.v1 import dispatch_pb2 as pb
+from bulksms.dispatcher.v1 import dispatch_pb2_grpc
+from bulksms_dispatcher.arguments import Arguments
+from bulksms_dispatcher.intake import Chunk, End, Intake
+from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.storage import campaigns, suppressions
+from bulksms_dispatcher.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
+from servicekit import errors
+from servicekit.database import Database
+from smstext.sender import check_sender
+from smstext.template import Template, TemplateError
+
+__all__ = ["DispatchServicer"]
+
+Context = Any
+MAX_TEXT = 4096
+
+
+class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
+    """The contract of each RPC is its comment in the proto."""
+
+    def __init__(self, database: Database, intake: Intake, wake: Callable[[], Awaitable[None]]) -> None:
+        self._database = database
+        self._intake = intake
+        self._wake = wake
+
+    async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitResponse:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise _wrong_order("header", "must be the first message")
+        progress = await self._intake.submit(_submission(first.header), _parts(request_iterator))
+        return pb.SubmitResponse(recipients=progress.next_index, batches=progress.batches)
+
+    async def GetSubmission(self, request: pb.GetSubmissionRequest, context: Context) -> pb.GetSubmissionResponse:
+        arguments = Arguments()
+        submission_id = arguments.uuid("submission_id", request.submission_id)
+        arguments.check()
+        progress = await self._intake.find(submission_id)
+        return pb.GetSubmissionResponse(
+            next_index=progress.next_index,
+            last_phone=progress.last_phone,
+            batches=progress.batches,
+            complete=progress.complete,
+        )
+
+    async def PauseCampaign(self, request: pb.PauseCampaignRequest, context: Context) -> pb.PauseCampaignResponse:
+        tenant_id, campaign_id = _campaign(request)
+        async with self._database.begin() as connection:
+            await campaigns.set_paused(connection, campaign_id, tenant_id, paused=True)
+        async with self._database.connect() as connection:
+            in_flight = await campaigns.count_batches(connection, campaign_id, BatchState.LEASED, BatchState.ARMED)
+        return pb.PauseCampaignResponse(in_flight=in_flight)
+
+    async def ResumeCampaign(self, request: pb.ResumeCampaignRequest, context: Context) -> pb.ResumeCampaignResponse:
+        tenant_id, campaign_id = _campaign(request)
+        async with self._database.begin() as connection:
+            await campaigns.set_paused(connection, campaign_id, tenant_id, paused=False)
+            ready = await campaigns.count_batches(connection, campaign_id, BatchState.READY)
+        await self._wake()
+        return pb.ResumeCampaignResponse(ready=ready)
+
+    async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Context) -> pb.CancelCampaignResponse:
+        tenant_id, campaign_id = _campaign(request)
+        async with self._database.begin() as connection:
+            cancelled = await campaigns.cancel(connection, campaign_id, tenant_id)
+        await self._wake()
+        return pb.CancelCampaignResponse(
+            cancelled_recipients=cancelled.cancelled_recipients,
+            in_flight=cancelled.in_flight,
+            submitted_recipients=cancelled.submitted_recipients,
+        )
+
+    async def SuppressRecipients(
+        self, request: pb.SuppressRecipientsRequest, context: Context
+    ) -> pb.SuppressRecipientsResponse:
+        tenant_id, phones = _suppressions(request)
+        async with self._database.begin() as connection:
+            added = await suppressions.add(connection, tenant_id, phones)
+        return pb.SuppressRecipientsResponse(added=added)
+
+    async def UnsuppressRecipients(
+        self, request: pb.UnsuppressRecipientsRequest, context: Context
+    ) -> pb.UnsuppressRecipientsResponse:
+        tenant_id, phones = _suppressions(request)
+        async with self._database.begin() as connection:
+            removed = await suppressions.remove(connection, tenant_id, phones)
+        return pb.UnsuppressRecipientsResponse(removed=removed)
+
+
+def _submission(header: pb.SubmissionHeader) -> Submission:
+    arguments = Arguments()
+    submission = Submission(
+        submission_id=arguments.uuid("header.submission_id", header.submission_id),
+        tenant_id=arguments.tenant(header.tenant_id, "header.tenant_id"),
+        campaign_id=arguments.uuid("header.campaign_id", header.campaign_id),
+        enqueue_number=header.enqueue_number,
+        reservation_id=arguments.uuid("header.reservation_id", header.reservation_id),
+        text=arguments.text("header.text", header.text, most=MAX_TEXT),
+        variable_names=tuple(header.variable_names),
+        sender=header.sender,
+        priority=header.priority or pb.PRIORITY_NORMAL,
+        traceparent=header.traceparent[:64],
+    )
+    if submission.campaign_id == UUID(int=0):
+        arguments.reject("header.campaign_id", "must not be all zeros")
+    if header.enqueue_number < 1:
+        arguments.reject("header.enqueue_number", "must be 1 or more")
+    if submission.priority not in pb.Priority.values():
+        arguments.reject("header.priority", "must be one of the enum's values")
+    if (problem := check_sender(header.sender)) is not None:
+        arguments.reject("header.sender", problem)
+    _check_template(arguments, submission)
+    arguments.check()
+    return submission
+
+
+def _check_template(arguments: Arguments, submission: Submission) -> None:
+    names = submission.variable_names
+    if len(set(names)) != len(names):
+        arguments.reject("header.variable_names", "must not repeat a name")
+    try:
+        wanted = Template.parse(submission.text).variable_names
+    except TemplateError as error:
+        arguments.reject("header.text", str(error))
+        return
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        arguments.reject("header.variable_names", f"must contain {', '.join(missing)}, which the text uses")
+
+
+async def _parts(requests: AsyncIterator[pb.SubmitRequest]) -> AsyncIterator[Chunk | End]:
+    async for request in requests:
+        match request.WhichOneof("part"):
+            case "chunk":
+                chunk = request.chunk
+                yield Chunk(chunk.first_index, list(chunk.phones), list(chunk.values))
+            case "end":
+                yield End(request.end.recipients)
+            case other:
+                raise _wrong_order(other or "part", "must be a chunk or the end after the header")
+
+
+def _wrong_order(field: str, description: str) -> errors.DomainError:
+    return errors.invalid_argument(
+        "INVALID_ARGUMENT",
+        "A submission is one header, then chunks, then the end.",
+        violations=[errors.FieldViolation(field, description)],
+    )
+
+
+def _campaign(
+    request: pb.PauseCampaignRequest | pb.ResumeCampaignRequest | pb.CancelCampaignRequest,
+) -> tuple[str, UUID]:
+    arguments = Arguments()
+    arguments.uuid("request_id", request.request_id)
+    tenant_id = arguments.tenant(request.tenant_id)
+    campaign_id = arguments.uuid("campaign_id", request.campaign_id)
+    arguments.check()
+    return tenant_id, campaign_id
+
+
+def _suppressions(
+    request: pb.SuppressRecipientsRequest | pb.UnsuppressRecipientsRequest,
+) -> tuple[str, Sequence[int]]:
+    arguments = Arguments()
+    arguments.uuid("request_id", request.request_id)
+    tenant_id = arguments.tenant(request.tenant_id)
+    phones = sorted(set(request.phones))
+    if not 0 < len(request.phones) <= MAX_CHUNK:
+        arguments.reject("phones", f"must be 1 to {MAX_CHUNK} numbers")
+    elif phones[0] < MIN_PHONE or phones[-1] > MAX_PHONE:
+        arguments.reject("phones", "must be E.164 digits: 7 to 15 of them")
+    arguments.check()
+    return tenant_id, phones

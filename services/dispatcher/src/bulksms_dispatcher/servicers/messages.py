@@ -1,0 +1,123 @@
+"""MessageService: single messages, and reports the campaign service does not know."""
+# ruff: noqa: N802, ARG002 - names and parameters are those of the generated base class
+
+from __future__ import annotations
+
+from typing import Any
+
+from bulksms.dispatcher.v1 import messages_pb2 as pb
+from bulksms.dispatcher.v1 import messages_pb2_grpc
+from bulksms_dispatcher.arguments import Arguments
+from bulksms_dispatcher.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus, fold_evidence
+from bulksms_dispatcher.single_sends import SingleSend, SingleSends
+from bulksms_dispatcher.storage import messages
+from servicekit import errors
+from servicekit.database import Database
+from smstext.phone import format_e164
+from smstext.sender import check_sender
+
+__all__ = ["MessageServicer"]
+
+Context = Any
+MAX_REPORTS = 5000
+_MAX_RAW_STATUS, _MAX_DESCRIPTION = 64, 200
+
+
+class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
+    """The contract of each RPC is its comment in the proto; RefreshMessageStatus is not built yet."""
+
+    def __init__(self, database: Database, singles: SingleSends) -> None:
+        self._database = database
+        self._singles = singles
+
+    async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
+        arguments = Arguments()
+        wanted = SingleSend(
+            request_id=arguments.uuid("request_id", request.request_id),
+            tenant_id=arguments.tenant(request.tenant_id),
+            phone=arguments.phone("phone", request.phone),
+            text=arguments.text("text", request.text, most=MAX_TEXT),
+            sender=request.sender,
+        )
+        if (problem := check_sender(request.sender)) is not None:
+            arguments.reject("sender", problem)
+        arguments.check()
+        message, replayed = await self._singles.send(wanted)
+        return pb.SendMessageResponse(message=_message(message), replayed=replayed)
+
+    async def GetMessage(self, request: pb.GetMessageRequest, context: Context) -> pb.GetMessageResponse:
+        arguments = Arguments()
+        tenant_id = arguments.tenant(request.tenant_id)
+        message_id = arguments.uuid("message_id", request.message_id)
+        arguments.check()
+        async with self._database.connect() as connection:
+            message = await messages.find(connection, tenant_id, message_id)
+        if message is None:
+            raise errors.not_found(
+                "MESSAGE_NOT_FOUND",
+                "The tenant has no such message: take its id from SendMessage or ListMessages.",
+                message_id=message_id,
+            )
+        return pb.GetMessageResponse(message=_message(message))
+
+    async def ListMessages(self, request: pb.ListMessagesRequest, context: Context) -> pb.ListMessagesResponse:
+        arguments = Arguments()
+        tenant_id = arguments.tenant(request.tenant_id)
+        size = arguments.page_size(request.page_size)
+        before = arguments.optional_uuid("page_token", request.page_token)
+        arguments.check()
+        async with self._database.connect() as connection:
+            found = await messages.list_page(connection, tenant_id, before, size + 1)
+        return pb.ListMessagesResponse(
+            messages=[_message(message) for message in found[:size]],
+            next_page_token=str(found[size - 1].message_id) if len(found) > size else "",
+        )
+
+    async def RecordDeliveryEvidence(
+        self, request: pb.RecordDeliveryEvidenceRequest, context: Context
+    ) -> pb.RecordDeliveryEvidenceResponse:
+        arguments = Arguments()
+        if len(request.reports) > MAX_REPORTS:
+            arguments.reject("reports", f"must be at most {MAX_REPORTS}")
+        arguments.check()
+        reports = [
+            DeliveryEvidence(
+                report.message_id,
+                _evidence_status(report.status),
+                report.raw_status[:_MAX_RAW_STATUS],
+                report.description[:_MAX_DESCRIPTION],
+            )
+            for report in request.reports
+        ]
+        if not reports:
+            return pb.RecordDeliveryEvidenceResponse()
+        async with self._database.begin() as connection:
+            known = await messages.record_reports(connection, fold_evidence(reports))
+        return pb.RecordDeliveryEvidenceResponse(
+            unknown_indexes=[index for index, report in enumerate(reports) if report.provider_message_id not in known]
+        )
+
+
+def _evidence_status(status: int) -> MessageStatus:
+    """Anything that is not final says no more than that it was sent."""
+    final = (MessageStatus.DELIVERED, MessageStatus.FAILED)
+    return MessageStatus(status) if status in final else MessageStatus.SENT
+
+
+def _message(message: Message) -> pb.Message:
+    answer = pb.Message(
+        message_id=str(message.message_id),
+        tenant_id=message.tenant_id,
+        phone=format_e164(message.phone),
+        sender=message.sender,
+        status=pb.MessageStatus.ValueType(message.status),
+        reason=message.reason,
+        description=message.description,
+        provider_message_id=message.provider_message_id,
+        parts=message.parts,
+    )
+    if message.created_at is not None:
+        answer.created_at.FromDatetime(message.created_at)
+    if message.updated_at is not None:
+        answer.updated_at.FromDatetime(message.updated_at)
+    return answer

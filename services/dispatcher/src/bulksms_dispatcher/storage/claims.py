@@ -1,0 +1,145 @@
+"""Claims: which lanes have something to send, and taking one batch of a lane under a lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.batches import Lane, LeasedBatch
+from bulksms_dispatcher.protocol import BatchState, check_transition
+
+__all__ = ["MAX_LANES", "LaneState", "arm", "claim", "read_lanes"]
+
+MAX_LANES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """A lane with READY batches; `due_in_seconds` is not positive when one of them may be claimed now."""
+
+    lane: Lane
+    due_in_seconds: float
+
+
+# A loose scan of batches_claim: one index probe per lane, however many batches it has.
+_LANES = text(f"""
+    WITH RECURSIVE lanes AS (
+        (SELECT priority, tenant_id, campaign_id FROM batches WHERE state = {BatchState.READY}
+         ORDER BY priority, tenant_id, campaign_id LIMIT 1)
+        UNION ALL
+        SELECT following.* FROM lanes CROSS JOIN LATERAL (
+            SELECT b.priority, b.tenant_id, b.campaign_id FROM batches b
+            WHERE b.state = {BatchState.READY}
+              AND (b.priority, b.tenant_id, b.campaign_id) > (lanes.priority, lanes.tenant_id, lanes.campaign_id)
+            ORDER BY b.priority, b.tenant_id, b.campaign_id LIMIT 1
+        ) following
+    )
+    SELECT lanes.priority, lanes.tenant_id, lanes.campaign_id,
+           extract(epoch FROM earliest.not_before - clock_timestamp())::double precision AS due_in_seconds
+    FROM lanes
+    LEFT JOIN campaigns c ON c.campaign_id = lanes.campaign_id
+    CROSS JOIN LATERAL (
+        SELECT b.not_before FROM batches b
+        WHERE b.state = {BatchState.READY} AND b.priority = lanes.priority AND b.tenant_id = lanes.tenant_id
+          AND b.campaign_id = lanes.campaign_id
+        ORDER BY b.not_before LIMIT 1
+    ) earliest
+    WHERE NOT coalesce(c.paused OR c.cancelled, false)
+    ORDER BY lanes.priority DESC, earliest.not_before
+    LIMIT {MAX_LANES}
+""")
+
+# now() where the index needs a fixed value to stop at, clock_timestamp() in what is written. The pause is asked for
+# in the claim itself: from the commit of PauseCampaign on, no claim of the campaign succeeds.
+_CLAIM = text(f"""
+    WITH picked AS (
+        SELECT batch_id, not_before FROM batches
+        WHERE state = {BatchState.READY} AND priority = :priority AND tenant_id = :tenant_id
+          AND campaign_id = :campaign_id AND not_before <= now()
+          AND NOT EXISTS (
+              SELECT 1 FROM campaigns c WHERE c.campaign_id = :campaign_id AND (c.paused OR c.cancelled))
+        ORDER BY not_before, seq
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE batches b
+    SET state = {BatchState.LEASED}, worker = :worker, updated_at = clock_timestamp(),
+        lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+    FROM picked, submissions s
+    WHERE b.batch_id = picked.batch_id AND s.submission_id = b.submission_id
+    RETURNING b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, s.enqueue_number, b.epoch, b.attempts,
+              b.retries, b.recipients, b.first_phone, b.last_phone, b.packed, s.text, s.sender, s.variable_names,
+              s.reservation_id, s.traceparent,
+              extract(epoch FROM clock_timestamp() - picked.not_before)::double precision AS waited_seconds
+""")
+
+# Rule 1. Fails when the lease was lost (epoch), the campaign cancelled (state), or an opt-out came after the numbers
+# were checked (version): whatever it is, nothing has been sent.
+_ARM = text(f"""
+    WITH armed AS (
+        UPDATE batches
+        SET state = {BatchState.ARMED}, attempts = attempts + 1, traceparent = :traceparent, left_out = :left_out,
+            updated_at = clock_timestamp(),
+            lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+        WHERE batch_id = :batch_id AND state = {BatchState.LEASED} AND epoch = :epoch AND worker = :worker
+          AND coalesce((SELECT v.version FROM suppression_versions v WHERE v.tenant_id = batches.tenant_id), 0)
+              = :suppression_version
+        RETURNING batch_id, attempts
+    )
+    INSERT INTO attempts (batch_id, number, epoch, worker, armed_at)
+    SELECT batch_id, attempts, :epoch, :worker, clock_timestamp() FROM armed
+""")
+
+
+async def read_lanes(connection: AsyncConnection) -> list[LaneState]:
+    """The lanes that are neither paused nor empty, urgent ones first; at most MAX_LANES."""
+    rows = (await connection.execute(_LANES)).all()
+    return [LaneState(Lane(row.priority, row.tenant_id, row.campaign_id), row.due_in_seconds) for row in rows]
+
+
+async def claim(connection: AsyncConnection, lane: Lane, worker: str, lease: timedelta) -> LeasedBatch | None:
+    """Lease the lane's next due batch; None when there is none."""
+    check_transition(BatchState.READY, BatchState.LEASED)
+    parameters = {
+        "priority": lane.priority,
+        "tenant_id": lane.tenant_id,
+        "campaign_id": lane.campaign_id,
+        "worker": worker,
+        "lease_seconds": lease.total_seconds(),
+    }
+    row = (await connection.execute(_CLAIM, parameters)).one_or_none()
+    if row is None:
+        return None
+    fields: dict[str, Any] = row._asdict()
+    fields["variable_names"] = tuple(fields["variable_names"])
+    return LeasedBatch(**fields)
+
+
+async def arm(
+    connection: AsyncConnection,
+    batch_id: UUID,
+    epoch: int,
+    worker: str,
+    *,
+    lease: timedelta,
+    suppression_version: int,
+    left_out: bytes | None,
+    traceparent: str,
+) -> bool:
+    """LEASED → ARMED by compare-and-set; False when the batch is not this worker's to send any more."""
+    check_transition(BatchState.LEASED, BatchState.ARMED)
+    parameters = {
+        "batch_id": batch_id,
+        "epoch": epoch,
+        "worker": worker,
+        "lease_seconds": lease.total_seconds(),
+        "suppression_version": suppression_version,
+        "left_out": left_out,
+        "traceparent": traceparent,
+    }
+    return (await connection.execute(_ARM, parameters)).rowcount == 1

@@ -1,0 +1,54 @@
+"""Leases that ran out, and ambiguity that lasted too long: what the reaper finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.protocol import BatchState
+
+__all__ = ["Expired", "find_ambiguous_since", "find_expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A batch whose time is over."""
+
+    batch_id: UUID
+    epoch: int
+    campaign_id: UUID
+    state: BatchState
+    left_out: bytes | None
+    worker: str
+
+
+# Not locked here: what is done about it is a compare-and-set of its own, and loses against a worker that is quicker.
+_EXPIRED = text(f"""
+    SELECT batch_id, epoch, campaign_id, state, left_out, worker FROM batches
+    WHERE state IN ({BatchState.LEASED}, {BatchState.ARMED}) AND lease_until < clock_timestamp()
+    ORDER BY lease_until LIMIT :limit
+""")
+_AMBIGUOUS = text(f"""
+    SELECT batch_id, epoch, campaign_id, state, left_out, worker FROM batches
+    WHERE state = {BatchState.AMBIGUOUS} AND updated_at < now() - make_interval(secs => :horizon_seconds)
+    ORDER BY updated_at LIMIT :limit
+""")
+
+
+async def find_expired(connection: AsyncConnection, limit: int) -> list[Expired]:
+    """LEASED and ARMED batches whose lease ran out, longest first."""
+    return await _read(connection, _EXPIRED, {"limit": limit})
+
+
+async def find_ambiguous_since(connection: AsyncConnection, horizon: timedelta, limit: int) -> list[Expired]:
+    """AMBIGUOUS batches that nothing was heard of for so long."""
+    return await _read(connection, _AMBIGUOUS, {"limit": limit, "horizon_seconds": horizon.total_seconds()})
+
+
+async def _read(connection: AsyncConnection, statement: TextClause, parameters: dict[str, object]) -> list[Expired]:
+    rows = await connection.execute(statement, parameters)
+    return [Expired(r.batch_id, r.epoch, r.campaign_id, BatchState(r.state), r.left_out, r.worker) for r in rows]

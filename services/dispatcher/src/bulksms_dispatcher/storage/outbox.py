@@ -1,0 +1,123 @@
+"""The outbox: results that others must hear of, kept until they have acknowledged them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+from uuid import UUID
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.protocol import BatchState
+
+__all__ = ["OutboxEntry", "OutboxKind", "acknowledge", "count_pending", "postpone", "take", "take_with_recipients"]
+
+
+class OutboxKind(IntEnum):
+    """Whom an entry is for."""
+
+    CAMPAIGN = 1
+    CAPTURE = 2
+    MESSAGE_CREDIT = 3
+    """A single message's credit: captured when it was accepted, then its reservation is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One thing to tell, with what is needed to tell it."""
+
+    outbox_id: int
+    kind: OutboxKind
+    batch_id: UUID
+    epoch: int
+    state: BatchState
+    tries: int
+    accepted: int
+    parts: int
+    bulk_id: str
+    traceparent: str
+    tenant_id: str
+    campaign_id: UUID
+    reservation_id: UUID
+    enqueue_number: int
+    first_phone: int
+    last_phone: int
+    groups: bytes | None = None
+    packed: bytes | None = None
+    message_ids: bytes | None = None
+
+
+# Taking is hiding: who dies while telling leaves the entry to be taken again after `hide`.
+_TAKE = """
+    WITH due AS (
+        SELECT outbox_id FROM outbox WHERE kind = ANY(:kinds) AND next_try <= now()
+        ORDER BY next_try, outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE outbox o SET next_try = clock_timestamp() + make_interval(secs => :hide_seconds), tries = o.tries + 1
+        FROM due WHERE o.outbox_id = due.outbox_id RETURNING o.*
+    )
+    SELECT taken.outbox_id, taken.kind, taken.batch_id, taken.epoch, taken.state, taken.tries, taken.accepted,
+           taken.parts, coalesce(answers.bulk_id, '') AS bulk_id, b.traceparent, b.tenant_id, b.campaign_id,
+           s.reservation_id, s.enqueue_number, b.first_phone, b.last_phone {more}
+    FROM taken
+    JOIN batches b ON b.batch_id = taken.batch_id
+    JOIN submissions s ON s.submission_id = b.submission_id
+    LEFT JOIN answers ON answers.batch_id = taken.batch_id AND answers.epoch = taken.epoch
+    ORDER BY taken.outbox_id
+"""
+_TAKE_PLAIN = text(_TAKE.format(more=""))
+_TAKE_WITH_RECIPIENTS = text(_TAKE.format(more=", taken.groups, b.packed, answers.message_ids"))
+_ACKNOWLEDGE = text("DELETE FROM outbox WHERE outbox_id = ANY(:ids)")
+_POSTPONE = text("""
+    UPDATE outbox
+    SET next_try = clock_timestamp() + make_interval(secs => :delay_seconds), refused = :refused
+    WHERE outbox_id = ANY(:ids)
+""")
+_COUNT = text("SELECT count(*) FROM outbox")
+
+
+async def take(
+    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta
+) -> list[OutboxEntry]:
+    """Up to `limit` due entries, hidden from everybody else for a while."""
+    return await _take(connection, _TAKE_PLAIN, kinds, limit, hide)
+
+
+async def take_with_recipients(
+    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta
+) -> list[OutboxEntry]:
+    """The same with groups, numbers and message ids: up to half a megabyte each."""
+    return await _take(connection, _TAKE_WITH_RECIPIENTS, kinds, limit, hide)
+
+
+async def acknowledge(connection: AsyncConnection, outbox_ids: Sequence[int]) -> None:
+    """Forget what was heard."""
+    await connection.execute(_ACKNOWLEDGE, {"ids": list(outbox_ids)})
+
+
+async def postpone(connection: AsyncConnection, outbox_ids: Sequence[int], delay: timedelta, refused: str = "") -> None:
+    """Try again later; `refused` is the reason of a refusal that repeating will hardly change."""
+    parameters = {"ids": list(outbox_ids), "delay_seconds": delay.total_seconds(), "refused": refused}
+    await connection.execute(_POSTPONE, parameters)
+
+
+async def count_pending(connection: AsyncConnection) -> int:
+    """Entries not acknowledged yet."""
+    return int((await connection.execute(_COUNT)).scalar_one())
+
+
+async def _take(
+    connection: AsyncConnection, statement: TextClause, kinds: Sequence[OutboxKind], limit: int, hide: timedelta
+) -> list[OutboxEntry]:
+    parameters = {
+        "kinds": [int(kind) for kind in kinds],
+        "limit": limit,
+        "hide_seconds": hide.total_seconds(),
+    }
+    rows = (await connection.execute(statement, parameters)).all()
+    return [
+        OutboxEntry(**row._asdict() | {"kind": OutboxKind(row.kind), "state": BatchState(row.state)}) for row in rows
+    ]

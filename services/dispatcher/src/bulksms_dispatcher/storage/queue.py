@@ -1,0 +1,176 @@
+"""The operators' view: depth, pages of batches, attempts, requeue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.batches import Attempt, BatchRecord
+from bulksms_dispatcher.protocol import LIVE, BatchState, check_transition
+
+__all__ = [
+    "Depth",
+    "Figures",
+    "find_batch",
+    "list_attempts",
+    "list_batches",
+    "list_dead",
+    "operation_batch",
+    "read_depth",
+    "read_figures",
+    "requeue_dead",
+    "save_operation",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Batches of one state and priority."""
+
+    state: BatchState
+    priority: int
+    batches: int
+    recipients: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The queue's other figures."""
+
+    oldest_ready_seconds: float
+    accepted_per_second: float
+    workers_alive: int
+    outbox_pending: int
+
+
+_LIVE = ", ".join(str(int(state)) for state in sorted(LIVE))
+_COLUMNS = """b.seq, b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, b.recipients, b.state,
+              b.priority, b.epoch, b.attempts, b.not_before, b.bulk_id, b.reason, b.created_at, b.updated_at"""
+_DEPTH = text(f"""
+    SELECT state, priority, count(*) AS batches, sum(recipients)::bigint AS recipients FROM batches
+    WHERE state IN ({_LIVE}) AND (:tenant_id = '' OR tenant_id = :tenant_id)
+    GROUP BY state, priority ORDER BY state, priority
+""")
+_FIGURES = text(f"""
+    SELECT
+        coalesce((SELECT extract(epoch FROM clock_timestamp() - min(b.not_before)) FROM batches b
+                  LEFT JOIN campaigns c ON c.campaign_id = b.campaign_id
+                  WHERE b.state = {BatchState.READY} AND b.not_before <= now()
+                    AND (:tenant_id = '' OR b.tenant_id = :tenant_id)
+                    AND NOT coalesce(c.paused OR c.cancelled, false)), 0)::double precision,
+        (SELECT coalesce(sum(a.accepted), 0) / 60.0 FROM attempts a
+         WHERE a.accepted > 0 AND a.ended_at > now() - interval '60 seconds')::double precision,
+        (SELECT count(*) FROM workers WHERE seen_at > now() - interval '15 seconds'),
+        (SELECT count(*) FROM outbox)
+""")
+_LIST = text(f"""
+    SELECT {_COLUMNS} FROM batches b
+    WHERE (:tenant_id = '' OR b.tenant_id = :tenant_id)
+      AND (CAST(:campaign_id AS uuid) IS NULL OR b.campaign_id = :campaign_id)
+      AND (:state = 0 OR b.state = :state)
+      AND (:before = 0 OR b.seq < :before)
+    ORDER BY b.seq DESC LIMIT :limit
+""")
+_LIST_DEAD = text(f"""
+    SELECT {_COLUMNS} FROM batches b
+    WHERE b.state = {BatchState.DEAD} AND (:tenant_id = '' OR b.tenant_id = :tenant_id)
+      AND (:before = 0 OR b.seq < :before)
+    ORDER BY b.seq DESC LIMIT :limit
+""")
+_FIND = text(f"SELECT {_COLUMNS} FROM batches b WHERE b.batch_id = :batch_id")
+_ATTEMPTS = text("""
+    SELECT number, epoch, worker, armed_at, ended_at, outcome, reason, http_status FROM attempts
+    WHERE batch_id = :batch_id ORDER BY number
+""")
+_REQUEUE = text(f"""
+    UPDATE batches
+    SET state = {BatchState.READY}, epoch = epoch + 1, retries = 0, reason = '', not_before = clock_timestamp(),
+        updated_at = clock_timestamp()
+    WHERE batch_id = :batch_id AND state = {BatchState.DEAD}
+""")
+_OPERATION = text("SELECT batch_id FROM operations WHERE request_id = :request_id AND kind = :kind")
+_SAVE_OPERATION = text("""
+    INSERT INTO operations (request_id, kind, batch_id, reason) VALUES (:request_id, :kind, :batch_id, :reason)
+    ON CONFLICT DO NOTHING
+""")
+
+
+async def read_depth(connection: AsyncConnection, tenant_id: str) -> list[Depth]:
+    """How many batches that are not final are where; all tenants when none is named."""
+    rows = await connection.execute(_DEPTH, {"tenant_id": tenant_id})
+    return [Depth(BatchState(row.state), row.priority, row.batches, row.recipients) for row in rows]
+
+
+async def read_figures(connection: AsyncConnection, tenant_id: str) -> Figures:
+    """Age, rate, workers and outbox."""
+    return Figures(*(await connection.execute(_FIGURES, {"tenant_id": tenant_id})).one())
+
+
+async def list_batches(
+    connection: AsyncConnection,
+    *,
+    tenant_id: str,
+    campaign_id: UUID | None,
+    state: int,
+    before: int,
+    limit: int,
+) -> list[BatchRecord]:
+    """Batches below the sequence number `before` (0: from the newest), newest first."""
+    parameters = {
+        "tenant_id": tenant_id,
+        "campaign_id": campaign_id,
+        "state": state,
+        "before": before,
+        "limit": limit,
+    }
+    return _records((await connection.execute(_LIST, parameters)).all())
+
+
+async def list_dead(connection: AsyncConnection, *, tenant_id: str, before: int, limit: int) -> list[BatchRecord]:
+    """The same for those that ran out of attempts."""
+    parameters = {"tenant_id": tenant_id, "before": before, "limit": limit}
+    return _records((await connection.execute(_LIST_DEAD, parameters)).all())
+
+
+async def find_batch(connection: AsyncConnection, batch_id: UUID) -> BatchRecord | None:
+    """Read one batch."""
+    records = _records((await connection.execute(_FIND, {"batch_id": batch_id})).all())
+    return records[0] if records else None
+
+
+async def list_attempts(connection: AsyncConnection, batch_id: UUID) -> list[Attempt]:
+    """Its attempts, oldest first."""
+    rows = await connection.execute(_ATTEMPTS, {"batch_id": batch_id})
+    return [Attempt(**row._asdict()) for row in rows]
+
+
+async def requeue_dead(connection: AsyncConnection, batch_id: UUID) -> bool:
+    """DEAD → READY with fresh retries; False when it is not DEAD."""
+    check_transition(BatchState.DEAD, BatchState.READY)
+    return (await connection.execute(_REQUEUE, {"batch_id": batch_id})).rowcount == 1
+
+
+async def operation_batch(connection: AsyncConnection, request_id: UUID, kind: str) -> UUID | None:
+    """The batch an operator's request was about, when it was done before."""
+    parameters = {"request_id": request_id, "kind": kind}
+    return (await connection.execute(_OPERATION, parameters)).scalar_one_or_none()
+
+
+async def save_operation(connection: AsyncConnection, request_id: UUID, kind: str, batch_id: UUID, reason: str) -> None:
+    """Remember who asked for what, and why."""
+    parameters = {"request_id": request_id, "kind": kind, "batch_id": batch_id, "reason": reason}
+    await connection.execute(_SAVE_OPERATION, parameters)
+
+
+def _records(rows: Sequence[Row[Any]]) -> list[BatchRecord]:
+    records = []
+    for row in rows:
+        fields = row._asdict()
+        fields["state"] = BatchState(fields["state"])
+        records.append(BatchRecord(**fields))
+    return records

@@ -1,0 +1,128 @@
+"""Lanes: which batch is claimed next, so that no tenant waits for another one's million."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+from bulksms_dispatcher.batches import Lane, LeasedBatch
+from bulksms_dispatcher.storage import claims
+from servicekit.clock import Clock
+from servicekit.database import Database
+
+__all__ = ["Lanes"]
+
+POLL_SECONDS = 1.0
+"""How long a batch can go unnoticed when a wake-up was lost."""
+
+
+class Lanes:
+    """Claims for all senders of this process, one at a time: priority first, then the tenant served longest ago."""
+
+    def __init__(self, database: Database, worker: str, lease: timedelta, clock: Clock) -> None:
+        self._database = database
+        self._worker = worker
+        self._lease = lease
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._stale = True
+        self._read_at = 0.0
+        self._next_due = float("inf")
+        self._open: set[Lane] = set()
+        self._tenant_served: dict[str, int] = {}
+        self._lane_served: dict[Lane, int] = {}
+        self._served = 0
+        self._tenant_blocked: dict[str, float] = {}
+        self._all_blocked = 0.0
+
+    def wake(self) -> None:
+        """There may be something new to claim."""
+        self._stale = True
+        self._woken.set()
+        self._woken = asyncio.Event()
+
+    def block_tenant(self, tenant_id: str, wait: timedelta) -> None:
+        """The tenant is at its limit: do not claim its batches for so long."""
+        self._tenant_blocked[tenant_id] = self._clock.monotonic() + wait.total_seconds()
+
+    def block_all(self, wait: timedelta) -> None:
+        """The account, or everything together, is at its limit."""
+        self._all_blocked = max(self._all_blocked, self._clock.monotonic() + wait.total_seconds())
+
+    async def claim(self, *, at_least: int = 0) -> LeasedBatch | None:
+        """Lease the next batch of a priority of at least `at_least`; None when there is none now."""
+        async with self._lock:
+            now = self._clock.monotonic()
+            if now < self._all_blocked:
+                return None
+            if self._stale or now - self._read_at >= POLL_SECONDS or now >= self._next_due:
+                await self._read(now)
+            self._forget_past_blocks(now)
+            while (lane := self._choose(at_least)) is not None:
+                async with self._database.begin() as connection:
+                    batch = await claims.claim(connection, lane, self._worker, self._lease)
+                if batch is not None:
+                    self._note_served(lane)
+                    return batch
+                self._open.discard(lane)
+            return None
+
+    async def wait(self) -> None:
+        """Return when a claim may succeed: woken, a block over, a batch due, or time to look again."""
+        woken = self._woken
+        now = self._clock.monotonic()
+        ends = [now + POLL_SECONDS, self._next_due]
+        if now < self._all_blocked:
+            # Nothing can be claimed before, whoever wakes us.
+            await asyncio.sleep(min(self._all_blocked - now, POLL_SECONDS))
+            return
+        if self._stale:
+            return  # woken while the claim was under way
+        ends += [end for end in self._tenant_blocked.values() if end > now]
+        try:
+            async with asyncio.timeout(max(min(ends) - now, 0.001)):
+                await woken.wait()
+        except TimeoutError:
+            pass
+
+    async def _read(self, now: float) -> None:
+        self._stale = False
+        async with self._database.connect() as connection:
+            states = await claims.read_lanes(connection)
+        self._read_at = now
+        self._open = {state.lane for state in states if state.due_in_seconds <= 0}
+        later = [state.due_in_seconds for state in states if state.due_in_seconds > 0]
+        self._next_due = self._clock.monotonic() + min(later, default=float("inf"))
+        if len(self._lane_served) > 2 * claims.MAX_LANES:
+            self._lane_served = {lane: n for lane, n in self._lane_served.items() if lane in self._open}
+            tenants = {lane.tenant_id for lane in self._open}
+            self._tenant_served = {t: n for t, n in self._tenant_served.items() if t in tenants}
+
+    def _choose(self, at_least: int) -> Lane | None:
+        candidates = [
+            lane for lane in self._open if lane.priority >= at_least and lane.tenant_id not in self._tenant_blocked
+        ]
+        return min(candidates, key=self._order(), default=None)
+
+    def _order(self) -> Callable[[Lane], tuple[int, int, int, Lane]]:
+        def key(lane: Lane) -> tuple[int, int, int, Lane]:
+            return (
+                -lane.priority,
+                self._tenant_served.get(lane.tenant_id, 0),
+                self._lane_served.get(lane, 0),
+                lane,
+            )
+
+        return key
+
+    def _note_served(self, lane: Lane) -> None:
+        self._served += 1
+        self._tenant_served[lane.tenant_id] = self._served
+        self._lane_served[lane] = self._served
+
+    def _forget_past_blocks(self, now: float) -> None:
+        over = [tenant for tenant, end in self._tenant_blocked.items() if end <= now]
+        for tenant in over:
+            del self._tenant_blocked[tenant]

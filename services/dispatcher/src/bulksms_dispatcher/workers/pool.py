@@ -1,0 +1,91 @@
+"""The senders of this process: claim, send, again, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bulksms_dispatcher.pacing.gate import PacingGate
+from bulksms_dispatcher.pacing.limiter import PacingUnavailable
+from bulksms_dispatcher.pacing.limits import LimitScope
+from bulksms_dispatcher.workers.lanes import Lanes
+from bulksms_dispatcher.workers.sender import Paced, Sender
+from servicekit import logs
+
+__all__ = ["SenderPool"]
+
+URGENT = 3
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 10.0
+_log = logs.get_logger("bulksms.dispatcher.pool")
+
+
+class SenderPool:
+    """A component: `concurrency` senders, and one more that takes urgent batches only.
+
+    `stop` ends claims at once and lets sends that are under way finish; who stops the component bounds how long.
+    """
+
+    name = "sender pool"
+
+    def __init__(self, lanes: Lanes, sender: Sender, gate: PacingGate, concurrency: int) -> None:
+        self._lanes = lanes
+        self._sender = sender
+        self._gate = gate
+        self._concurrency = concurrency
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Nothing to prepare."""
+
+    async def run(self) -> None:
+        """Send until stopped."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._concurrency):
+                group.create_task(self._work(at_least=0), name=f"sender-{number}")
+            group.create_task(self._work(at_least=URGENT), name="sender-urgent")
+
+    async def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping.set()
+        self._lanes.wake()
+
+    async def _work(self, at_least: int) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                await self._step(at_least)
+                failures = 0
+            except PacingUnavailable:
+                self._gate.close()
+            except Exception:  # noqa: BLE001 - the loop's boundary
+                failures += 1
+                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), _MAX_PAUSE_SECONDS)
+                _log.exception("sender failed and goes on", failures_in_a_row=failures, pause_seconds=pause)
+                await self._pause(pause)
+
+    async def _step(self, at_least: int) -> None:
+        if not self._gate.is_open:
+            await self._pause(self._gate.poll_seconds / 4)
+            return
+        started_ns = time.time_ns()
+        batch = await self._lanes.claim(at_least=at_least)
+        if batch is None:
+            if not self._stopping.is_set():
+                await self._lanes.wait()
+            return
+        paced = await self._sender.send(batch, started_ns)
+        if paced is not None:
+            self._note(batch.tenant_id, paced)
+
+    def _note(self, tenant_id: str, paced: Paced) -> None:
+        if paced.scope is LimitScope.TENANT:
+            self._lanes.block_tenant(tenant_id, paced.wait)
+        else:
+            self._lanes.block_all(paced.wait)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,67 @@
+"""The reaper: leases of workers that died or froze, and ambiguity nobody resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from bulksms_dispatcher.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.recipients import unpack_positions
+from bulksms_dispatcher.results import RecipientOutcome, whole
+from bulksms_dispatcher.storage import leases, outcomes
+from bulksms_dispatcher.storage.leases import Expired
+from bulksms_dispatcher.storage.outcomes import Settlement, Tried
+from servicekit import logs
+from servicekit.database import Database
+
+__all__ = ["Reaper"]
+
+_LIMIT = 100
+WORKER_LOST = "WORKER_LOST"
+NO_EVIDENCE = "NO_EVIDENCE"
+_log = logs.get_logger("bulksms.dispatcher.reaper")
+
+
+class Reaper:
+    """Rule 2: expired LEASED goes back under a new epoch; expired ARMED becomes AMBIGUOUS, never READY.
+
+    Any number may run at once: each move is a compare-and-set on state and epoch.
+    """
+
+    def __init__(self, database: Database, horizon: timedelta, on_change: Callable[[], None]) -> None:
+        self._database = database
+        self._horizon = horizon
+        self._on_change = on_change
+
+    async def reap_once(self) -> bool:
+        """One round; True when there may be more."""
+        async with self._database.connect() as connection:
+            expired = await leases.find_expired(connection, _LIMIT)
+            unresolved = await leases.find_ambiguous_since(connection, self._horizon, _LIMIT)
+        for batch in expired:
+            if batch.state is BatchState.LEASED:
+                await self._return(batch)
+            else:
+                await self._settle(batch, BatchState.AMBIGUOUS, RecipientOutcome.AMBIGUOUS, WORKER_LOST)
+        for batch in unresolved:
+            await self._settle(batch, BatchState.UNKNOWN, RecipientOutcome.UNKNOWN, NO_EVIDENCE)
+        if expired or unresolved:
+            self._on_change()
+        return len(expired) == _LIMIT or len(unresolved) == _LIMIT
+
+    async def _return(self, batch: Expired) -> None:
+        async with self._database.begin() as connection:
+            returned = await outcomes.return_to_queue(
+                connection, batch.batch_id, batch.epoch, batch.campaign_id, (BatchState.LEASED,)
+            )
+        if returned:
+            _log.warning("lease ran out: batch is ready again", batch_id=str(batch.batch_id), worker=batch.worker)
+
+    async def _settle(self, batch: Expired, target: BatchState, outcome: RecipientOutcome, reason: str) -> None:
+        left_out = unpack_positions(batch.left_out) if batch.left_out else []
+        tried = Tried(OutcomeKind.AMBIGUOUS, reason) if target is BatchState.AMBIGUOUS else None
+        settlement = Settlement(target, whole(outcome, left_out, reason=reason), tried=tried, reason=reason)
+        async with self._database.begin() as connection:
+            settled = await outcomes.settle(connection, batch.batch_id, batch.epoch, (batch.state,), settlement)
+        if settled:
+            _log.error("batch needs attention", batch_id=str(batch.batch_id), state=target.name, reason=reason)

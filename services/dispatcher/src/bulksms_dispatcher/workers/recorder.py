@@ -1,0 +1,238 @@
+"""The recorder: what became of a batch, written down whatever the database does in the meantime."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import timedelta
+from itertools import count
+from typing import TypeVar
+
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
+from bulksms_dispatcher.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.providers.outcome import FollowUp, Verdict
+from bulksms_dispatcher.results import RecipientOutcome, whole
+from bulksms_dispatcher.retries import Backoff
+from bulksms_dispatcher.storage import outcomes
+from bulksms_dispatcher.storage.outcomes import Answered, Settlement, Tried
+from bulksms_dispatcher.verdicts import Decision, decide, groups_of
+from servicekit import logs
+from servicekit.database import Database, DatabaseUnavailable
+
+__all__ = ["DATABASE_ERRORS", "Recorder"]
+
+T = TypeVar("T")
+
+DATABASE_ERRORS = (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError)
+"""What a statement can fail with when the database is away, slow or restarted."""
+
+# An outcome that is known is not given up: the sender waits with it, and takes nothing new meanwhile.
+_OUTCOME_PATIENCE = timedelta(hours=1)
+# A batch that is not handed back is found by the reaper, a little later.
+_HAND_BACK_PATIENCE = timedelta(seconds=5)
+_MAX_BODY = 64 * 1024
+_log = logs.get_logger("bulksms.dispatcher.recorder")
+
+
+class Recorder:
+    """Writes outcomes; every write is a compare-and-set, so repeating one whose answer was lost is harmless."""
+
+    def __init__(
+        self,
+        database: Database,
+        limiter: Limiter,
+        metrics: Metrics,
+        *,
+        worker: str,
+        backoff: Backoff,
+        account_pause: timedelta,
+        lease: timedelta,
+        on_recorded: Callable[[LeasedBatch], None],
+    ) -> None:
+        self._database = database
+        self._limiter = limiter
+        self._metrics = metrics
+        self._worker = worker
+        self._backoff = backoff
+        self._account_pause = account_pause
+        self._lease = lease
+        self._on_recorded = on_recorded
+
+    async def hand_back(
+        self,
+        batch: LeasedBatch,
+        *,
+        origins: Collection[BatchState] = (BatchState.LEASED,),
+        delay: timedelta = timedelta(0),
+    ) -> None:
+        """Make an unsent batch READY again; costs no retry."""
+
+        async def body(connection: AsyncConnection) -> bool:
+            return await outcomes.return_to_queue(
+                connection, batch.batch_id, batch.epoch, batch.campaign_id, origins, delay=delay
+            )
+
+        # Perhaps armed, certainly not sent: only this worker knows, so it tries as long as the lease lasts.
+        patience = self._lease if BatchState.ARMED in origins else _HAND_BACK_PATIENCE
+        await self._persist(body, batch, patience)
+        self._on_recorded(batch)
+
+    async def mark_ambiguous(self, batch: LeasedBatch, reason: str, left_out: Sequence[int]) -> None:
+        """ARMED → AMBIGUOUS; when that cannot be written, the reaper does it once the lease is over."""
+        settlement = Settlement(
+            BatchState.AMBIGUOUS,
+            whole(RecipientOutcome.AMBIGUOUS, left_out, reason=reason),
+            tried=Tried(OutcomeKind.AMBIGUOUS, reason),
+            reason=reason,
+        )
+        await self._settle(batch, (BatchState.ARMED,), settlement, _HAND_BACK_PATIENCE)
+
+    async def record_all_left_out(self, batch: LeasedBatch) -> None:
+        """Everyone in it has opted out: there is nothing to send."""
+        groups = whole(RecipientOutcome.SUPPRESSED, reason="OPTED_OUT")
+        settlement = Settlement(BatchState.CANCELLED, groups, reason="OPTED_OUT")
+        await self._settle(batch, (BatchState.LEASED,), settlement, _HAND_BACK_PATIENCE)
+
+    async def record(self, batch: LeasedBatch, verdict: Verdict, left_out: Sequence[int], parts: Sequence[int]) -> None:
+        """Write what a try came to, and what follows from it."""
+        decision = decide(verdict, batch.retries, self._backoff, self._account_pause)
+        self._report(batch, verdict, decision)
+        if decision.account_rest is not None:
+            await self._rest(decision.account_rest)
+        tried = Tried(verdict.kind, verdict.reason, verdict.http_status, self._worker)
+        origin = BatchState.LEASED if verdict.kind is OutcomeKind.NOT_SENT else BatchState.ARMED
+        if decision.target is BatchState.READY:
+            recorded = await self._return(batch, origin, decision, tried)
+        else:
+            settlement = _settlement(batch, decision, verdict, left_out, parts, tried)
+            recorded = await self._settle_result(batch, origin, settlement, left_out)
+        if not recorded and verdict.kind is OutcomeKind.REFUSED:
+            # It came so late that the batch is ambiguous by now: resolved, but never sent again (rule 5).
+            late = Decision(BatchState.REJECTED, verdict.reason)
+            settlement = _settlement(batch, late, verdict, left_out, parts, tried)
+            recorded = await self._settle(batch, (BatchState.AMBIGUOUS,), settlement, _OUTCOME_PATIENCE)
+        if not recorded:
+            _log.warning("outcome not taken: the batch has moved on", batch_id=str(batch.batch_id), epoch=batch.epoch)
+
+    async def _settle_result(
+        self, batch: LeasedBatch, origin: BatchState, settlement: Settlement, left_out: Sequence[int]
+    ) -> bool:
+        origins = [origin]
+        if settlement.target in (BatchState.ACCEPTED, BatchState.REJECTED):
+            origins.append(BatchState.AMBIGUOUS)  # a late answer is evidence
+        try:
+            return await self._settle(batch, origins, settlement, _OUTCOME_PATIENCE)
+        except IntegrityError:
+            # Its bulk id or first message id was given to another batch: no position of it can be believed.
+            _log.error("answer seen before", batch_id=str(batch.batch_id))
+            self._metrics.alarms.add(1, {"alarm": "ID_KNOWN"})
+            await self.mark_ambiguous(batch, "ID_KNOWN", left_out)
+            return True
+
+    async def _return(self, batch: LeasedBatch, origin: BatchState, decision: Decision, tried: Tried) -> bool:
+        async def body(connection: AsyncConnection) -> bool:
+            return await outcomes.return_to_queue(
+                connection,
+                batch.batch_id,
+                batch.epoch,
+                batch.campaign_id,
+                (origin,),
+                delay=decision.delay,
+                tried=tried,
+                costs_retry=decision.costs_retry,
+            )
+
+        recorded = await self._persist(body, batch, _OUTCOME_PATIENCE)
+        self._on_recorded(batch)
+        return bool(recorded)
+
+    async def _settle(
+        self,
+        batch: LeasedBatch,
+        origins: Collection[BatchState],
+        settlement: Settlement,
+        patience: timedelta,
+    ) -> bool:
+        async def body(connection: AsyncConnection) -> bool:
+            return await outcomes.settle(connection, batch.batch_id, batch.epoch, origins, settlement)
+
+        recorded = await self._persist(body, batch, patience)
+        self._on_recorded(batch)
+        return bool(recorded)
+
+    async def _persist(
+        self, body: Callable[[AsyncConnection], Awaitable[T]], batch: LeasedBatch, patience: timedelta
+    ) -> T | None:
+        """Repeat a transaction until the database takes it; None when patience ends first."""
+        give_up_at = time.monotonic() + patience.total_seconds()
+        for attempt in count(1):
+            try:
+                async with self._database.begin() as connection:
+                    return await body(connection)
+            except IntegrityError:
+                raise
+            except DATABASE_ERRORS as error:
+                if time.monotonic() >= give_up_at:
+                    _log.error("outcome not written", batch_id=str(batch.batch_id), error_type=type(error).__name__)
+                    return None
+                _log.warning(
+                    "outcome waits for the database",
+                    batch_id=str(batch.batch_id),
+                    attempt=attempt,
+                    error_type=type(error).__name__,
+                )
+            await asyncio.sleep(min(0.05 * 2 ** min(attempt, 10), 2.0))
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    async def _rest(self, duration: timedelta) -> None:
+        try:
+            await self._limiter.block_account(duration)
+        except PacingUnavailable:
+            # Without Redis nothing is sent anyway.
+            _log.warning("account could not be blocked")
+
+    def _report(self, batch: LeasedBatch, verdict: Verdict, decision: Decision) -> None:
+        facts = {
+            "batch_id": str(batch.batch_id),
+            "attempt": batch.attempts + 1,
+            "outcome": verdict.kind.value,
+            "reason": verdict.reason,
+            "http_status": verdict.http_status,
+            "state": decision.target.name,
+            "recipients": batch.recipients,
+        }
+        if verdict.kind is OutcomeKind.AMBIGUOUS or verdict.follow_up in (FollowUp.PARK, FollowUp.PAUSE_ACCOUNT):
+            self._metrics.alarms.add(1, {"alarm": verdict.reason})
+            _log.error("batch needs attention", **facts)
+        else:
+            _log.info("batch tried", **facts)
+
+
+def _settlement(
+    batch: LeasedBatch,
+    decision: Decision,
+    verdict: Verdict,
+    left_out: Sequence[int],
+    parts: Sequence[int],
+    tried: Tried,
+) -> Settlement:
+    accepted = decision.target is BatchState.ACCEPTED
+    refused = {position for refusal in verdict.refusals for position in refusal.positions}
+    answered = None
+    if verdict.http_status:
+        answered = Answered(verdict.http_status, verdict.bulk_id, verdict.message_ids, verdict.body[:_MAX_BODY])
+    return Settlement(
+        decision.target,
+        groups_of(decision, verdict, batch.recipients, left_out),
+        tried=tried,
+        reason=decision.reason,
+        description=verdict.description,
+        parts=sum(count for i, count in enumerate(parts) if i not in refused) if accepted else 0,
+        answered=answered,
+    )

@@ -1,0 +1,276 @@
+"""The sender: one claimed batch through the protocol, from its permit to its recorded outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
+from bulksms_dispatcher.pacing.limits import LimitScope
+from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.providers.known_ids import KnownIds
+from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH, MittoClient, NotArmed
+from bulksms_dispatcher.providers.outcome import Exchange, Fault, Phase, Verdict, classify
+from bulksms_dispatcher.recipients import pack_positions, unpack
+from bulksms_dispatcher.requests import RenderedRequest, render_bulk, render_single
+from bulksms_dispatcher.storage import claims, suppressions
+from bulksms_dispatcher.workers.recorder import DATABASE_ERRORS, Recorder
+from servicekit import logs
+from servicekit.database import Database
+from servicekit.telemetry import context_from_traceparent, current_traceparent, link_from_traceparent
+
+__all__ = ["Paced", "Sender"]
+
+ARM_TIMEOUT_SECONDS = 10.0
+
+_log = logs.get_logger("bulksms.dispatcher.sender")
+_tracer = trace.get_tracer("bulksms.dispatcher")
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """A batch's wait for its permit, when it did not get one."""
+
+    wait: timedelta
+    scope: LimitScope | None
+
+
+@dataclass(slots=True)
+class _Try:
+    """What is known of a send under way; on any interruption it decides what may be said of the batch."""
+
+    batch: LeasedBatch
+    traceparent: str
+    """Of this try's span: kept with the batch and told with its results."""
+    phase: Phase = Phase.WAITING
+    arm_unknown: bool = False
+    sent_at: float = 0.0
+    left_out: list[int] = field(default_factory=list)
+    parts: list[int] = field(default_factory=list)
+
+    @property
+    def may_have_been_sent(self) -> bool:
+        return self.phase >= Phase.SENDING
+
+    @property
+    def held_states(self) -> tuple[BatchState, ...]:
+        """Where the row may be while nothing was sent: a commit whose answer was lost leaves both open."""
+        return (BatchState.LEASED, BatchState.ARMED) if self.arm_unknown else (BatchState.LEASED,)
+
+
+class Sender:
+    """Sends claimed batches; stateless between them but for the ids it has seen."""
+
+    def __init__(
+        self,
+        database: Database,
+        limiter: Limiter,
+        provider: MittoClient,
+        recorder: Recorder,
+        known: KnownIds,
+        metrics: Metrics,
+        *,
+        worker: str,
+        traffic_account_id: str,
+        lease: timedelta,
+    ) -> None:
+        self._database = database
+        self._limiter = limiter
+        self._provider = provider
+        self._recorder = recorder
+        self._known = known
+        self._metrics = metrics
+        self._worker = worker
+        self._account = traffic_account_id
+        self._lease = lease
+
+    async def send(self, batch: LeasedBatch, claim_started_ns: int) -> Paced | None:
+        """Send one batch and record what became of it; a Paced when its limit was reached and it went back.
+
+        Raises PacingUnavailable after handing the batch back. Cancelled in mid-air, the batch is AMBIGUOUS.
+        """
+        claimed_ns = time.time_ns()
+        try:
+            permit = await self._limiter.acquire(batch.tenant_id, batch.recipients)
+        except BaseException as error:
+            await self._recorder.hand_back(batch)
+            if isinstance(error, PacingUnavailable):
+                _log.warning("batch handed back: no pacing", batch_id=str(batch.batch_id))
+            raise
+        if not permit.granted:
+            self._metrics.pacing_waits.add(1, {"scope": permit.scope.name if permit.scope else "BLOCKED"})
+            await self._recorder.hand_back(batch, delay=permit.wait)
+            return Paced(permit.wait, permit.scope)
+        with self._batch_span(batch, claim_started_ns) as span:
+            _past_span("claim", claim_started_ns, claimed_ns)
+            _past_span("pace", claimed_ns, time.time_ns())
+            await self._send(batch, span)
+        return None
+
+    async def _send(self, batch: LeasedBatch, span: trace.Span) -> None:
+        attempt = _Try(batch, current_traceparent())
+        try:
+            request, version = await self._render(attempt)
+            if not request.messages:
+                await self._recorder.record_all_left_out(batch)
+                return
+            exchange = await self._post(attempt, request, version)
+            verdict = classify(exchange, request.messages, self._known)
+            self._known.add(verdict.message_ids)
+        except BaseException:
+            await self._abandon(attempt)
+            raise
+        span.set_attributes(
+            {
+                "bulksms.outcome": verdict.kind.value,
+                "bulksms.reason": verdict.reason,
+                "bulksms.bulk_id": verdict.bulk_id,
+                "bulksms.accepted": len(verdict.message_ids),
+            }
+        )
+        if exchange.fault is Fault.NOT_ARMED:
+            await self._recorder.hand_back(batch, origins=attempt.held_states)
+            return
+        self._measure(attempt, verdict)
+        try:
+            with _tracer.start_as_current_span("record"):
+                await self._recorder.record(batch, verdict, attempt.left_out, attempt.parts)
+        except asyncio.CancelledError:
+            _log.error("outcome not recorded before the end", batch_id=str(batch.batch_id), kind=verdict.kind.value)
+            raise
+
+    async def _render(self, attempt: _Try) -> tuple[RenderedRequest, int]:
+        """The request without those who have opted out, and the version of the list they were looked up in."""
+        batch = attempt.batch
+        with _tracer.start_as_current_span("render"):
+            recipients = unpack(batch.packed)
+            async with self._database.connect() as connection:
+                suppressed = await suppressions.find(connection, batch.tenant_id, recipients.phones)
+            if batch.is_single_message:
+                # Its opt-out was checked when it was asked for, and it has waited for next to nothing since.
+                request = render_single(self._account, batch.sender, batch.text, recipients.phones[0])
+            else:
+                if suppressed.phones:
+                    attempt.left_out = [i for i, phone in enumerate(recipients.phones) if phone in suppressed.phones]
+                request = render_bulk(
+                    self._account,
+                    batch.sender,
+                    batch.text,
+                    batch.variable_names,
+                    recipients,
+                    frozenset(attempt.left_out),
+                )
+        attempt.parts = list(request.parts)
+        return request, suppressed.version
+
+    async def _post(self, attempt: _Try, request: RenderedRequest, version: int) -> Exchange:
+        batch = attempt.batch
+        path = SEND_PATH if batch.is_single_message else BULK_PATH
+
+        async def arm() -> None:
+            await self._arm(attempt, version)
+
+        async def on_late() -> None:
+            # Reading goes on; the batch is told as ambiguous until the answer resolves it.
+            if attempt.may_have_been_sent:
+                await self._recorder.mark_ambiguous(batch, "READ_TIMEOUT", attempt.left_out)
+
+        def on_phase(phase: Phase) -> None:
+            attempt.phase = phase
+            if phase is Phase.SENDING:
+                attempt.sent_at = time.monotonic()
+
+        attributes: dict[str, str | int] = {
+            "http.request.method": "POST",
+            "server.address": self._provider.server_address,
+            "server.port": self._provider.server_port,
+            "url.path": path,
+            "http.request.body.size": len(request.body),
+            "bulksms.messages": request.messages,
+        }
+        with _tracer.start_as_current_span("POST", kind=SpanKind.CLIENT, attributes=attributes) as span:
+            exchange = await self._provider.post(
+                path, request.body, request.messages, arm=arm, on_late=on_late, on_phase=on_phase
+            )
+            if exchange.status:
+                span.set_attribute("http.response.status_code", exchange.status)
+            if exchange.fault is not Fault.NONE or exchange.status >= 400:
+                span.set_attribute("error.type", exchange.fault.value or str(exchange.status))
+                span.set_status(Status(StatusCode.ERROR, exchange.fault.value))
+        return exchange
+
+    async def _arm(self, attempt: _Try, suppression_version: int) -> None:
+        batch = attempt.batch
+        with _tracer.start_as_current_span("arm"):
+            try:
+                async with asyncio.timeout(ARM_TIMEOUT_SECONDS), self._database.begin() as connection:
+                    armed = await claims.arm(
+                        connection,
+                        batch.batch_id,
+                        batch.epoch,
+                        self._worker,
+                        lease=self._lease,
+                        suppression_version=suppression_version,
+                        left_out=pack_positions(attempt.left_out) if attempt.left_out else None,
+                        traceparent=attempt.traceparent,
+                    )
+            except BaseException as error:
+                attempt.arm_unknown = True
+                if isinstance(error, DATABASE_ERRORS):
+                    raise NotArmed("the database did not confirm") from error
+                raise
+        if not armed:
+            raise NotArmed("the batch is not this worker's any more")
+        attempt.arm_unknown = True
+
+    async def _abandon(self, attempt: _Try) -> None:
+        """Interrupted or broken in the middle: say of the batch what is certain, as far as the time allows."""
+        batch = attempt.batch
+        _log.warning("send abandoned", batch_id=str(batch.batch_id), phase=attempt.phase.name)
+        if attempt.may_have_been_sent:
+            await self._recorder.mark_ambiguous(batch, Fault.INTERRUPTED.value, attempt.left_out)
+        else:
+            await self._recorder.hand_back(batch, origins=attempt.held_states)
+
+    def _measure(self, attempt: _Try, verdict: Verdict) -> None:
+        labels = {"outcome": verdict.kind.value, "reason": verdict.reason}
+        self._metrics.batches.add(1, labels)
+        self._metrics.messages.add(attempt.batch.recipients, {"outcome": verdict.kind.value})
+        if attempt.sent_at:
+            self._metrics.provider_seconds.record(time.monotonic() - attempt.sent_at, {"outcome": verdict.kind.value})
+
+    @contextmanager
+    def _batch_span(self, batch: LeasedBatch, started_ns: int) -> Iterator[trace.Span]:
+        """One consumer span per try, child of the enqueue, so that enqueue to completion is one trace."""
+        link = link_from_traceparent(batch.traceparent)
+        with _tracer.start_as_current_span(
+            "send batch",
+            context=context_from_traceparent(batch.traceparent),
+            kind=SpanKind.CONSUMER,
+            links=[link] if link else [],
+            start_time=started_ns,
+            attributes={
+                "bulksms.tenant_id": batch.tenant_id,
+                "bulksms.campaign_id": "" if batch.is_single_message else str(batch.campaign_id),
+                "bulksms.batch_id": str(batch.batch_id),
+                "bulksms.batch_number": batch.number,
+                "bulksms.epoch": batch.epoch,
+                "bulksms.attempt": batch.attempts + 1,
+                "bulksms.recipients": batch.recipients,
+                "bulksms.waited_seconds": batch.waited_seconds,
+            },
+        ) as span:
+            yield span
+
+
+def _past_span(name: str, started_ns: int, ended_ns: int) -> None:
+    _tracer.start_span(name, start_time=started_ns).end(ended_ns)

@@ -1,0 +1,74 @@
+"""Wake-ups through Redis: a batch stored by one replica is claimed by another at once, not at the next poll."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from servicekit import logs
+
+__all__ = ["Wakeups"]
+
+_log = logs.get_logger("bulksms.dispatcher.wakeups")
+# Below redis-py's socket timeout: a blocking read that is longer would look like a dead server.
+_LISTEN_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+
+
+class Wakeups:
+    """A component that listens; losing a wake-up costs at most one poll, so nothing here is retried or kept."""
+
+    name = "wake-ups"
+
+    def __init__(self, redis: Redis, key_prefix: str, on_wake: Callable[[], None]) -> None:
+        self._redis = redis
+        self._channel = f"{key_prefix}wake"
+        self._on_wake = on_wake
+        self._stopping = asyncio.Event()
+        self._heard = True
+
+    async def start(self) -> None:
+        """Nothing to prepare: Redis may be away."""
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        self._stopping.set()
+
+    async def send(self) -> None:
+        """Wake the senders of all replicas; our own at once."""
+        self._on_wake()
+        try:
+            await self._redis.publish(self._channel, b"")
+        except (RedisError, OSError, TimeoutError):
+            return  # they poll
+
+    async def run(self) -> None:
+        """Listen until stopped, through any outage."""
+        listening = asyncio.create_task(self._listen_for_ever(), name="wake-ups.listen")
+        await self._stopping.wait()
+        # A blocking read would hold up the end for as long as it waits.
+        listening.cancel()
+        await asyncio.wait({listening})
+
+    async def _listen_for_ever(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError, TimeoutError) as error:
+                if self._heard:
+                    _log.warning("no wake-ups: polling", error_type=type(error).__name__)
+                self._heard = False
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+            await subscription.subscribe(self._channel)
+            self._on_wake()  # what was missed while we did not listen
+            while True:
+                message = await subscription.get_message(timeout=_LISTEN_SECONDS)
+                self._heard = True
+                if message is not None:
+                    self._on_wake()

@@ -1,0 +1,73 @@
+"""A migrated database of each test's own, the provider's simulator, the peers, and a dispatcher between them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from bulksms_dispatcher.app import MIGRATIONS
+from bulksms_dispatcher.settings import Settings
+from devstack.mitto.process import SimulatorProcess
+from devstack.servers import Servers
+from servicekit import migrations
+
+from .dispatcher_support import Dispatcher, Peers, Provider, serving, settings_for
+
+_TEMPLATE = "dispatcher_template"
+_counter = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> str:
+    """Name of a database that has been migrated once, to be copied for each test."""
+    asyncio.run(migrations.upgrade(servers.create_database(_TEMPLATE).url, MIGRATIONS))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def dispatcher_url(servers: Servers, template: str) -> Iterator[str]:
+    """A dispatcher's database of this test's own."""
+    name = f"dispatcher_{next(_counter)}"
+    yield servers.clone_database(template, name).url
+    servers.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def simulator_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
+    with SimulatorProcess(tmp_path_factory.mktemp("mitto"), api_key="key") as process:
+        yield process
+
+
+@pytest.fixture
+def simulator(simulator_process: SimulatorProcess) -> Iterator[Provider]:
+    """The provider, polite again; its log from here on is the truth."""
+    with Provider(simulator_process.control) as provider:
+        yield provider
+
+
+@pytest.fixture
+async def peers() -> AsyncIterator[Peers]:
+    async with Peers().serving() as served:
+        yield served
+
+
+@pytest.fixture
+def configure(
+    dispatcher_url: str, redis_url: str, redis_key_prefix: str, simulator: Provider, peers: Peers
+) -> Callable[..., Settings]:
+    """Settings of a dispatcher on this test's servers."""
+
+    def with_changes(**changes: Any) -> Settings:
+        return settings_for(dispatcher_url, redis_url, redis_key_prefix, simulator.base_url, peers, **changes)
+
+    return with_changes
+
+
+@pytest.fixture
+async def dispatcher(configure: Callable[..., Settings]) -> AsyncIterator[Dispatcher]:
+    async with serving(configure()) as running:
+        yield running

@@ -1,0 +1,301 @@
+"""What the dispatcher's tests share: peers that remember what they were told, and a dispatcher that runs for real."""
+# ruff: noqa: N802 - the methods are named as the RPCs are
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from pydantic import SecretStr
+
+from bulksms.campaign.v1 import results_pb2, results_pb2_grpc
+from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
+from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
+from bulksms.dispatcher.v1.messages_pb2_grpc import MessageServiceStub
+from bulksms.dispatcher.v1.queue_pb2_grpc import QueueServiceStub
+from bulksms.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from bulksms_dispatcher.app import build
+from bulksms_dispatcher.settings import Settings
+from devstack.mitto.accepted_log import AcceptedMessage
+from devstack.mitto.client import Simulator
+from servicekit import errors
+from servicekit.grpc.client import open_channel
+from servicekit.grpc.errors import from_rpc_error
+from servicekit.grpc.server import GrpcServer, build_server
+from servicekit.lifecycle import running
+from servicekit.settings import Endpoint, ServiceSettings
+
+TENANT = "acme"
+ACCOUNT = "7c8b0a52-33a1-4a36-a1b0-0f61b1c2d3e4"
+DEADLINE_SECONDS = 30.0
+Outcome = results_pb2.RecipientOutcome
+
+
+async def eventually(condition: Callable[[], Any], deadline_seconds: float = DEADLINE_SECONDS) -> Any:
+    """The condition's value (awaited when it can be) once it is true."""
+    async with asyncio.timeout(deadline_seconds):
+        while True:
+            value = condition()
+            if isinstance(value, Awaitable):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(0.01)
+
+
+class Provider(Simulator):
+    """The simulator of this run as one test sees it: what earlier tests had accepted is left out."""
+
+    def __init__(self, running: Simulator) -> None:
+        super().__init__(running.address, running.log_path)
+        self.reset()
+        self.set_behaviour()
+        self._seen_before = len(list(super().accepted()))
+
+    def accepted(self) -> Iterator[AcceptedMessage]:
+        return itertools.islice(super().accepted(), self._seen_before, None)
+
+    def times_accepted(self) -> Counter[int]:
+        """How often each destination was really accepted → how many destinations."""
+        per_destination = Counter(message.destination for message in self.accepted())
+        return Counter(per_destination.values())
+
+
+class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
+    """Keeps the last outcome of each recipient, and everything it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[results_pb2.RecordBatchResultRequest] = []
+        self.refuse_with: errors.DomainError | None = None
+
+    async def RecordBatchResult(self, request: Any, context: Any) -> Any:
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        self.told.append(request)
+        return results_pb2.RecordBatchResultResponse(changed=1)
+
+    @property
+    def recipients(self) -> dict[int, tuple[str, str, str]]:
+        """Phone → (outcome, reason, message id): a definite outcome is not overwritten by an ambiguous one."""
+        folded: dict[int, tuple[str, str, str]] = {}
+        for request in self.told:
+            for group in request.groups:
+                name = Outcome.Name(group.outcome).removeprefix("RECIPIENT_OUTCOME_")
+                ids = group.message_ids or [""] * len(group.phones)
+                for phone, message_id in zip(group.phones, ids, strict=True):
+                    if phone in folded and name == "AMBIGUOUS":
+                        continue
+                    folded[phone] = (name, group.reason, message_id)
+        return folded
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many recipients have which outcome."""
+        return Counter(outcome for outcome, _, _ in self.recipients.values())
+
+
+class LedgerPeer(ledger_pb2_grpc.LedgerServiceServicer):
+    """Keeps captures by request id and reservations by id."""
+
+    def __init__(self) -> None:
+        self.captures: dict[str, ledger_pb2.CaptureRequest] = {}
+        self.reserved: dict[str, ledger_pb2.ReserveRequest] = {}
+        self.closed: dict[str, ledger_pb2.CloseRequest] = {}
+        self.refuse_reserve: errors.DomainError | None = None
+        self.capture_error = ""
+
+    @property
+    def captured(self) -> int:
+        """Credits."""
+        return sum(capture.units for capture in self.captures.values())
+
+    async def BatchCapture(self, request: Any, context: Any) -> Any:
+        if not self.capture_error:
+            self.captures |= {capture.request_id: capture for capture in request.captures}
+        return ledger_pb2.BatchCaptureResponse(
+            results=[
+                ledger_pb2.CaptureResult(request_id=capture.request_id, error_reason=self.capture_error)
+                for capture in request.captures
+            ]
+        )
+
+    async def Reserve(self, request: Any, context: Any) -> Any:
+        if self.refuse_reserve is not None:
+            raise self.refuse_reserve
+        self.reserved[request.reservation_id] = request
+        return ledger_pb2.ReserveResponse()
+
+    async def Capture(self, request: Any, context: Any) -> Any:
+        self.captures[request.request_id] = request
+        return ledger_pb2.CaptureResponse()
+
+    async def Close(self, request: Any, context: Any) -> Any:
+        self.closed[request.reservation_id] = request
+        return ledger_pb2.CloseResponse()
+
+
+@dataclass
+class Peers:
+    """The other services, in this process."""
+
+    campaign: CampaignPeer = field(default_factory=CampaignPeer)
+    ledger: LedgerPeer = field(default_factory=LedgerPeer)
+    address: str = ""
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Peers]:
+        server = build_server(
+            ServiceSettings.model_validate({"grpc_listen": Endpoint("127.0.0.1", 0), "shutdown_grace_seconds": 0.2}),
+            [
+                (results_pb2_grpc.add_ResultServiceServicer_to_server, self.campaign, "campaign"),
+                (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, self.ledger, "ledger"),
+            ],
+        )
+        async with running([server]):
+            self.address = server.address
+            yield self
+
+
+@dataclass
+class Dispatcher:
+    """A running dispatcher and its clients."""
+
+    address: str
+    dispatch: DispatchServiceStub
+    queue: QueueServiceStub
+    messages: MessageServiceStub
+
+    async def batches(self, **filters: Any) -> list[queue_pb2.Batch]:
+        """All batches, oldest first."""
+        response = await self.queue.ListBatches(queue_pb2.ListBatchesRequest(page_size=1000, **filters))
+        return list(reversed(response.batches))
+
+    async def states(self) -> Counter[str]:
+        """How many batches are in which state."""
+        names = [queue_pb2.BatchState.Name(batch.state) for batch in await self.batches()]
+        return Counter(name.removeprefix("BATCH_STATE_") for name in names)
+
+    async def attempts(self, batch_id: str) -> list[queue_pb2.Attempt]:
+        response = await self.queue.GetBatch(queue_pb2.GetBatchRequest(batch_id=batch_id))
+        return list(response.attempts)
+
+
+def settings_for(
+    database: str, redis: str, key_prefix: str, simulator_url: str, peers: Peers, **changes: Any
+) -> Settings:
+    """A dispatcher that is quick to notice everything."""
+    values: dict[str, Any] = {
+        "grpc_listen": Endpoint("127.0.0.1", 0),
+        "database_url": SecretStr(database),
+        "redis_url": SecretStr(redis),
+        "redis_key_prefix": key_prefix,
+        "campaign_address": peers.address,
+        "ledger_address": peers.address,
+        "mitto_base_url": simulator_url,
+        "mitto_api_key": SecretStr("key"),
+        "mitto_traffic_account_id": ACCOUNT,
+        "sms_batch_size": 10,
+        "queue_backoff": 0.05,
+        "account_pause_seconds": 0.1,
+        "mitto_soft_timeout_seconds": 1.0,
+        "mitto_hard_timeout_seconds": 2.0,
+        "lease_seconds": 11.0,
+        "worker_concurrency": 4,
+        "shutdown_grace_seconds": 5.0,
+        "rate_limit_traffic_account_max": 0,
+        "rate_limit_tenant_max": 0,
+    }
+    return Settings(**values | changes)
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Dispatcher]:
+    """The whole service in this process."""
+    components = await build(settings)
+    async with running(components):
+        server = components[-1]
+        assert isinstance(server, GrpcServer)
+        channel = open_channel(server.address)
+        try:
+            yield Dispatcher(
+                server.address,
+                DispatchServiceStub(channel),
+                QueueServiceStub(channel),
+                MessageServiceStub(channel),
+            )
+        finally:
+            await channel.close()
+
+
+def header(**changes: Any) -> dispatch_pb2.SubmissionHeader:
+    """A submission of its own campaign."""
+    values: dict[str, Any] = {
+        "submission_id": str(uuid.uuid4()),
+        "tenant_id": TENANT,
+        "campaign_id": str(uuid.uuid4()),
+        "enqueue_number": 1,
+        "reservation_id": str(uuid.uuid4()),
+        "text": "Hello",
+        "sender": "Astronote",
+    }
+    return dispatch_pb2.SubmissionHeader(**values | changes)
+
+
+def phones(count: int, first: int = 306_900_000_000) -> list[int]:
+    return [first + number for number in range(count)]
+
+
+def chunks(
+    numbers: Sequence[int], *, first_index: int = 0, size: int = 100, values: Sequence[str] = ()
+) -> list[dispatch_pb2.SubmitRequest]:
+    """Recipients as the stream carries them."""
+    width = len(values) // len(numbers) if numbers else 0
+    return [
+        dispatch_pb2.SubmitRequest(
+            chunk=dispatch_pb2.RecipientChunk(
+                first_index=first_index + start,
+                phones=numbers[start : start + size],
+                values=values[start * width : (start + size) * width],
+            )
+        )
+        for start in range(0, len(numbers), size)
+    ]
+
+
+def stream(
+    head: dispatch_pb2.SubmissionHeader, parts: Iterable[dispatch_pb2.SubmitRequest], end: int | None
+) -> AsyncIterator[dispatch_pb2.SubmitRequest]:
+    """A whole submission; without an end when `end` is None."""
+    last = [] if end is None else [dispatch_pb2.SubmitRequest(end=dispatch_pb2.SubmissionEnd(recipients=end))]
+    requests = itertools.chain([dispatch_pb2.SubmitRequest(header=head)], parts, last)
+
+    async def generate() -> AsyncIterator[dispatch_pb2.SubmitRequest]:
+        for request in requests:
+            yield request
+
+    return generate()
+
+
+async def submit(
+    dispatcher: Dispatcher,
+    numbers: Sequence[int],
+    head: dispatch_pb2.SubmissionHeader | None = None,
+    values: Sequence[str] = (),
+) -> dispatch_pb2.SubmissionHeader:
+    """Submit a whole campaign."""
+    head = head or header()
+    response = await dispatcher.dispatch.Submit(stream(head, chunks(numbers, values=values), len(numbers)))
+    assert response.recipients == len(numbers)
+    return head
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """The machine reason an RPC failed with."""
+    return from_rpc_error(error).reason

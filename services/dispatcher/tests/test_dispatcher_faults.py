@@ -1,0 +1,233 @@
+"""Every way a provider can misbehave, over a real socket: nobody gets a message twice, everybody gets a status."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from bulksms.dispatcher.v1 import queue_pb2
+from bulksms_dispatcher.settings import Settings
+from devstack.mitto.behaviours import Behaviour, Latency, PartialRefusal
+
+from .dispatcher_support import Dispatcher, Peers, Provider, eventually, phones, serving, submit
+
+RECIPIENTS = 4
+
+
+@pytest.fixture
+async def dispatcher(configure: Callable[..., Settings]) -> AsyncIterator[Dispatcher]:
+    settings = configure(mitto_soft_timeout_seconds=0.3, mitto_hard_timeout_seconds=0.6, lease_seconds=10.3)
+    async with serving(settings) as running:
+        yield running
+
+
+async def send_one_batch(dispatcher: Dispatcher, peers: Peers) -> queue_pb2.Batch:
+    """Returns the batch once it waits for nothing and its recipients have a status."""
+    await submit(dispatcher, phones(RECIPIENTS))
+    await eventually(lambda: len(peers.campaign.recipients) == RECIPIENTS)
+    batch: queue_pb2.Batch = await eventually(lambda: _settled(dispatcher))
+    return batch
+
+
+async def _settled(dispatcher: Dispatcher) -> queue_pb2.Batch | None:
+    (batch,) = await dispatcher.batches()
+    waiting = (queue_pb2.BATCH_STATE_READY, queue_pb2.BATCH_STATE_LEASED, queue_pb2.BATCH_STATE_ARMED)
+    return None if batch.state in waiting else batch
+
+
+AMBIGUOUS_AFTER_ACCEPTANCE = {
+    "accept-then-never-answer": "READ_TIMEOUT",
+    "accept-then-reset": "CONNECTION_LOST",
+    "cut-answer": "",
+    "accept-then-500": "SERVER_ERROR",
+    "accept-then-502": "SERVER_ERROR",
+    "accept-then-503": "SERVER_ERROR",
+    "ids-short": "ID_COUNT_MISMATCH",
+    "ids-long": "ID_COUNT_MISMATCH",
+    "ids-repeated": "ID_REPEATED",
+    "ids-null": "ID_MISSING",
+    "ids-missing": "ID_MISSING",
+    "ids-empty": "",
+    "html-with-200": "ANSWER_UNREADABLE",
+    "huge-answer": "ANSWER_TOO_LARGE",
+    "truncated-json": "ANSWER_UNREADABLE",
+    "empty-answer": "ANSWER_UNREADABLE",
+    "slow-drip": "READ_TIMEOUT",
+}
+
+
+@pytest.mark.parametrize(("behaviour", "reason"), AMBIGUOUS_AFTER_ACCEPTANCE.items())
+async def test_what_may_have_been_sent_is_ambiguous_and_not_sent_again(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str, reason: str
+) -> None:
+    simulator.script(behaviour)
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert batch.state == queue_pb2.BATCH_STATE_AMBIGUOUS
+    assert not reason or batch.reason == reason
+    assert batch.reason
+    assert peers.campaign.outcomes == {"AMBIGUOUS": RECIPIENTS}
+    assert simulator.times_accepted() == {1: RECIPIENTS}
+    assert peers.ledger.captures == {}
+
+
+@pytest.mark.parametrize("behaviour", ["never-answer", "reset", "cut-request", "500", "502", "503"])
+async def test_what_the_provider_did_not_take_is_ambiguous_too_because_nobody_can_know(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str
+) -> None:
+    simulator.script(behaviour)
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert batch.state == queue_pb2.BATCH_STATE_AMBIGUOUS
+    assert peers.campaign.outcomes == {"AMBIGUOUS": RECIPIENTS}
+    assert simulator.times_accepted() == {}
+
+
+@pytest.mark.parametrize("behaviour", ["429", "429-retry-after", "401", "403"])
+async def test_what_the_provider_refused_whole_is_sent_again_and_only_once(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str
+) -> None:
+    simulator.script(behaviour)
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
+    assert simulator.times_accepted() == {1: RECIPIENTS}
+    attempts = await dispatcher.attempts(batch.batch_id)
+    assert [attempt.outcome for attempt in attempts] == ["REFUSED", "ACCEPTED"]
+    assert attempts[0].http_status == int(behaviour[:3])
+    assert attempts[1].epoch > attempts[0].epoch
+
+
+async def test_a_400_fails_the_recipients_for_good(dispatcher: Dispatcher, simulator: Provider, peers: Peers) -> None:
+    simulator.script("400")
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert batch.state == queue_pb2.BATCH_STATE_REJECTED
+    assert peers.campaign.outcomes == {"FAILED": RECIPIENTS}
+    assert {reason for _, reason, _ in peers.campaign.recipients.values()} == {"PROVIDER_REJECTED"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("413", "BATCH_TOO_LARGE"),
+        ("404", "PROVIDER_CONFIGURATION"),
+        (Behaviour(status=400, error_text="Maximum number of messages exceeded"), "BATCH_TOO_LARGE"),
+    ],
+)
+async def test_a_mistake_in_our_configuration_parks_the_batch(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str | Behaviour, reason: str
+) -> None:
+    simulator.script(behaviour)
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert (batch.state, batch.reason) == (queue_pb2.BATCH_STATE_DEAD, reason)
+    assert simulator.times_accepted() == {}
+    dead = await dispatcher.queue.ListDeadBatches(queue_pb2.ListDeadBatchesRequest())
+    assert [found.batch_id for found in dead.batches] == [batch.batch_id]
+
+
+async def test_ids_that_were_given_out_before_prove_nothing(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+) -> None:
+    await submit(dispatcher, phones(RECIPIENTS))
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+    simulator.script("ids-known")
+    await submit(dispatcher, phones(RECIPIENTS, first=447_700_900_000))
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS, "AMBIGUOUS": RECIPIENTS})
+
+    reasons = [batch.reason for batch in await dispatcher.batches()]
+    assert reasons == ["", "ID_KNOWN"]
+
+
+async def test_only_the_refused_part_of_a_bulk_fails(dispatcher: Dispatcher, simulator: Provider, peers: Peers) -> None:
+    simulator.script(Behaviour(partial=PartialRefusal(form="item_error", positions=(1, 3))))
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
+    numbers = phones(RECIPIENTS)
+    told = peers.campaign.recipients
+    assert [told[number][0] for number in numbers] == ["ACCEPTED", "FAILED", "ACCEPTED", "FAILED"]
+    truth = {int(message.destination[1:]): message.message_id for message in simulator.accepted()}
+    assert {number: told[number][2] for number in numbers if told[number][2]} == truth
+    await eventually(lambda: peers.ledger.captured == 2)
+
+
+@pytest.mark.parametrize("form", ["short", "null_id"])
+async def test_a_refusal_that_does_not_say_whom_it_refuses_is_ambiguous(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, form: str
+) -> None:
+    simulator.script(Behaviour(partial=PartialRefusal(form=form, positions=(1,))))  # type: ignore[arg-type]
+    batch = await send_one_batch(dispatcher, peers)
+    assert batch.state == queue_pb2.BATCH_STATE_AMBIGUOUS
+
+
+async def test_a_late_answer_resolves_what_was_ambiguous(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+) -> None:
+    simulator.script(Behaviour(latency=Latency(constant_seconds=0.45)))
+    await submit(dispatcher, phones(RECIPIENTS))
+
+    await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": RECIPIENTS})
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+    assert await dispatcher.states() == {"ACCEPTED": 1}
+    assert simulator.times_accepted() == {1: RECIPIENTS}
+    await eventually(lambda: peers.ledger.captured == RECIPIENTS)
+
+
+async def test_a_refused_connection_costs_a_retry_and_nothing_else(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+) -> None:
+    simulator.refuse_connections(0.3, drop_connections=True)
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
+    assert simulator.times_accepted() == {1: RECIPIENTS}
+    attempts = await dispatcher.attempts(batch.batch_id)
+    assert {attempt.outcome for attempt in attempts[:-1]} == {"NOT_SENT"}
+    assert {attempt.reason for attempt in attempts[:-1]} == {"CONNECT_FAILED"}
+    assert not any(attempt.HasField("armed_at") for attempt in attempts[:-1])
+
+
+async def test_out_of_retries_a_batch_is_dead_and_can_be_requeued(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    async with serving(configure(queue_attempts=2, queue_backoff=0.02)) as dispatcher:
+        simulator.script("429", "429", "429")
+        await submit(dispatcher, phones(RECIPIENTS))
+        await eventually(lambda: peers.campaign.outcomes == {"FAILED": RECIPIENTS})
+        (batch,) = await dispatcher.batches()
+        assert (batch.state, batch.reason) == (queue_pb2.BATCH_STATE_DEAD, "ATTEMPTS_EXHAUSTED")
+        assert batch.attempts == 3
+
+        request = queue_pb2.RequeueDeadBatchRequest(
+            request_id=str(uuid.uuid4()), batch_id=batch.batch_id, reason="the provider is back"
+        )
+        await dispatcher.queue.RequeueDeadBatch(request)
+        await dispatcher.queue.RequeueDeadBatch(request)
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+        assert simulator.times_accepted() == {1: RECIPIENTS}
+
+
+async def test_an_answer_cut_at_any_byte_never_leads_to_a_second_send(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    simulator.script(*(Behaviour(answer="cut", cut_at_byte=byte) for byte in range(0, 400, 10)))
+    async with serving(configure(sms_batch_size=2)) as dispatcher:
+        await submit(dispatcher, phones(80))
+        await eventually(lambda: len(peers.campaign.recipients) == 80)
+        assert set(await dispatcher.states()) <= {"AMBIGUOUS", "ACCEPTED"}
+    assert simulator.times_accepted() == {1: 80}
+
+
+async def test_a_request_cut_at_any_byte_never_leads_to_a_second_send(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    simulator.script(*(Behaviour(cut_request_at_byte=byte) for byte in range(1, 401, 10)))
+    async with serving(configure(sms_batch_size=2)) as dispatcher:
+        await submit(dispatcher, phones(80))
+        await eventually(lambda: len(peers.campaign.recipients) == 80)
+        assert set(await dispatcher.states()) == {"AMBIGUOUS"}
+    assert simulator.times_accepted() == {}

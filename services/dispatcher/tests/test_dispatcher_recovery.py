@@ -1,0 +1,227 @@
+"""Crashes, freezes, restarts and servers that go away: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from bulksms.dispatcher.v1 import dispatch_pb2 as pb
+from bulksms.dispatcher.v1 import queue_pb2
+from bulksms_dispatcher.settings import Settings
+from devstack.mitto.behaviours import Behaviour, Latency
+from devstack.valkey import EmbeddedValkey
+from servicekit.database import Database
+
+from .dispatcher_support import (
+    TENANT,
+    Dispatcher,
+    Peers,
+    Provider,
+    eventually,
+    header,
+    phones,
+    serving,
+    submit,
+)
+
+
+@contextmanager
+def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """The service as a process of its own, on the same servers."""
+    environment = {
+        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in settings
+        if value is not None
+    }
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bulksms_dispatcher", "serve"],
+        env={**os.environ, **environment, "LOG_LEVEL": "ERROR"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+@contextmanager
+def paused(running: subprocess.Popen[bytes]) -> Iterator[None]:
+    running.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        running.send_signal(signal.SIGCONT)
+
+
+async def expire_leases(settings: Settings) -> None:
+    """As if the lease's time had passed."""
+    database = Database(settings.database_url, application_name="test", pool_size=1)
+    async with database.begin() as connection:
+        await connection.execute(
+            text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second' WHERE state IN (2, 3)")
+        )
+    await database.stop()
+
+
+async def test_a_worker_killed_while_sending_leaves_an_ambiguous_batch_that_is_not_sent_again(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    settings = configure(worker_concurrency=1)
+    simulator.script("accept-then-never-answer")
+    async with serving(settings) as survivor:
+        head = header()
+        await survivor.dispatch.PauseCampaign(
+            pb.PauseCampaignRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=head.campaign_id)
+        )
+        await submit(survivor, phones(20), head)
+    with process(settings) as victim:
+        await _resume(settings, head)
+        await eventually(lambda: simulator.times_accepted())
+        victim.kill()
+        victim.wait()
+    await expire_leases(settings)
+    async with serving(settings) as dispatcher:
+        await eventually(lambda: len(peers.campaign.recipients) == 20)
+        assert peers.campaign.outcomes == {"AMBIGUOUS": 10, "ACCEPTED": 10}
+        assert await dispatcher.states() == {"AMBIGUOUS": 1, "ACCEPTED": 1}
+        assert simulator.times_accepted() == {1: 20}
+        (lost,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_AMBIGUOUS)
+        assert lost.reason == "WORKER_LOST"
+
+
+async def _resume(settings: Settings, head: pb.SubmissionHeader) -> None:
+    database = Database(settings.database_url, application_name="test", pool_size=1)
+    async with database.begin() as connection:
+        await connection.execute(
+            text("UPDATE campaigns SET paused = false WHERE campaign_id = :id"), {"id": uuid.UUID(head.campaign_id)}
+        )
+    await database.stop()
+
+
+async def test_a_frozen_worker_that_wakes_up_resolves_its_batch_by_the_late_answer(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    settings = configure(mitto_soft_timeout_seconds=10, mitto_hard_timeout_seconds=20, lease_seconds=20)
+    simulator.script(Behaviour(latency=Latency(constant_seconds=0.5)))
+    with process(settings) as zombie:
+        async with serving(configure(worker_concurrency=1)) as other:
+            head = header()
+            await other.dispatch.PauseCampaign(
+                pb.PauseCampaignRequest(
+                    request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=head.campaign_id
+                )
+            )
+            await submit(other, phones(10), head)
+        await _resume(settings, head)
+        await eventually(lambda: simulator.times_accepted())
+        with paused(zombie):
+            await expire_leases(settings)
+            async with serving(settings) as dispatcher:
+                await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": 10})
+                assert await dispatcher.states() == {"AMBIGUOUS": 1}
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
+    assert simulator.times_accepted() == {1: 10}
+
+
+async def test_a_graceful_stop_finishes_what_is_armed_and_leaves_nothing_ambiguous(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    settings = configure(sms_batch_size=1)
+    slow = Behaviour(latency=Latency(constant_seconds=0.05))
+    simulator.script(slow, repeat=60)
+    async with serving(settings) as first:
+        await submit(first, phones(60))
+        await eventually(lambda: len(peers.campaign.recipients) >= 5)
+    for _ in range(3):
+        seen = len(peers.campaign.recipients)
+        async with serving(settings):
+            await eventually(lambda seen=seen: len(peers.campaign.recipients) >= min(seen + 5, 60))
+    async with serving(settings) as last:
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})
+        assert await last.states() == {"ACCEPTED": 60}
+        assert {batch.attempts for batch in await last.batches()} == {1}
+    assert simulator.times_accepted() == {1: 60}
+
+
+async def test_sigterm_ends_the_process_with_exit_code_0(configure: Callable[..., Settings], peers: Peers) -> None:
+    settings = configure()
+    database = Database(settings.database_url, application_name="test", pool_size=1)
+
+    async def workers() -> int:
+        async with database.connect() as connection:
+            return int((await connection.execute(text("SELECT count(*) FROM workers"))).scalar_one())
+
+    with process(settings) as running:
+        await eventually(workers)
+        running.terminate()
+        assert await asyncio.to_thread(running.wait, 15) == 0
+    assert await workers() == 0
+    await database.stop()
+
+
+async def test_without_redis_nothing_is_sent_and_everything_goes_on_when_it_is_back(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    await asyncio.to_thread(valkey.start)
+    try:
+        async with serving(configure(redis_url=SecretStr(valkey.url), rate_limit_tenant_max=50)) as dispatcher:
+            await submit(dispatcher, phones(20))
+            await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 20})
+
+            await asyncio.to_thread(valkey.kill)
+            await submit(dispatcher, phones(20, first=447_700_900_000))
+
+            async def stopped() -> bool:
+                stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
+                return not stats.pacing_available
+
+            await eventually(stopped)
+            assert simulator.times_accepted() == {1: 20}
+
+            await asyncio.to_thread(valkey.start)
+            await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 40})
+            assert simulator.times_accepted() == {1: 40}
+            assert {batch.attempts for batch in await dispatcher.batches()} == {1}
+    finally:
+        await asyncio.to_thread(valkey.remove)
+
+
+async def test_connections_to_the_database_cut_in_mid_campaign_cost_nothing(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    settings = configure(sms_batch_size=1)
+    simulator.script(Behaviour(latency=Latency(constant_seconds=0.03)), repeat=100)
+    killer = Database(settings.database_url, application_name="killer", pool_size=1)
+    async with serving(settings) as dispatcher:
+        await submit(dispatcher, phones(100))
+        for share in (10, 30, 50, 70):
+            await eventually(lambda share=share: len(list(simulator.accepted())) >= share)
+            async with killer.connect() as connection:
+                await connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND application_name <> 'killer'"
+                    )
+                )
+        await eventually(lambda: len(peers.campaign.recipients) == 100, 60)
+        await eventually(lambda: _is_quiet(dispatcher))
+        assert await dispatcher.states() == {"ACCEPTED": 100}
+    await killer.stop()
+    assert simulator.times_accepted() == {1: 100}
+    assert peers.campaign.outcomes == {"ACCEPTED": 100}
+
+
+async def _is_quiet(dispatcher: Dispatcher) -> bool:
+    return not {"READY", "LEASED", "ARMED"} & set(await dispatcher.states())

@@ -1,0 +1,25 @@
+"""From a submission to the provider's log and back to the peers, over real sockets."""
+
+from __future__ import annotations
+
+from .dispatcher_support import Dispatcher, Peers, Provider, eventually, header, phones, submit
+
+
+async def test_a_submission_is_sent_once_and_everybody_is_told(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+) -> None:
+    head = header(text="Hi {{first_name|friend}}, 20% off", variable_names=["first_name"])
+    numbers = phones(95)
+    names = ["" if n % 3 == 0 else f"Νίκος {n}" for n in range(95)]
+
+    await submit(dispatcher, numbers, head, names)
+    await eventually(lambda: len(peers.campaign.recipients) == 95 and peers.ledger.captured == 95)
+
+    accepted = list(simulator.accepted())
+    assert sorted(message.destination for message in accepted) == [f"+{number}" for number in numbers]
+    assert {m.text for m in accepted} >= {"Hi friend, 20% off", "Hi Νίκος 1, 20% off"}
+    truth = {int(message.destination[1:]): message.message_id for message in accepted}
+    assert {phone: told[2] for phone, told in peers.campaign.recipients.items()} == truth
+    assert peers.campaign.outcomes == {"ACCEPTED": 95}
+    assert await dispatcher.states() == {"ACCEPTED": 10}
+    assert {batch.attempts for batch in await dispatcher.batches()} == {1}

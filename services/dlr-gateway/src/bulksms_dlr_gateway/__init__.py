@@ -1,0 +1,1 @@
+"""Delivery reports from HTTP webhooks to gRPC status updates."""

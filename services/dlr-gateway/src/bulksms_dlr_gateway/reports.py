@@ -1,0 +1,99 @@
+"""A delivery report in our words, and what is kept with it on its way."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+import msgspec
+
+__all__ = ["Entry", "Report", "Status", "clean", "mask_digits", "microseconds", "moment", "status_of"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Status(StrEnum):
+    """What a report says, in our words; the provider's own word is kept beside it."""
+
+    OTHER = "other"  # a word we do not know: kept raw, counted, not final
+    SENT = "sent"  # on its way, not final
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+# Delivered and Failure are what today's API sends, Sent on the way; the others come from its older versions.
+_STATUS_BY_WORD = {
+    "sent": Status.SENT,
+    "pending": Status.SENT,
+    "queued": Status.SENT,
+    "buffered": Status.SENT,
+    "delivered": Status.DELIVERED,
+    "failure": Status.FAILED,
+    "failed": Status.FAILED,
+    "undelivered": Status.FAILED,
+    "rejected": Status.FAILED,
+    "expired": Status.EXPIRED,
+}
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One report as it is forwarded. It holds no number and no text of a message."""
+
+    message_id: str
+    """The provider's: opaque, case-sensitive, 1 to 64 printable characters."""
+    status: Status
+    raw_status: str
+    """As the provider wrote it, at most 64 characters."""
+    description: str = ""
+    """At most 200 characters, runs of digits masked."""
+    error_code: str = ""
+    updated_at: int | None = None
+    """When the provider says it changed: microseconds since 1970, UTC."""
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A report in the spool: when and under which trace it came, and how often it was asked about."""
+
+    report: Report
+    received_at: int
+    """Microseconds since 1970, UTC."""
+    traceparent: str = ""
+    """W3C context of the request that brought it; empty when that was not sampled."""
+    attempts: int = 0
+    """How often it was forwarded and not taken."""
+    unknown_since: int | None = None
+    """When campaign first said it does not know the message; microseconds since 1970, UTC."""
+
+
+def status_of(word: str) -> Status:
+    """Our word for the provider's, whatever its case."""
+    return _STATUS_BY_WORD.get(word.strip().lower(), Status.OTHER)
+
+
+_DIGIT_RUN = re.compile(r"\+?\d(?:[ ().\-/]{0,2}\d){5,}")
+
+
+def mask_digits(text: str) -> str:
+    """The text with everything that could be a telephone number masked: six digits or more, however grouped."""
+    return _DIGIT_RUN.sub("***", text)
+
+
+def clean(text: str, limit: int) -> str:
+    """At most `limit` characters that every transport takes: no controls, no lone surrogates."""
+    text = text[: limit * 4]  # what is beyond is cut anyway; a hostile megabyte is not worth looking at
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return mask_digits(text).strip()[:limit]
+
+
+def microseconds(instant: datetime) -> int:
+    """An aware datetime as microseconds since 1970, UTC."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def moment(value: int) -> datetime:
+    """The reverse of `microseconds`."""
+    return _EPOCH + value * _MICROSECOND
