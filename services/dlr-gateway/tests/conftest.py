@@ -118,7 +118,7 @@ class _Results(results_pb2_grpc.ResultServiceServicer):
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
 
-    async def RecordDeliveryReports(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RecordDeliveryReports(self, request: Any, context: Any) -> Any:
         peers = self._peers
         peers.traceparents += [value for key, value in context.invocation_metadata() if key == "traceparent"]
         peers.changed.set()
@@ -139,7 +139,7 @@ class _Messages(messages_pb2_grpc.MessageServiceServicer):
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
 
-    async def RecordDeliveryEvidence(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def RecordDeliveryEvidence(self, request: Any, context: Any) -> Any:
         peers = self._peers
         peers.evidence.extend(request.reports)
         peers.changed.set()

@@ -21,7 +21,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self.changed = asyncio.Event()
         self.port = 0
 
-    async def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Export(self, request: Any, context: Any) -> Any:
         for resource in request.resource_spans:
             for scope in resource.scope_spans:
                 self.spans += scope.spans

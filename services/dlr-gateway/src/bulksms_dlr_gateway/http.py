@@ -21,7 +21,6 @@ from bulksms_dlr_gateway.secret_guard import SecretGuard
 from bulksms_dlr_gateway.spool import Spool, SpoolFullError
 from servicekit import logs
 from servicekit.clock import Clock
-from servicekit.telemetry import current_traceparent
 
 __all__ = ["DeliveryReportHandler"]
 
@@ -68,10 +67,11 @@ class DeliveryReportHandler:
         if head.path in _HEALTH_PATHS:
             response = _ALIVE if head.path == b"/healthz" else self._readiness()
             return response if head.method == "GET" else replace(response, body=b"")
-        # A root of its own: whoever reports cannot tell our traces where to hang.
+        # A root of its own: whoever reports cannot tell our traces where to hang. Not made the current span, which
+        # would cost more than the rest of the request.
         span = _tracer.start_span(f"POST {_ROUTE}", Context(), SpanKind.SERVER)
-        with trace.use_span(span, end_on_exit=True):
-            response = await self._take(body)
+        try:
+            response = await self._take(body, span)
             if span.is_recording():
                 # The route, not the path: that may hold the secret.
                 span.set_attributes(
@@ -84,6 +84,11 @@ class DeliveryReportHandler:
                 )
                 if response.status >= 500:
                     span.set_status(StatusCode.ERROR)
+        except BaseException:
+            span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            span.end()
         return response
 
     def _refusal_of(self, head: Head) -> tuple[Response, str] | None:
@@ -101,7 +106,7 @@ class DeliveryReportHandler:
             return _refusal(415, "ENCODING_NOT_SUPPORTED"), "ENCODING_NOT_SUPPORTED"
         return None
 
-    async def _take(self, body: bytes) -> Response:
+    async def _take(self, body: bytes, span: trace.Span) -> Response:
         try:
             payload = parse(body)
         except TooManyReportsError:
@@ -110,24 +115,24 @@ class DeliveryReportHandler:
             # Mitto's format is known in part only: what it really sent is worth keeping.
             raw = body[:_MAX_RAW_BODY].decode("utf-8", "replace")
             payload = Payload((), [Rejected(0, error.reason, raw)] if raw else ())
-            return await self._store(payload, self._refused(_refusal(400, error.reason, str(error)), error.reason))
+            refusal = self._refused(_refusal(400, error.reason, str(error)), error.reason)
+            return await self._store(payload, refusal, span)
         reports, rejected = payload.reports, payload.rejected
         if not rejected:
-            return await self._store(payload, _all_accepted(len(reports)))
+            return await self._store(payload, _all_accepted(len(reports)), span)
         told = {
             "accepted": len(reports),
             "rejected": len(rejected),
             "errors": [{"index": item.index, "reason": item.reason} for item in rejected[:_MAX_REJECTED_TOLD]],
         }
-        return await self._store(payload, json_response(200 if reports else 400, told))
+        return await self._store(payload, json_response(200 if reports else 400, told), span)
 
-    async def _store(self, payload: Payload, response: Response) -> Response:
+    async def _store(self, payload: Payload, response: Response, span: trace.Span) -> Response:
         """The response when everything is on disk, else a 503."""
         received_at = microseconds(self._clock.now())
         traceparent = ""
-        span = trace.get_current_span()
         if span.is_recording():
-            traceparent = current_traceparent()
+            traceparent = _traceparent(span)
             span.set_attributes({"dlr.accepted": len(payload.reports), "dlr.rejected": len(payload.rejected)})
         entries = [Entry(report, received_at, traceparent) for report in payload.reports]
         try:
@@ -155,6 +160,11 @@ _READY = json_response(200, {"status": "ready"})
 @lru_cache(maxsize=256)
 def _all_accepted(count: int) -> Response:
     return json_response(200, {"accepted": count, "rejected": 0})
+
+
+def _traceparent(span: trace.Span) -> str:
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _refusal(status: int, reason: str, message: str = "", **headers: str) -> Response:

@@ -33,8 +33,10 @@ class HttpMetrics:
 
     def stored(self, statuses: Iterable[str], reasons: Iterable[str]) -> None:
         """Reports of these statuses, and rejected elements for these reasons, are on disk."""
-        self._received.update(statuses)
-        self._rejected.update(reasons)
+        for status in statuses:
+            self._received[status] += 1
+        for reason in reasons:
+            self._rejected[reason] += 1
 
     def refused(self, reason: str) -> None:
         """A request was refused."""

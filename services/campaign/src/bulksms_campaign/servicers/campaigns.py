@@ -1,6 +1,6 @@
 """CampaignService: what callers write and read of campaigns."""
 
-# ruff: noqa: N802, ARG002 - names and arguments are the contract's
+# ruff: noqa: ARG002 - names and arguments are the contract's
 
 from __future__ import annotations
 

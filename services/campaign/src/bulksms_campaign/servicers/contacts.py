@@ -1,6 +1,6 @@
 """ContactService: imports, contacts, opt-outs."""
 
-# ruff: noqa: N802, ARG002 - names and arguments are the contract's
+# ruff: noqa: ARG002 - names and arguments are the contract's
 
 from __future__ import annotations
 

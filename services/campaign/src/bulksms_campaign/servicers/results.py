@@ -1,6 +1,6 @@
 """ResultService: what the dispatcher and the gateway tell."""
 
-# ruff: noqa: N802, ARG002 - names and arguments are the contract's
+# ruff: noqa: ARG002 - names and arguments are the contract's
 
 from __future__ import annotations
 
