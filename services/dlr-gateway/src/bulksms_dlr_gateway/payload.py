@@ -151,7 +151,7 @@ def _fields(raw: bytes) -> _Fields:
     if not raw.startswith(b"{"):
         raise _BadElementError("NOT_AN_OBJECT")
     # A key that stands twice, or may, spelled with an escape: two readers could read two different reports.
-    if b"\\" in raw or any(raw.count(key) > 1 for key in _KEYS):
+    if b"\\" in raw or max(map(raw.count, _KEYS)) > 1:
         return _fields_slowly(raw)
     try:
         fields = _fields_decoder.decode(raw)
