@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +264,10 @@ def _print_state(state: StackState | None) -> None:
     out.print("For the [bold]bulksms[/] command, in this shell:")
     for name, value in state.environment.items():
         out.print(f"  export {name}={shlex.quote(value)}", markup=False)
+    out.print("  export BULKSMS_TENANT=demo-shop  # or any other name", markup=False)
+    programs = Path(sys.executable).parent
+    if shutil.which("bulksms") is None and (programs / "bulksms").exists():
+        out.print(f"  export PATH={shlex.quote(str(programs))}:$PATH", markup=False)
 
 
 def _whole_trace_id(store: SpanReader, text: str) -> bytes:
