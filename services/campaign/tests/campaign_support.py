@@ -142,7 +142,7 @@ class DispatcherStandIn(DispatchServiceServicer):
         self.streams += 1
         if self.hold is not None:
             await self.hold.wait()
-        submission = None
+        submission = Submission(dispatch_pb2.SubmissionHeader())
         async for request in request_iterator:
             if request.HasField("header"):
                 key = request.header.submission_id
@@ -326,7 +326,7 @@ class Service:
     @staticmethod
     async def eventually(condition: Callable[[], Awaitable[bool]], within_seconds: float = 20) -> None:
         async with asyncio.timeout(within_seconds):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 - other processes ring no bell here
                 await asyncio.sleep(0.02)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -36,7 +38,7 @@ async def opt_in(service: Service, phone: str) -> bool:
     return (await service.contacts.OptIn(request)).was_opted_out
 
 
-async def upsert(service: Service, phone: str, **fields: object) -> pb.UpsertContactResponse:
+async def upsert(service: Service, phone: str, **fields: Any) -> pb.UpsertContactResponse:
     request = pb.UpsertContactRequest(
         request_id=str(uuid4()), tenant_id=TENANT, contact=pb.Contact(phone=phone, **fields), default_region="GR"
     )
@@ -59,7 +61,7 @@ async def kept_counts_are_true(service: Service) -> bool:
         return all((row[0], row[1]) == (row[2] or 0, row[3] or 0) for row in rows)
 
 
-async def test_an_import_accounts_for_every_line(service: Service):
+async def test_an_import_accounts_for_every_line(service: Service) -> None:
     lines = ["phone,first_name", "6941234567,Anna", "+30 694 123 4567,Again", "x,y", "", "+306941234568,Bob", "1,2,3"]
     report = await service.import_csv("\n".join(lines) + "\n", groups=["vip"])
     assert (report.lines, report.imported, report.duplicates, report.rejected) == (6, 2, 1, 3)
@@ -82,7 +84,7 @@ async def test_an_import_accounts_for_every_line(service: Service):
     assert (contact.first_name, list(contact.groups)) == ("Anna", ["vip"])
 
 
-async def test_importing_again_updates_and_an_empty_name_erases_nothing(service: Service):
+async def test_importing_again_updates_and_an_empty_name_erases_nothing(service: Service) -> None:
     await service.import_csv("phone,first_name\n6941234567,Anna\n6941234568,Bob\n")
     report = await service.import_csv("phone,first_name,last_name\n6941234567,,Papa\n6941234569,,\n", groups=["new"])
     assert (report.created, report.updated) == (1, 1)
@@ -93,7 +95,7 @@ async def test_importing_again_updates_and_an_empty_name_erases_nothing(service:
     assert await kept_counts_are_true(service)
 
 
-async def test_the_same_request_id_imports_once_even_at_the_same_moment(service: Service):
+async def test_the_same_request_id_imports_once_even_at_the_same_moment(service: Service) -> None:
     request_id = str(uuid4())
     file = "phone\n" + "".join(f"+3069410{number:05d}\n" for number in range(500)) + "bad\n"
     reports = await asyncio.gather(*(service.import_csv(file, request_id=request_id) for _ in range(3)))
@@ -115,7 +117,9 @@ async def test_the_same_request_id_imports_once_even_at_the_same_moment(service:
         (b"", "IMPORT_EMPTY"),
     ],
 )
-async def test_a_file_that_cannot_be_read_is_refused_and_leaves_nothing(service: Service, file: bytes, reason: str):
+async def test_a_file_that_cannot_be_read_is_refused_and_leaves_nothing(
+    service: Service, file: bytes, reason: str
+) -> None:
     request_id = str(uuid4())
     error = await refused(service.import_csv(file, request_id=request_id))
     assert error.reason == reason
@@ -128,8 +132,8 @@ async def test_a_file_that_cannot_be_read_is_refused_and_leaves_nothing(service:
     assert (await service.import_csv("phone\n6941234567\n", request_id=request_id)).created == 1
 
 
-async def test_an_import_broken_off_leaves_nothing_and_frees_its_place(service: Service):
-    async def parts():
+async def test_an_import_broken_off_leaves_nothing_and_frees_its_place(service: Service) -> None:
+    async def parts() -> AsyncIterator[pb.ImportContactsRequest]:
         yield pb.ImportContactsRequest(
             header=pb.ImportHeader(request_id=str(uuid4()), tenant_id=TENANT, default_region="GR")
         )
@@ -145,15 +149,15 @@ async def test_an_import_broken_off_leaves_nothing_and_frees_its_place(service: 
 
 
 @pytest.fixture
-def service_settings(request):
+def service_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
     return getattr(request, "param", {})
 
 
 @pytest.mark.parametrize("service_settings", [{"import_concurrency": 1, "import_max_bytes": 1000}], indirect=True)
-async def test_imports_are_bounded_in_number_and_size(service: Service):
+async def test_imports_are_bounded_in_number_and_size(service: Service) -> None:
     let_go = asyncio.Event()
 
-    async def parts():
+    async def parts() -> AsyncIterator[pb.ImportContactsRequest]:
         yield pb.ImportContactsRequest(
             header=pb.ImportHeader(request_id=str(uuid4()), tenant_id=TENANT, default_region="GR")
         )
@@ -162,7 +166,7 @@ async def test_imports_are_bounded_in_number_and_size(service: Service):
 
     async def staging() -> bool:
         async with service.database.connect() as connection:
-            return bool((await connection.execute(text("SELECT FROM pg_class WHERE relname = 'staged_rows'"))).all())
+            return bool((await connection.execute(text("SELECT 1 FROM pg_class WHERE relname = 'staged_rows'"))).all())
 
     call = service.contacts.ImportContacts(parts())
     await service.eventually(staging)
@@ -183,17 +187,19 @@ async def test_imports_are_bounded_in_number_and_size(service: Service):
         ({"groups": ["a b"]}, "groups[0]"),
     ],
 )
-async def test_a_wrong_import_header_names_the_field_and_the_cure(service: Service, changes, field):
+async def test_a_wrong_import_header_names_the_field_and_the_cure(
+    service: Service, changes: dict[str, Any], field: str
+) -> None:
     arguments = {"request_id": str(uuid4()), "tenant_id": TENANT, "default_region": "GR"} | changes
 
-    async def parts():
+    async def parts() -> AsyncIterator[pb.ImportContactsRequest]:
         yield pb.ImportContactsRequest(header=pb.ImportHeader(**arguments))
 
     error = await refused(service.contacts.ImportContacts(parts()))
     assert [violation.field for violation in error.field_violations] == [field]
 
 
-async def test_opt_outs_are_left_out_of_every_audience_and_told_to_the_dispatcher(service: Service):
+async def test_opt_outs_are_left_out_of_every_audience_and_told_to_the_dispatcher(service: Service) -> None:
     await upsert(service, PHONE, groups=["a", "b"])
     await upsert(service, "6941234568", groups=["b"])
     assert not await opt_out(service, PHONE)
@@ -214,7 +220,7 @@ async def test_opt_outs_are_left_out_of_every_audience_and_told_to_the_dispatche
     assert await kept_counts_are_true(service)
 
 
-async def test_the_dispatcher_hears_of_opt_outs_when_it_is_back(service: Service):
+async def test_the_dispatcher_hears_of_opt_outs_when_it_is_back(service: Service) -> None:
     service.dispatcher.down = True
     await opt_out(service, PHONE)
     service.dispatcher.down = False
@@ -225,7 +231,7 @@ async def test_the_dispatcher_hears_of_opt_outs_when_it_is_back(service: Service
     await service.eventually(suppressed)
 
 
-async def test_a_number_may_opt_out_before_it_becomes_a_contact_and_after_it_was_one(service: Service):
+async def test_a_number_may_opt_out_before_it_becomes_a_contact_and_after_it_was_one(service: Service) -> None:
     await opt_out(service, PHONE)
     assert await count(service) == (0, 0)
     await service.import_csv("phone\n6941234567\n6941234568\n", groups=["g"])
@@ -241,7 +247,7 @@ async def test_a_number_may_opt_out_before_it_becomes_a_contact_and_after_it_was
     assert await kept_counts_are_true(service)
 
 
-async def test_kept_counts_stay_true_when_everything_happens_at_once(service: Service):
+async def test_kept_counts_stay_true_when_everything_happens_at_once(service: Service) -> None:
     phones = [f"+3069412345{number:02d}" for number in range(20)]
     await asyncio.gather(
         *(service.import_csv("phone\n" + "\n".join(phones[start:]) + "\n", groups=["g"]) for start in (0, 5)),
@@ -259,7 +265,7 @@ async def test_kept_counts_stay_true_when_everything_happens_at_once(service: Se
     assert await kept_counts_are_true(service)
 
 
-async def test_contacts_are_listed_in_phone_order_page_by_page(service: Service):
+async def test_contacts_are_listed_in_phone_order_page_by_page(service: Service) -> None:
     await service.import_csv("phone\n" + "\n".join(f"+3069412345{number:02d}" for number in (5, 1, 9, 3)) + "\n")
     await upsert(service, "+306941234502", groups=["g"], first_name=" Anna ")
     seen, token = [], ""
@@ -276,7 +282,7 @@ async def test_contacts_are_listed_in_phone_order_page_by_page(service: Service)
     assert [contact.first_name for contact in grouped.contacts] == ["Anna"]
 
 
-async def test_other_tenants_see_nothing(service: Service):
+async def test_other_tenants_see_nothing(service: Service) -> None:
     await upsert(service, PHONE)
     error = await refused(service.contacts.GetContact(pb.GetContactRequest(tenant_id="other", phone=PHONE)))
     assert (error.reason, error.category.http_status) == ("CONTACT_NOT_FOUND", 404)
@@ -290,7 +296,7 @@ async def test_other_tenants_see_nothing(service: Service):
         (pb.Audience(groups=["no spaces"]), "audience.groups[0]"),
     ],
 )
-async def test_a_wrong_audience_is_named(service: Service, message, field):
+async def test_a_wrong_audience_is_named(service: Service, message: pb.Audience, field: str) -> None:
     request = pb.CountContactsRequest(tenant_id=TENANT, audience=message)
     error = await refused(service.contacts.CountContacts(request))
     assert [violation.field for violation in error.field_violations] == [field]

@@ -25,33 +25,35 @@ def known_after(facts: list[tuple[Fact, int]]) -> Known:
 
 
 @given(told, st.randoms(use_true_random=False))
-def test_any_order_and_any_number_of_repeats_give_the_same(facts, rng):
+def test_any_order_and_any_number_of_repeats_give_the_same(facts: list[tuple[Fact, int]], rng: random.Random) -> None:
     shuffled = facts + [rng.choice(facts) for _ in range(3) if facts]
     rng.shuffle(shuffled)
     assert known_after(shuffled) == known_after(facts)
 
 
-def test_a_late_sent_never_overwrites_delivered():
+def test_a_late_sent_never_overwrites_delivered() -> None:
     facts = Fact.ACCEPTED | Fact.DELIVERED
     assert status_of(facts | Fact.REPORTED_SENT) is RecipientStatus.DELIVERED
 
 
-def test_ambiguous_is_resolved_by_acceptance_and_by_refusal():
+def test_ambiguous_is_resolved_by_acceptance_and_by_refusal() -> None:
     assert known_after([(Fact.AMBIGUOUS, 2), (Fact.ACCEPTED, 2)]).status is RecipientStatus.SENT
     assert known_after([(Fact.AMBIGUOUS, 2), (Fact.FAILED, 2)]).status is RecipientStatus.FAILED
 
 
-def test_a_batch_given_up_and_then_ambiguous_in_a_later_attempt_is_unconfirmed_and_not_failed():
+def test_a_batch_given_up_and_then_ambiguous_in_a_later_attempt_is_unconfirmed_and_not_failed() -> None:
     assert known_after([(Fact.FAILED, 6), (Fact.AMBIGUOUS, 7)]).status is RecipientStatus.UNCONFIRMED
     assert known_after([(Fact.AMBIGUOUS, 7), (Fact.FAILED, 6)]).status is RecipientStatus.UNCONFIRMED
 
 
-def test_what_was_accepted_once_stays_accepted_whatever_other_attempts_say():
+def test_what_was_accepted_once_stays_accepted_whatever_other_attempts_say() -> None:
     assert known_after([(Fact.ACCEPTED, 1), (Fact.FAILED, 9)]).status is RecipientStatus.SENT
 
 
 @given(st.lists(st.tuples(told, told), max_size=20))
-def test_moving_the_counters_is_the_same_as_counting_again(recipients):
+def test_moving_the_counters_is_the_same_as_counting_again(
+    recipients: list[tuple[list[tuple[Fact, int]], list[tuple[Fact, int]]]],
+) -> None:
     before = [known_after(first).facts for first, _ in recipients]
     after = [known_after(first + second).facts for first, second in recipients]
     counted = Counters()
@@ -65,7 +67,7 @@ def test_moving_the_counters_is_the_same_as_counting_again(recipients):
     assert moved.queued + moved.sent + moved.failed + moved.unconfirmed + moved.cancelled == len(recipients)
 
 
-async def test_sql_folds_as_python_does(campaign_database: Database):
+async def test_sql_folds_as_python_does(campaign_database: Database) -> None:
     rng = random.Random(7)
     cases = [
         (int(fact), int(other), epoch, told)

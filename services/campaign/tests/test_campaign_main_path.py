@@ -10,7 +10,7 @@ from .campaign_support import Service, accepted, outcome
 PHONES = [306940000000 + number for number in range(1, 13)]
 
 
-async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Service):
+async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Service) -> None:
     report = await service.import_csv(
         "phone,first_name,last_name\n"
         + "".join(f"+{phone},Άννα{phone % 100},P\n" for phone in PHONES)
@@ -72,17 +72,18 @@ async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Servi
     assert reasons[f"+{PHONES[0]}"] == ""
 
 
-async def test_a_watch_says_the_status_at_once_and_ends_with_the_last_report(service: Service):
+async def test_a_watch_says_the_status_at_once_and_ends_with_the_last_report(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     watch = service.campaigns.WatchCampaign(
         campaign_pb2.WatchCampaignRequest(tenant_id="acme", campaign_id=campaign_id, max_rate=20, until_delivered=True)
     )
-    first = await watch.read()
+    messages = aiter(watch)
+    first = await anext(messages)
     assert first.status.counters.queued == len(PHONES)
     assert not first.final
     await service.tell(campaign_id, accepted(PHONES))
     await service.report(*((f"m{phone}", results_pb2.DELIVERY_STATUS_DELIVERED) for phone in PHONES))
-    said = [message async for message in watch]
+    said = [message async for message in messages]
     assert [message.final for message in said] == [False] * (len(said) - 1) + [True]
     assert said[-1].status.counters.delivered == len(PHONES)
     assert said[-1].status.state == campaign_pb2.CAMPAIGN_STATE_SENT

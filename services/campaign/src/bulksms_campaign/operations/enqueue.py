@@ -24,19 +24,20 @@ from bulksms_campaign.operations.drafts import locked
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision, ledger_unavailable
 from bulksms_campaign.storage.audiences import count_audience
 from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign
-from bulksms_campaign.storage.counters import lock_counters, set_counters
+from bulksms_campaign.storage.counters import set_counters
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.recipients import count_failed
 from bulksms_campaign.storage.requests import MutationKey, StoredAnswer, claim_request, find_answer
 from bulksms_campaign.storage.reservations import (
     Reservation,
     ReservationState,
+    adopt_reservation,
     change_reservation,
     insert_reservation,
     lock_reservation,
     lock_reservations,
 )
-from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task
+from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task, withdraw_tasks
 from servicekit import logs
 from servicekit.database import Database
 from servicekit.errors import DomainError, FieldViolation, conflict, invalid_argument
@@ -57,6 +58,8 @@ class Enqueued(NamedTuple):
     created: int
     enqueued_jobs: int
     replayed: bool
+    counters: Counters | None = None
+    """As they are now, where that is known without reading them."""
 
 
 class _Intent(NamedTuple):
@@ -139,33 +142,33 @@ class Enqueue:
     async def _adopt(
         self, connection: AsyncConnection, key: MutationKey, intended: _Intent, step: Step
     ) -> Enqueued | DomainError:
-        campaign_id = intended.campaign.campaign_id
-        campaign = await locked(connection, key.tenant_id, campaign_id)
+        campaign = await locked(connection, key.tenant_id, intended.campaign.campaign_id)
+        if _is_unchanged(campaign, intended) and await adopt_reservation(connection, intended.reservation):
+            return await self._start(connection, key, campaign, intended.reservation, step)
         answer = await find_answer(connection, key)
         if answer is not None:
             return _replayed(campaign, answer)
+        # Somebody else's change came first. What was held for this one goes back, unless it is theirs.
         reservation = await lock_reservation(connection, intended.reservation.reservation_id)
-        assert reservation is not None, "reservations are never deleted"  # noqa: S101
-        lost = _lost_race(campaign, intended, reservation, step)
-        if lost is not None:
-            # Somebody else's change came first. What was held for this one goes back, unless it is theirs.
-            if reservation.state is ReservationState.INTENDED:
-                await _abandon(connection, reservation)
-            return lost
-        units = reservation.units
+        if reservation is not None and reservation.state is ReservationState.INTENDED:
+            await _abandon(connection, reservation)
+        return _lost_race(campaign, step)
+
+    async def _start(
+        self, connection: AsyncConnection, key: MutationKey, campaign: Campaign, reservation: Reservation, step: Step
+    ) -> Enqueued:
+        campaign_id, units = campaign.campaign_id, reservation.units
         batches = -(-units // self._batch_size)
-        before = await lock_counters(connection, campaign_id)
-        await change_reservation(
-            connection,
-            reservation.reservation_id,
-            state=ReservationState.ADOPTED,
-            accepted_before=before.accepted,
-        )
-        await withdraw_task(connection, TaskKind.SETTLE, reservation.reservation_id)
-        await withdraw_task(connection, TaskKind.START_SCHEDULED, campaign_id)
         await claim_request(connection, key, campaign_id, created=units, enqueued_jobs=batches)
+        await withdraw_tasks(
+            connection,
+            (TaskKind.SETTLE, reservation.reservation_id),
+            (TaskKind.START_SCHEDULED, campaign_id),
+        )
+        counters = None
         if step is Step.ENQUEUE:
-            await set_counters(connection, campaign_id, Counters(total=units, queued=units))
+            counters = Counters(total=units, queued=units)
+            await set_counters(connection, campaign_id, counters)
         await append_event(
             connection, campaign_id, "ENQUEUED", f"{units} recipients, {units} credits reserved, {batches} batches"
         )
@@ -183,7 +186,7 @@ class Enqueue:
             snapshot_at=None,
             submitted_at=None,
         )
-        return Enqueued(started, units, batches, replayed=False)
+        return Enqueued(started, units, batches, replayed=False, counters=counters)
 
 
 async def _count(connection: AsyncConnection, campaign: Campaign, step: Step) -> int:
@@ -217,18 +220,21 @@ def _new_reservation(campaign: Campaign, attempt: int, units: int) -> Reservatio
     )
 
 
-def _lost_race(campaign: Campaign, intended: _Intent, reservation: Reservation, step: Step) -> DomainError | None:
+def _is_unchanged(campaign: Campaign, intended: _Intent) -> bool:
+    before = intended.campaign
+    return campaign.state is before.state and campaign.revision == before.revision
+
+
+def _lost_race(campaign: Campaign, step: Step) -> DomainError:
     try:
         campaign.require(step)
     except DomainError as error:
         return error
-    if campaign.revision != intended.campaign.revision or reservation.state is not ReservationState.INTENDED:
-        return conflict(
-            "CAMPAIGN_CHANGED",
-            "The campaign was changed while it was being enqueued: read it again and enqueue it if it is still right.",
-            retry_after=timedelta(seconds=1),
-        )
-    return None
+    return conflict(
+        "CAMPAIGN_CHANGED",
+        "The campaign was changed while it was being enqueued: read it again and enqueue it if it is still right.",
+        retry_after=timedelta(seconds=1),
+    )
 
 
 async def _abandon(connection: AsyncConnection, reservation: Reservation) -> None:

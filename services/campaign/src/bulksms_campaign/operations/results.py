@@ -76,7 +76,7 @@ class Results:
         """Record delivery reports by message id; returns the known ids and how many recipients changed."""
 
         async def body(connection: AsyncConnection) -> RecordedReports:
-            recorded = await tell_reports(connection, list(reports.values()))
+            recorded = await tell_reports(connection, reports)
             for campaign_id in sorted(recorded.transitions):
                 await move_counters(connection, campaign_id, movement(recorded.transitions[campaign_id]))
             return recorded

@@ -25,6 +25,7 @@ from bulksms_campaign.campaigns import (
     check_content,
     check_text,
 )
+from bulksms_campaign.counters import Counters
 from bulksms_campaign.operations.controls import Controls
 from bulksms_campaign.operations.drafts import ContentChange, Drafts
 from bulksms_campaign.operations.enqueue import Enqueue
@@ -162,7 +163,7 @@ class CampaignServicer(CampaignServiceServicer):
         key = MutationKey.of(tenant_id, request_id, "EnqueueCampaign", campaign_id)
         enqueued = await self._operations.enqueue.run(key, campaign_id, Step.ENQUEUE)
         return pb.EnqueueCampaignResponse(
-            campaign=await self._with_counters(enqueued.campaign),
+            campaign=await self._with_counters(enqueued.campaign, enqueued.counters),
             created=enqueued.created,
             enqueued_jobs=enqueued.enqueued_jobs,
             replayed=enqueued.replayed,
@@ -176,7 +177,7 @@ class CampaignServicer(CampaignServiceServicer):
         key = MutationKey.of(tenant_id, request_id, "RetryFailedRecipients", campaign_id)
         enqueued = await self._operations.enqueue.run(key, campaign_id, Step.RETRY_FAILED)
         return pb.RetryFailedRecipientsResponse(
-            campaign=await self._with_counters(enqueued.campaign),
+            campaign=await self._with_counters(enqueued.campaign, enqueued.counters),
             created=enqueued.created,
             enqueued_jobs=enqueued.enqueued_jobs,
             replayed=enqueued.replayed,
@@ -282,7 +283,9 @@ class CampaignServicer(CampaignServiceServicer):
             raise campaign_not_found(campaign_id)
         return found
 
-    async def _with_counters(self, campaign: Campaign) -> pb.Campaign:
+    async def _with_counters(self, campaign: Campaign, known: Counters | None = None) -> pb.Campaign:
+        if known is not None:
+            return campaign_message(campaign, known)
         async with self._database.connect() as connection:
             rows = await read_counters(connection, [campaign.campaign_id])
         return campaign_message(campaign, counters_of(rows, campaign.campaign_id))

@@ -115,27 +115,23 @@ async def count_enqueued(connection: AsyncConnection, campaign_id: UUID, enqueue
 async def cancel_queued(connection: AsyncConnection, campaign_id: UUID, after: int, limit: int) -> tuple[int, int]:
     """Make some QUEUED recipients above `after` CANCELLED; returns (highest phone looked at or 0, how many)."""
     driver = await raw(connection)
-    row = await driver.fetchrow(
-        """
-        WITH looked_at AS (
-            SELECT phone, facts FROM recipients
-            WHERE campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3 FOR NO KEY UPDATE
-        ), cancelled AS (
-            UPDATE recipients r
-            SET facts = $4, status = $5, reason = 'CANCELLED', updated_at = clock_timestamp()
-            FROM looked_at l
-            WHERE r.campaign_id = $1 AND r.phone = l.phone AND l.facts = 0
-            RETURNING r.phone
-        )
-        SELECT coalesce((SELECT max(phone) FROM looked_at), 0), (SELECT count(*) FROM cancelled)
-        """,
+    reached: int = await driver.fetchval(
+        "SELECT coalesce(max(phone), 0) FROM (SELECT phone FROM recipients"
+        " WHERE campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3) r",
         campaign_id,
         after,
         limit,
+    )
+    tag: str = await driver.execute(
+        "UPDATE recipients SET facts = $4, status = $5, reason = 'CANCELLED', updated_at = clock_timestamp()"
+        " WHERE campaign_id = $1 AND phone > $2 AND phone <= $3 AND facts = 0",
+        campaign_id,
+        after,
+        reached,
         int(Fact.CANCELLED),
         int(RecipientStatus.CANCELLED),
     )
-    return row[0], row[1]
+    return reached, int(tag.rpartition(" ")[2])
 
 
 _FAILED_AGAIN = """
@@ -160,6 +156,8 @@ async def requeue_failed(
     Everything known of their earlier try goes, except how often the provider accepted a message for them.
     """
     driver = await raw(connection)
+    # Not nested loops, whatever the statistics of a table that has just grown say: see results.
+    await driver.execute("SET LOCAL enable_nestloop = off")
     rows = await driver.fetch(
         f"""
         WITH again AS (

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.storage.tables import reservations
@@ -58,6 +58,19 @@ async def lock_reservation(connection: AsyncConnection, reservation_id: UUID) ->
     query = select(reservations).where(reservations.c.reservation_id == reservation_id).with_for_update()
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else _reservation(row)
+
+
+# What the campaign's counter says now is where this reservation's captures start to count.
+_ADOPT = text("""
+    UPDATE reservations r SET state = 2, updated_at = clock_timestamp(),
+        accepted_before = (SELECT accepted FROM campaign_counters k WHERE k.campaign_id = r.campaign_id)
+    WHERE reservation_id = :reservation_id AND state = 1
+""")
+
+
+async def adopt_reservation(connection: AsyncConnection, reservation: Reservation) -> bool:
+    """INTENDED → ADOPTED; False when it is not INTENDED any more."""
+    return (await connection.execute(_ADOPT, {"reservation_id": reservation.reservation_id})).rowcount == 1
 
 
 async def change_reservation(connection: AsyncConnection, reservation_id: UUID, **values: Any) -> None:

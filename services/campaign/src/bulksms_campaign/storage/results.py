@@ -6,8 +6,8 @@ rows wait for each other and never deadlock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -61,8 +61,9 @@ class TouchedBatch(NamedTuple):
 
 
 # The told facts as rows, the recipients locked in phone order, the fold, the rows that change, and how many went from
-# which facts to which. `$4` and `$5` bound the scan to the batch's range of the primary key. A reason belongs to the
-# strongest dispatcher fact of the latest epoch; of two equally strong ones the greater text, so that order is nothing.
+# which facts to which. `$4` and `$5` bound both scans to the batch's range of the primary key, which is what makes hash
+# joins (see _PLAN_FOR_RANGES) right whatever the planner believes. A reason belongs to the strongest dispatcher fact of
+# the latest epoch; of two equally strong ones the greater text, so that order is nothing.
 _TELL = f"""
     WITH told AS (
         SELECT * FROM unnest($6::bigint[], $7::smallint[], $8::text[], $9::text[], $10::text[])
@@ -92,7 +93,7 @@ _TELL = f"""
                           WHEN 0 THEN greatest(f.description, f.told_description) ELSE f.description END,
             updated_at = clock_timestamp()
         FROM folded f
-        WHERE r.campaign_id = $1 AND r.phone = f.phone
+        WHERE r.campaign_id = $1 AND r.phone BETWEEN $4 AND $5 AND r.phone = f.phone
           AND (f.new_facts <> f.old_facts OR f.new_epoch <> f.old_epoch
                OR f.message_id IS DISTINCT FROM coalesce(f.told_message_id, f.message_id))
         RETURNING f.old_facts, f.new_facts
@@ -100,26 +101,36 @@ _TELL = f"""
     SELECT old_facts, new_facts, count(*) FROM changed GROUP BY old_facts, new_facts
 """
 
-# As above for reports: by message id through its hash index, across campaigns.
+# The statistics of a table that has just grown by a snapshot are wrong, and a batch's join planned by them has taken
+# 12 s instead of 0.05 s (nested loops, 5,000 × 5,000). So it is not left to them: ranges of the primary key, hashed.
+_PLAN_FOR_RANGES = """
+    SET LOCAL enable_nestloop = off;
+    SET LOCAL enable_seqscan = off;
+    SET LOCAL plan_cache_mode = force_custom_plan
+"""
+
+# LATERAL with OFFSET 0 is a fence: one look into the hash index per id, never a join with the whole table.
+_FIND = """
+    SELECT r.campaign_id, r.phone, t.message_id
+    FROM unnest($1::text[]) AS t (message_id)
+    CROSS JOIN LATERAL (SELECT campaign_id, phone FROM recipients WHERE message_id = t.message_id OFFSET 0) r
+"""
+
+# In the order given; a subquery that locks is a fence as well. Read again under the lock: that is what counts.
+_LOCK = """
+    SELECT r.phone, r.facts, r.message_id, r.report_description
+    FROM unnest($2::bigint[]) AS t (phone)
+    CROSS JOIN LATERAL (
+        SELECT * FROM recipients WHERE campaign_id = $1 AND phone = t.phone FOR NO KEY UPDATE
+    ) r
+"""
+
+# One table and an array of its key: there is no join to plan wrongly.
 _REPORT = f"""
-    WITH told AS (
-        SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[]) AS t (message_id, fact, description)
-    ), locked AS (
-        SELECT r.campaign_id, r.phone, r.facts, r.report_description, t.message_id, t.fact, t.description
-        FROM recipients r JOIN told t ON t.message_id = r.message_id
-        ORDER BY r.campaign_id, r.phone FOR NO KEY UPDATE OF r
-    ), changed AS (
-        UPDATE recipients r SET
-            facts = l.facts | l.fact, status = {status_sql("(l.facts | l.fact)")},
-            report_description = greatest(l.report_description, l.description),
-            updated_at = clock_timestamp()
-        FROM locked l
-        WHERE r.campaign_id = l.campaign_id AND r.phone = l.phone
-          AND (l.facts | l.fact <> l.facts OR l.description > coalesce(l.report_description, ''))
-        RETURNING r.campaign_id, r.phone, l.facts AS old_facts, r.facts AS new_facts
-    )
-    SELECT l.message_id, l.campaign_id, l.phone, c.old_facts, c.new_facts
-    FROM locked l LEFT JOIN changed c ON c.campaign_id = l.campaign_id AND c.phone = l.phone
+    UPDATE recipients SET
+        facts = facts | $3::smallint, status = {status_sql("(facts | $3::smallint)")},
+        report_description = greatest(report_description, $4::text), updated_at = clock_timestamp()
+    WHERE campaign_id = $1 AND phone = ANY($2::bigint[])
 """
 
 
@@ -132,6 +143,7 @@ async def tell_batch(
         return [], 0
     sizes = [(group, len(group.phones)) for group in groups]
     driver = await raw(connection)
+    await driver.execute(_PLAN_FOR_RANGES)
     rows = await driver.fetch(
         _TELL,
         batch.campaign_id,
@@ -160,27 +172,46 @@ class RecordedReports(NamedTuple):
     changed: list[tuple[UUID, int]]
 
 
-async def tell_reports(connection: AsyncConnection, reports: Sequence[ToldReport]) -> RecordedReports:
-    """Record delivery reports, at most one per message id."""
+async def tell_reports(connection: AsyncConnection, reports: Mapping[str, ToldReport]) -> RecordedReports:
+    """Record delivery reports by message id."""
     driver = await raw(connection)
-    rows = await driver.fetch(
-        _REPORT,
-        [report.message_id for report in reports],
-        [int(report.facts) for report in reports],
-        [report.description or None for report in reports],
-    )
-    counted: dict[UUID, dict[tuple[int, int], int]] = {}
+    by_campaign: dict[UUID, list[int]] = {}
+    for campaign_id, phone, _ in await driver.fetch(_FIND, list(reports)):
+        by_campaign.setdefault(campaign_id, []).append(phone)
+    known: set[str] = set()
+    transitions: dict[UUID, list[Transition]] = {}
     changed: list[tuple[UUID, int]] = []
-    for _, campaign_id, phone, old_facts, new_facts in rows:
-        if new_facts is not None:
-            changed.append((campaign_id, phone))
-            by_facts = counted.setdefault(campaign_id, {})
-            by_facts[old_facts, new_facts] = by_facts.get((old_facts, new_facts), 0) + 1
-    transitions = {
-        campaign_id: [Transition(Fact(old), Fact(new), number) for (old, new), number in by_facts.items()]
-        for campaign_id, by_facts in counted.items()
-    }
-    return RecordedReports({row[0] for row in rows}, transitions, changed)
+    for campaign_id in sorted(by_campaign):
+        rows = await driver.fetch(_LOCK, campaign_id, sorted(by_campaign[campaign_id]))
+        moves, writes = _fold_reports(rows, reports, known)
+        for (fact, description), phones in writes.items():
+            await driver.execute(_REPORT, campaign_id, phones, fact, description)
+        if moves:
+            transitions[campaign_id] = [Transition(Fact(old), Fact(new), n) for (old, new), n in moves.items()]
+        changed += [(campaign_id, phone) for phones in writes.values() for phone in phones]
+    return RecordedReports(known, transitions, changed)
+
+
+_Write = tuple[int, str | None]
+"""(facts to add, description of a failure)"""
+
+
+def _fold_reports(
+    rows: Sequence[Any], reports: Mapping[str, ToldReport], known: set[str]
+) -> tuple[dict[tuple[int, int], int], dict[_Write, list[int]]]:
+    """How many recipients go from which facts to which, and which rows are to be written with what."""
+    moves: dict[tuple[int, int], int] = {}
+    writes: dict[_Write, list[int]] = {}
+    for phone, facts, message_id, stored_description in rows:
+        report = reports.get(message_id)
+        if report is None:  # the recipient was queued again between the look and the lock
+            continue
+        known.add(message_id)
+        added = int(report.facts)
+        if facts | added != facts or report.description > (stored_description or ""):
+            writes.setdefault((added, report.description or None), []).append(phone)
+            moves[facts, facts | added] = moves.get((facts, facts | added), 0) + 1
+    return moves, writes
 
 
 # A later epoch's word replaces an earlier one's; the bulk id, once known, stays.

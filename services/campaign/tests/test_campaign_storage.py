@@ -1,0 +1,116 @@
+"""The schema, the leases of tasks, and plans that do not depend on statistics."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import uuid4
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from bulksms_campaign.recipients import Fact
+from bulksms_campaign.storage import tasks
+from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport, tell_batch, tell_reports
+from bulksms_campaign.storage.tables import METADATA
+from bulksms_campaign.storage.tasks import TaskKind
+from servicekit.database import Database
+
+LEASE = timedelta(seconds=30)
+
+
+async def test_the_tables_queries_see_are_the_tables_migrations_make(campaign_database: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"version_table": "schema_version"})
+        return [
+            item
+            for item in compare_metadata(context, METADATA)
+            if not str(item[0]).endswith(("_index", "_constraint", "_fk"))
+        ]
+
+    async with campaign_database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_no_index_of_recipients_mentions_status_or_facts(campaign_database: Database) -> None:
+    async with campaign_database.connect() as connection:
+        found = await connection.execute(text("SELECT indexdef FROM pg_indexes WHERE tablename = 'recipients'"))
+        definitions = [row[0] for row in found]
+    assert len(definitions) == 2
+    assert not any("status" in definition or "facts" in definition for definition in definitions)
+
+
+async def test_every_index_that_is_no_key_says_which_query_it_serves(campaign_database: Database) -> None:
+    async with campaign_database.connect() as connection:
+        silent = await connection.execute(
+            text("""
+            SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
+            JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'public'
+            WHERE NOT i.indisunique AND obj_description(c.oid) IS NULL
+            """)
+        )
+        assert silent.all() == []
+
+
+async def test_a_task_is_claimed_by_one_worker_until_its_lease_is_over(campaign_database: Database) -> None:
+    subject = uuid4()
+    async with campaign_database.begin() as connection:
+        await tasks.ask_for_task(connection, TaskKind.LAUNCH, subject, "acme")
+
+    async def claim(lease: timedelta = LEASE) -> tasks.Task | None:
+        async with campaign_database.begin() as connection:
+            return await tasks.claim_task(connection, TaskKind.LAUNCH, lease)
+
+    claims = [claimed for claimed in await asyncio.gather(*(claim() for _ in range(4))) if claimed]
+    assert [claimed.subject for claimed in claims] == [subject]
+    (first,) = claims
+    assert await claim() is None
+    async with campaign_database.begin() as connection:
+        assert await tasks.extend_lease(connection, first, timedelta(seconds=-1))
+    second = await claim()
+    assert second is not None
+    async with campaign_database.begin() as connection:
+        # Who lost the lease can neither extend it nor finish what is another's now.
+        assert not await tasks.extend_lease(connection, first, LEASE)
+        await tasks.finish_task(connection, first)
+        assert await tasks.extend_lease(connection, second, LEASE)
+
+
+async def test_a_task_asked_for_again_while_it_is_done_is_done_once_more(campaign_database: Database) -> None:
+    subject = uuid4()
+    async with campaign_database.begin() as connection:
+        await tasks.ask_for_task(connection, TaskKind.CONTROL, subject, "acme")
+        claimed = await tasks.claim_task(connection, TaskKind.CONTROL, LEASE)
+        assert claimed is not None
+        await tasks.ask_for_task(connection, TaskKind.CONTROL, subject, "acme")
+        assert await tasks.claim_task(connection, TaskKind.CONTROL, LEASE) is None
+        await tasks.finish_task(connection, claimed)
+        again = await tasks.claim_task(connection, TaskKind.CONTROL, LEASE)
+        assert again is not None
+        await tasks.finish_task(connection, again)
+        assert await tasks.claim_task(connection, TaskKind.CONTROL, LEASE) is None
+
+
+async def test_results_and_reports_are_quick_on_a_table_that_has_just_grown(campaign_database: Database) -> None:
+    """Left to the planner, without statistics, each of these takes more than ten seconds."""
+    campaign_id, first = uuid4(), 306900000000
+    phones = list(range(first, first + 5000))
+    async with campaign_database.begin() as connection:
+        await connection.execute(
+            text("""
+            INSERT INTO recipients (campaign_id, phone, updated_at, enqueue_number)
+            SELECT :campaign_id, CAST(:first AS bigint) + i, now(), 1 FROM generate_series(0, 99999) AS i
+            """),
+            {"campaign_id": campaign_id, "first": first},
+        )
+    batch = BatchRow(uuid4(), campaign_id, phones[0], phones[-1], 1, 1, "", "")
+    told = ToldRecipients(Fact.ACCEPTED, "", "", phones, [f"m{phone}" for phone in phones])
+    reports = {f"m{phone}": ToldReport(f"m{phone}", Fact.DELIVERED, "") for phone in phones}
+    async with asyncio.timeout(8):
+        for _ in range(7):  # from the sixth time on a prepared statement may be planned without its arguments
+            async with campaign_database.begin() as connection:
+                await tell_batch(connection, batch, [told])
+        for _ in range(7):
+            async with campaign_database.begin() as connection:
+                assert len((await tell_reports(connection, reports)).known) == 5000
