@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from bulksms_dispatcher.app import MIGRATIONS
 from bulksms_dispatcher.settings import Settings
@@ -19,6 +20,17 @@ from .dispatcher_support import Dispatcher, Peers, Provider, serving, settings_f
 
 _TEMPLATE = "dispatcher_template"
 _counter = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_tracebacks() -> None:
+    """structlog's default shows local variables in colour, which takes seconds of the event loop."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 """What the dispatcher's tests share: peers that remember what they were told, and a dispatcher that runs for real."""
-# ruff: noqa: N802 - the methods are named as the RPCs are
 
 from __future__ import annotations
 

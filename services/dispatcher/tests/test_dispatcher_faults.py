@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -14,13 +14,6 @@ from devstack.mitto.behaviours import Behaviour, Latency, PartialRefusal
 from .dispatcher_support import Dispatcher, Peers, Provider, eventually, phones, serving, submit
 
 RECIPIENTS = 4
-
-
-@pytest.fixture
-async def dispatcher(configure: Callable[..., Settings]) -> AsyncIterator[Dispatcher]:
-    settings = configure(mitto_soft_timeout_seconds=0.3, mitto_hard_timeout_seconds=0.6, lease_seconds=10.3)
-    async with serving(settings) as running:
-        yield running
 
 
 async def send_one_batch(dispatcher: Dispatcher, peers: Peers) -> queue_pb2.Batch:
@@ -165,16 +158,16 @@ async def test_a_refusal_that_does_not_say_whom_it_refuses_is_ambiguous(
 
 
 async def test_a_late_answer_resolves_what_was_ambiguous(
-    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    simulator.script(Behaviour(latency=Latency(constant_seconds=0.45)))
-    await submit(dispatcher, phones(RECIPIENTS))
-
-    await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": RECIPIENTS})
-    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
-    assert await dispatcher.states() == {"ACCEPTED": 1}
-    assert simulator.times_accepted() == {1: RECIPIENTS}
-    await eventually(lambda: peers.ledger.captured == RECIPIENTS)
+    simulator.script(Behaviour(latency=Latency(constant_seconds=1.0)))
+    async with serving(configure(mitto_soft_timeout_seconds=0.2, mitto_hard_timeout_seconds=20)) as dispatcher:
+        await submit(dispatcher, phones(RECIPIENTS))
+        await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": RECIPIENTS})
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+        assert await dispatcher.states() == {"ACCEPTED": 1}
+        assert simulator.times_accepted() == {1: RECIPIENTS}
+        await eventually(lambda: peers.ledger.captured == RECIPIENTS)
 
 
 async def test_a_refused_connection_costs_a_retry_and_nothing_else(

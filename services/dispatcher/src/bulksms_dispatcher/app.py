@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -33,12 +33,14 @@ from bulksms_dispatcher.servicers.messages import MessageServicer
 from bulksms_dispatcher.servicers.queue import QueueServicer
 from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.single_sends import SingleSends
+from bulksms_dispatcher.workers.credit_tellers import CaptureTeller, CreditTeller
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
 from bulksms_dispatcher.workers.lanes import Lanes
-from bulksms_dispatcher.workers.outbox import CaptureTeller, CreditTeller, ResultTeller, Teller, flush
+from bulksms_dispatcher.workers.outbox import Teller, flush
 from bulksms_dispatcher.workers.pool import SenderPool
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
+from bulksms_dispatcher.workers.result_teller import ResultTeller
 from bulksms_dispatcher.workers.sender import Sender
 from bulksms_dispatcher.workers.wakeups import Wakeups
 from servicekit.clock import SystemClock
@@ -53,6 +55,7 @@ __all__ = ["MIGRATIONS", "build"]
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _OUTBOX_POLL = timedelta(seconds=1)
+_REDIS_TIMEOUT_SECONDS = 2.0
 _OUTBOX_FLUSH = timedelta(seconds=3)
 
 
@@ -74,9 +77,9 @@ async def build(settings: Settings) -> Sequence[Component]:
 
     ledger = LedgerServiceStub(ledger_channel)
     tellers: list[Teller] = [
-        ResultTeller(database, ResultServiceStub(campaign_channel), metrics),
-        CaptureTeller(database, ledger, metrics),
-        CreditTeller(database, ledger, metrics),
+        ResultTeller(database, ResultServiceStub(campaign_channel), metrics, worker),
+        CaptureTeller(database, ledger, metrics, worker),
+        CreditTeller(database, ledger, metrics, worker),
     ]
     outbox = [PeriodicWorker(f"outbox {type(teller).__name__}", _OUTBOX_POLL, teller.tell_once) for teller in tellers]
 
@@ -174,11 +177,12 @@ async def build(settings: Settings) -> Sequence[Component]:
 
 def _open_redis(settings: Settings) -> Redis:
     """Without retries: who asks decides what it means that Redis is away."""
-    client: Redis = Redis.from_url(
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
-        socket_timeout=2.0,
-        socket_connect_timeout=2.0,
         max_connections=settings.worker_concurrency + 8,
+        timeout=_REDIS_TIMEOUT_SECONDS,
+        socket_timeout=_REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=_REDIS_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
-    return client
+    return Redis.from_pool(pool)

@@ -58,9 +58,11 @@ class Arguments:
         return int(value[1:])
 
     def text(self, field: str, value: str, *, most: int, least: int = 1) -> str:
-        """A text of bounded length."""
+        """A text of bounded length; PostgreSQL stores no NUL."""
         if not least <= len(value) <= most or (least and not value.strip()):
             self.reject(field, f"must have {least} to {most} characters")
+        elif "\0" in value:
+            self.reject(field, "must not contain NUL characters")
         return value
 
     def page_size(self, value: int) -> int:

@@ -89,7 +89,7 @@ def parse_answer(body: bytes) -> Answer:
         items = [_Item(message_id=flat)] if flat else []
     return Answer(
         readable=True,
-        bulk_id=parsed.bulk_id or "",
+        bulk_id=parsed.bulk_id if parsed.bulk_id and _is_wellformed(parsed.bulk_id) else "",
         ids=[item.message_id if item.message_id is not None else item.id for item in items],
         errors=[_words(item.error, item.errors, item.error_message, item.error_code) for item in items],
         description=_words(parsed.message, parsed.error, parsed.errors, parsed.title, parsed.detail),
@@ -148,5 +148,6 @@ def _words(*candidates: Any) -> str:
         if candidate in (None, "", [], {}):
             continue
         text = candidate if isinstance(candidate, str) else msgspec.json.encode(candidate).decode()
-        return _DIGITS.sub("…", " ".join(text.split()))[:MAX_DESCRIPTION_LENGTH]
+        printable = "".join(c if c.isprintable() else " " for c in text[: 10 * MAX_DESCRIPTION_LENGTH])
+        return _DIGITS.sub("…", " ".join(printable.split()))[:MAX_DESCRIPTION_LENGTH]
     return ""

@@ -7,20 +7,19 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore
 from pydantic import SecretStr
 
 from bulksms_dispatcher.providers.outcome import Exchange, Fault, Phase
+from bulksms_dispatcher.providers.retry_after import parse_retry_after
 
 __all__ = ["BULK_PATH", "SEND_PATH", "MittoClient", "NotArmed", "Timeouts"]
 
 BULK_PATH = "/api/v1.1/Messages/sendmessagesbulk"
 SEND_PATH = "/api/v1.1/Messages/send"
 
-MAX_RETRY_AFTER = timedelta(minutes=5)
 # A polite answer has about 110 bytes a message; ten times that is no answer any more.
 _ANSWER_BYTES = 64 * 1024
 _ANSWER_BYTES_PER_MESSAGE = 1024
@@ -165,7 +164,7 @@ class MittoClient:
     def _retry_after(self, headers: list[tuple[bytes, bytes]]) -> timedelta | None:
         for name, value in headers:
             if name.lower() == b"retry-after":
-                return _parse_retry_after(value.decode("latin-1").strip(), self._now())
+                return parse_retry_after(value.decode("latin-1").strip(), self._now())
         return None
 
 
@@ -237,19 +236,6 @@ async def _read(response: httpcore.Response, limit: int) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _parse_retry_after(value: str, now: datetime) -> timedelta | None:
-    """Seconds or an HTTP date; bounded, so that a wrong one does not stop sending for good."""
-    if value.isascii() and value.isdigit() and len(value) <= 9:
-        return min(timedelta(seconds=int(value)), MAX_RETRY_AFTER)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max(moment - now, timedelta(0)), MAX_RETRY_AFTER)
 
 
 def _host_header(url: httpcore.URL) -> bytes:

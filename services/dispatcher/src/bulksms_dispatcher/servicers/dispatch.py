@@ -1,8 +1,9 @@
 """DispatchService: submissions in, pause, resume, cancel, suppressions."""
-# ruff: noqa: N802, ARG002 - names and parameters are those of the generated base class
+# ruff: noqa: ARG002 - names and parameters are those of the generated base class
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -23,6 +24,9 @@ __all__ = ["DispatchServicer"]
 
 Context = Any
 MAX_TEXT = 4096
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
+# A malformed one is no reason not to send: the batches begin traces of their own then.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
@@ -108,7 +112,7 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
         variable_names=tuple(header.variable_names),
         sender=header.sender,
         priority=header.priority or pb.PRIORITY_NORMAL,
-        traceparent=header.traceparent[:64],
+        traceparent=header.traceparent if _TRACEPARENT.fullmatch(header.traceparent) else "",
     )
     if submission.campaign_id == UUID(int=0):
         arguments.reject("header.campaign_id", "must not be all zeros")
@@ -125,6 +129,8 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
 
 def _check_template(arguments: Arguments, submission: Submission) -> None:
     names = submission.variable_names
+    if not all(map(_NAME.fullmatch, names)):
+        arguments.reject("header.variable_names", "must be names: letters, digits and '_', at most 32")
     if len(set(names)) != len(names):
         arguments.reject("header.variable_names", "must not repeat a name")
     try:

@@ -1,5 +1,5 @@
 """MessageService: single messages, and reports the campaign service does not know."""
-# ruff: noqa: N802, ARG002 - names and parameters are those of the generated base class
+# ruff: noqa: ARG002 - names and parameters are those of the generated base class
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
         arguments.check()
         reports = [
             DeliveryEvidence(
-                report.message_id,
+                _printable(report.message_id),
                 _evidence_status(report.status),
-                report.raw_status[:_MAX_RAW_STATUS],
-                report.description[:_MAX_DESCRIPTION],
+                _printable(report.raw_status)[:_MAX_RAW_STATUS],
+                _printable(report.description)[:_MAX_DESCRIPTION],
             )
             for report in request.reports
         ]
@@ -102,6 +102,11 @@ def _evidence_status(status: int) -> MessageStatus:
     """Anything that is not final says no more than that it was sent."""
     final = (MessageStatus.DELIVERED, MessageStatus.FAILED)
     return MessageStatus(status) if status in final else MessageStatus.SENT
+
+
+def _printable(text: str) -> str:
+    """Without NUL, which PostgreSQL does not store: an id that had one is nobody's anyway."""
+    return text.replace("\0", "�")
 
 
 def _message(message: Message) -> pb.Message:

@@ -1,5 +1,5 @@
 """QueueService: figures, batches, attempts, requeue, rate limits."""
-# ruff: noqa: N802, ARG002 - names and parameters are those of the generated base class
+# ruff: noqa: ARG002 - names and parameters are those of the generated base class
 
 from __future__ import annotations
 
@@ -154,6 +154,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             arguments.reject("limit.scope", "must be set")
         if wanted.scope == pb.RATE_LIMIT_SCOPE_GLOBAL and wanted.key:
             arguments.reject("limit.key", "must be empty for the global limit")
+        arguments.text("limit.key", wanted.key, most=64, least=0)
         if not 0 <= wanted.max_requests <= MAX_REQUESTS:
             arguments.reject("limit.max_requests", f"must be 0 (no limit) to {MAX_REQUESTS}")
         if not 0 <= wanted.max_messages <= MAX_MESSAGES:

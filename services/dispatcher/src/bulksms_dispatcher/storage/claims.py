@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_dispatcher.batches import Lane, LeasedBatch
 from bulksms_dispatcher.protocol import BatchState, check_transition
 
-__all__ = ["MAX_LANES", "LaneState", "arm", "claim", "read_lanes"]
+__all__ = ["MAX_LANES", "LaneState", "LeasedId", "arm", "claim", "find_leased", "read_lanes"]
 
 MAX_LANES = 1000
 
@@ -24,6 +24,15 @@ class LaneState:
 
     lane: Lane
     due_in_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedId:
+    """What is needed to hand a leased batch back."""
+
+    batch_id: UUID
+    epoch: int
+    campaign_id: UUID
 
 
 # A loose scan of batches_claim: one index probe per lane, however many batches it has.
@@ -96,6 +105,11 @@ _ARM = text(f"""
 """)
 
 
+_LEASED = text(f"""
+    SELECT batch_id, epoch, campaign_id FROM batches WHERE state = {BatchState.LEASED} AND worker = :worker
+""")
+
+
 async def read_lanes(connection: AsyncConnection) -> list[LaneState]:
     """The lanes that are neither paused nor empty, urgent ones first; at most MAX_LANES."""
     rows = (await connection.execute(_LANES)).all()
@@ -118,6 +132,11 @@ async def claim(connection: AsyncConnection, lane: Lane, worker: str, lease: tim
     fields: dict[str, Any] = row._asdict()
     fields["variable_names"] = tuple(fields["variable_names"])
     return LeasedBatch(**fields)
+
+
+async def find_leased(connection: AsyncConnection, worker: str) -> list[LeasedId]:
+    """What this worker holds in LEASED, whether it knows of it or not."""
+    return [LeasedId(*row) for row in await connection.execute(_LEASED, {"worker": worker})]
 
 
 async def arm(

@@ -13,7 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.protocol import BatchState
 
-__all__ = ["OutboxEntry", "OutboxKind", "acknowledge", "count_pending", "postpone", "take", "take_with_recipients"]
+__all__ = [
+    "OutboxEntry",
+    "OutboxKind",
+    "acknowledge",
+    "count_pending",
+    "postpone",
+    "release",
+    "take",
+    "take_with_recipients",
+]
 
 
 class OutboxKind(IntEnum):
@@ -56,7 +65,8 @@ _TAKE = """
         SELECT outbox_id FROM outbox WHERE kind = ANY(:kinds) AND next_try <= now()
         ORDER BY next_try, outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
     ), taken AS (
-        UPDATE outbox o SET next_try = clock_timestamp() + make_interval(secs => :hide_seconds), tries = o.tries + 1
+        UPDATE outbox o SET next_try = clock_timestamp() + make_interval(secs => :hide_seconds), tries = o.tries + 1,
+                         holder = :holder
         FROM due WHERE o.outbox_id = due.outbox_id RETURNING o.*
     )
     SELECT taken.outbox_id, taken.kind, taken.batch_id, taken.epoch, taken.state, taken.tries, taken.accepted,
@@ -73,24 +83,30 @@ _TAKE_WITH_RECIPIENTS = text(_TAKE.format(more=", taken.groups, b.packed, answer
 _ACKNOWLEDGE = text("DELETE FROM outbox WHERE outbox_id = ANY(:ids)")
 _POSTPONE = text("""
     UPDATE outbox
-    SET next_try = clock_timestamp() + make_interval(secs => :delay_seconds), refused = :refused
+    SET next_try = clock_timestamp() + make_interval(secs => :delay_seconds), refused = :refused, holder = ''
     WHERE outbox_id = ANY(:ids)
 """)
+_RELEASE = text("UPDATE outbox SET next_try = now(), holder = '' WHERE kind = ANY(:kinds) AND holder = :holder")
 _COUNT = text("SELECT count(*) FROM outbox")
 
 
 async def take(
-    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta
+    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta, holder: str
 ) -> list[OutboxEntry]:
     """Up to `limit` due entries, hidden from everybody else for a while."""
-    return await _take(connection, _TAKE_PLAIN, kinds, limit, hide)
+    return await _take(connection, _TAKE_PLAIN, kinds, limit, hide, holder)
 
 
 async def take_with_recipients(
-    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta
+    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta, holder: str
 ) -> list[OutboxEntry]:
     """The same with groups, numbers and message ids: up to half a megabyte each."""
-    return await _take(connection, _TAKE_WITH_RECIPIENTS, kinds, limit, hide)
+    return await _take(connection, _TAKE_WITH_RECIPIENTS, kinds, limit, hide, holder)
+
+
+async def release(connection: AsyncConnection, kinds: Sequence[OutboxKind], holder: str) -> None:
+    """Show again at once what this holder took, when it cannot know what became of it."""
+    await connection.execute(_RELEASE, {"kinds": [int(kind) for kind in kinds], "holder": holder})
 
 
 async def acknowledge(connection: AsyncConnection, outbox_ids: Sequence[int]) -> None:
@@ -110,12 +126,18 @@ async def count_pending(connection: AsyncConnection) -> int:
 
 
 async def _take(
-    connection: AsyncConnection, statement: TextClause, kinds: Sequence[OutboxKind], limit: int, hide: timedelta
+    connection: AsyncConnection,
+    statement: TextClause,
+    kinds: Sequence[OutboxKind],
+    limit: int,
+    hide: timedelta,
+    holder: str,
 ) -> list[OutboxEntry]:
     parameters = {
         "kinds": [int(kind) for kind in kinds],
         "limit": limit,
         "hide_seconds": hide.total_seconds(),
+        "holder": holder,
     }
     rows = (await connection.execute(statement, parameters)).all()
     return [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID
 
@@ -11,51 +10,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.batches import NO_CAMPAIGN
-from bulksms_dispatcher.protocol import BatchState, OutcomeKind, check_transition
+from bulksms_dispatcher.protocol import BatchState, check_transition
 from bulksms_dispatcher.recipients import pack_ids
-from bulksms_dispatcher.results import Group, RecipientOutcome, encode_groups, whole
+from bulksms_dispatcher.results import RecipientOutcome, encode_groups, whole
 from bulksms_dispatcher.storage import campaigns, messages
 from bulksms_dispatcher.storage.outbox import OutboxKind
+from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
 
-__all__ = ["Answered", "Settlement", "Tried", "return_to_queue", "settle"]
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """What is written into the attempt's row; `worker` is needed where there is none yet, before arming."""
-
-    outcome: OutcomeKind
-    reason: str = ""
-    http_status: int = 0
-    worker: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What is kept of the provider's answer; `body` only where not everything in it was understood."""
-
-    http_status: int
-    bulk_id: str = ""
-    message_ids: Sequence[str] = ()
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """Where a batch goes and what is told about its recipients."""
-
-    target: BatchState
-    groups: tuple[Group, ...]
-    tried: Tried | None = None
-    reason: str = ""
-    description: str = ""
-    parts: int = 0
-    answered: Answered | None = None
-
-    @property
-    def accepted(self) -> int:
-        """Messages the provider took."""
-        return len(self.answered.message_ids) if self.answered else 0
+__all__ = ["return_to_queue", "settle"]
 
 
 _SETTLE = text("""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from uuid import UUID
 
 from bulksms_dispatcher.batches import Lane, LeasedBatch
-from bulksms_dispatcher.storage import claims
+from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.storage import claims, outcomes
 from servicekit.clock import Clock
 from servicekit.database import Database
 
@@ -36,6 +38,8 @@ class Lanes:
         self._served = 0
         self._tenant_blocked: dict[str, float] = {}
         self._all_blocked = 0.0
+        self._held: set[UUID] = set()
+        self._claim_lost = False
 
     def wake(self) -> None:
         """There may be something new to claim."""
@@ -57,17 +61,23 @@ class Lanes:
             now = self._clock.monotonic()
             if now < self._all_blocked:
                 return None
+            if self._claim_lost:
+                await self._return_lost()
             if self._stale or now - self._read_at >= POLL_SECONDS or now >= self._next_due:
                 await self._read(now)
             self._forget_past_blocks(now)
             while (lane := self._choose(at_least)) is not None:
-                async with self._database.begin() as connection:
-                    batch = await claims.claim(connection, lane, self._worker, self._lease)
+                batch = await self._claim_from(lane)
                 if batch is not None:
                     self._note_served(lane)
+                    self._held.add(batch.batch_id)
                     return batch
                 self._open.discard(lane)
             return None
+
+    def finished(self, batch: LeasedBatch) -> None:
+        """A batch that `claim` gave out is no longer being worked on."""
+        self._held.discard(batch.batch_id)
 
     async def wait(self) -> None:
         """Return when a claim may succeed: woken, a block over, a batch due, or time to look again."""
@@ -86,6 +96,25 @@ class Lanes:
                 await woken.wait()
         except TimeoutError:
             pass
+
+    async def _claim_from(self, lane: Lane) -> LeasedBatch | None:
+        try:
+            async with self._database.begin() as connection:
+                return await claims.claim(connection, lane, self._worker, self._lease)
+        except BaseException:
+            self._claim_lost = True
+            raise
+
+    async def _return_lost(self) -> None:
+        """A claim whose commit was not confirmed may have leased a batch that nobody here knows of."""
+        async with self._database.begin() as connection:
+            for batch in await claims.find_leased(connection, self._worker):
+                if batch.batch_id not in self._held:
+                    await outcomes.return_to_queue(
+                        connection, batch.batch_id, batch.epoch, batch.campaign_id, (BatchState.LEASED,)
+                    )
+        self._claim_lost = False
+        self._stale = True
 
     async def _read(self, now: float) -> None:
         self._stale = False

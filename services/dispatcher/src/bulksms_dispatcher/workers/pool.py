@@ -73,7 +73,10 @@ class SenderPool:
             if not self._stopping.is_set():
                 await self._lanes.wait()
             return
-        paced = await self._sender.send(batch, started_ns)
+        try:
+            paced = await self._sender.send(batch, started_ns)
+        finally:
+            self._lanes.finished(batch)
         if paced is not None:
             self._note(batch.tenant_id, paced)
 

@@ -10,7 +10,7 @@ from bulksms_dispatcher.recipients import unpack_positions
 from bulksms_dispatcher.results import RecipientOutcome, whole
 from bulksms_dispatcher.storage import leases, outcomes
 from bulksms_dispatcher.storage.leases import Expired
-from bulksms_dispatcher.storage.outcomes import Settlement, Tried
+from bulksms_dispatcher.storage.settlements import Settlement, Tried
 from servicekit import logs
 from servicekit.database import Database
 

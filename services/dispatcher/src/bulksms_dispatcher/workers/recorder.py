@@ -20,7 +20,7 @@ from bulksms_dispatcher.providers.outcome import FollowUp, Verdict
 from bulksms_dispatcher.results import RecipientOutcome, whole
 from bulksms_dispatcher.retries import Backoff
 from bulksms_dispatcher.storage import outcomes
-from bulksms_dispatcher.storage.outcomes import Answered, Settlement, Tried
+from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
 from bulksms_dispatcher.verdicts import Decision, decide, groups_of
 from servicekit import logs
 from servicekit.database import Database, DatabaseUnavailable

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from opentelemetry import trace
@@ -16,7 +16,6 @@ from bulksms_dispatcher.batches import LeasedBatch
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.pacing.limits import LimitScope
-from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH, MittoClient, NotArmed
 from bulksms_dispatcher.providers.outcome import Exchange, Fault, Phase, Verdict, classify
@@ -24,6 +23,7 @@ from bulksms_dispatcher.recipients import pack_positions, unpack
 from bulksms_dispatcher.requests import RenderedRequest, render_bulk, render_single
 from bulksms_dispatcher.storage import claims, suppressions
 from bulksms_dispatcher.workers.recorder import DATABASE_ERRORS, Recorder
+from bulksms_dispatcher.workers.tries import Try
 from servicekit import logs
 from servicekit.database import Database
 from servicekit.telemetry import context_from_traceparent, current_traceparent, link_from_traceparent
@@ -31,6 +31,7 @@ from servicekit.telemetry import context_from_traceparent, current_traceparent, 
 __all__ = ["Paced", "Sender"]
 
 ARM_TIMEOUT_SECONDS = 10.0
+ABANDON_TIMEOUT_SECONDS = 3.0
 
 _log = logs.get_logger("bulksms.dispatcher.sender")
 _tracer = trace.get_tracer("bulksms.dispatcher")
@@ -42,29 +43,6 @@ class Paced:
 
     wait: timedelta
     scope: LimitScope | None
-
-
-@dataclass(slots=True)
-class _Try:
-    """What is known of a send under way; on any interruption it decides what may be said of the batch."""
-
-    batch: LeasedBatch
-    traceparent: str
-    """Of this try's span: kept with the batch and told with its results."""
-    phase: Phase = Phase.WAITING
-    arm_unknown: bool = False
-    sent_at: float = 0.0
-    left_out: list[int] = field(default_factory=list)
-    parts: list[int] = field(default_factory=list)
-
-    @property
-    def may_have_been_sent(self) -> bool:
-        return self.phase >= Phase.SENDING
-
-    @property
-    def held_states(self) -> tuple[BatchState, ...]:
-        """Where the row may be while nothing was sent: a commit whose answer was lost leaves both open."""
-        return (BatchState.LEASED, BatchState.ARMED) if self.arm_unknown else (BatchState.LEASED,)
 
 
 class Sender:
@@ -117,7 +95,7 @@ class Sender:
         return None
 
     async def _send(self, batch: LeasedBatch, span: trace.Span) -> None:
-        attempt = _Try(batch, current_traceparent())
+        attempt = Try(batch, current_traceparent())
         try:
             request, version = await self._render(attempt)
             if not request.messages:
@@ -148,7 +126,7 @@ class Sender:
             _log.error("outcome not recorded before the end", batch_id=str(batch.batch_id), kind=verdict.kind.value)
             raise
 
-    async def _render(self, attempt: _Try) -> tuple[RenderedRequest, int]:
+    async def _render(self, attempt: Try) -> tuple[RenderedRequest, int]:
         """The request without those who have opted out, and the version of the list they were looked up in."""
         batch = attempt.batch
         with _tracer.start_as_current_span("render"):
@@ -172,7 +150,7 @@ class Sender:
         attempt.parts = list(request.parts)
         return request, suppressed.version
 
-    async def _post(self, attempt: _Try, request: RenderedRequest, version: int) -> Exchange:
+    async def _post(self, attempt: Try, request: RenderedRequest, version: int) -> Exchange:
         batch = attempt.batch
         path = SEND_PATH if batch.is_single_message else BULK_PATH
 
@@ -208,7 +186,7 @@ class Sender:
                 span.set_status(Status(StatusCode.ERROR, exchange.fault.value))
         return exchange
 
-    async def _arm(self, attempt: _Try, suppression_version: int) -> None:
+    async def _arm(self, attempt: Try, suppression_version: int) -> None:
         batch = attempt.batch
         with _tracer.start_as_current_span("arm"):
             try:
@@ -232,16 +210,21 @@ class Sender:
             raise NotArmed("the batch is not this worker's any more")
         attempt.arm_unknown = True
 
-    async def _abandon(self, attempt: _Try) -> None:
+    async def _abandon(self, attempt: Try) -> None:
         """Interrupted or broken in the middle: say of the batch what is certain, as far as the time allows."""
         batch = attempt.batch
         _log.warning("send abandoned", batch_id=str(batch.batch_id), phase=attempt.phase.name)
-        if attempt.may_have_been_sent:
-            await self._recorder.mark_ambiguous(batch, Fault.INTERRUPTED.value, attempt.left_out)
-        else:
-            await self._recorder.hand_back(batch, origins=attempt.held_states)
+        try:
+            # A process that is told to end must not be held up by a database that is away; the reaper comes later.
+            async with asyncio.timeout(ABANDON_TIMEOUT_SECONDS):
+                if attempt.may_have_been_sent:
+                    await self._recorder.mark_ambiguous(batch, Fault.INTERRUPTED.value, attempt.left_out)
+                else:
+                    await self._recorder.hand_back(batch, origins=attempt.held_states)
+        except TimeoutError:
+            _log.error("abandoned batch left to the reaper", batch_id=str(batch.batch_id))
 
-    def _measure(self, attempt: _Try, verdict: Verdict) -> None:
+    def _measure(self, attempt: Try, verdict: Verdict) -> None:
         labels = {"outcome": verdict.kind.value, "reason": verdict.reason}
         self._metrics.batches.add(1, labels)
         self._metrics.messages.add(attempt.batch.recipients, {"outcome": verdict.kind.value})

@@ -1,0 +1,94 @@
+"""Results to the campaign service: what became of each recipient of a batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from opentelemetry import trace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms.campaign.v1 import results_pb2
+from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.recipients import unpack, unpack_ids
+from bulksms_dispatcher.results import RecipientOutcome, Resolved, decode_groups, resolve
+from bulksms_dispatcher.storage import outbox
+from bulksms_dispatcher.storage.outbox import OutboxEntry, OutboxKind
+from bulksms_dispatcher.workers.outbox import CALL_TIMEOUT_SECONDS, HIDE, Teller
+from servicekit.database import Database
+from servicekit.errors import DomainError
+from servicekit.grpc.errors import domain_errors
+from servicekit.telemetry import context_from_traceparent
+
+__all__ = ["ResultTeller"]
+
+# Each holds a batch's numbers and ids, up to half a megabyte.
+_RESULTS_AT_ONCE = 4
+
+_tracer = trace.get_tracer("bulksms.dispatcher")
+
+
+class ResultTeller(Teller):
+    """Tells the campaign service what became of batches, in any order: it folds."""
+
+    kind = OutboxKind.CAMPAIGN
+
+    def __init__(self, database: Database, campaign: ResultServiceStub, metrics: Metrics, worker: str) -> None:
+        super().__init__(database, metrics, worker)
+        self._campaign = campaign
+
+    async def take(self, connection: AsyncConnection) -> list[OutboxEntry]:
+        """With numbers and ids."""
+        return await outbox.take_with_recipients(connection, [self.kind], _RESULTS_AT_ONCE, HIDE, self.holder)
+
+    async def tell(self, entries: list[OutboxEntry]) -> None:
+        """All at once; one that fails must not cut the calls of the others short."""
+        results = await asyncio.gather(*(self._tell(entry) for entry in entries), return_exceptions=True)
+        for failure in results:
+            if failure is not None:
+                raise failure
+
+    async def _tell(self, entry: OutboxEntry) -> None:
+        # In the campaign's trace, below the span of the try it tells of.
+        with _tracer.start_as_current_span(
+            "report batch",
+            context=context_from_traceparent(entry.traceparent),
+            attributes={"bulksms.batch_id": str(entry.batch_id), "bulksms.state": entry.state.name},
+        ):
+            try:
+                with domain_errors("the campaign service"):
+                    await self._campaign.RecordBatchResult(_result_request(entry), timeout=CALL_TIMEOUT_SECONDS)
+            except DomainError as error:
+                await self.books.failed([entry], error)
+            else:
+                await self.books.told([entry])
+
+
+def _result_request(entry: OutboxEntry) -> results_pb2.RecordBatchResultRequest:
+    phones = unpack(entry.packed or b"").phones
+    groups = resolve(decode_groups(entry.groups or b"\x90"), len(phones))
+    return results_pb2.RecordBatchResultRequest(
+        tenant_id=entry.tenant_id,
+        campaign_id=str(entry.campaign_id),
+        enqueue_number=entry.enqueue_number,
+        batch_id=str(entry.batch_id),
+        epoch=entry.epoch,
+        bulk_id=entry.bulk_id,
+        traceparent=entry.traceparent,
+        first_phone=entry.first_phone,
+        last_phone=entry.last_phone,
+        groups=[_outcome_group(group, phones, entry.message_ids) for group in groups],
+    )
+
+
+def _outcome_group(group: Resolved, phones: Sequence[int], message_ids: bytes | None) -> results_pb2.OutcomeGroup:
+    everyone = len(group.positions) == len(phones)
+    accepted = group.outcome is RecipientOutcome.ACCEPTED
+    return results_pb2.OutcomeGroup(
+        outcome=results_pb2.RecipientOutcome.ValueType(group.outcome),
+        reason=group.reason,
+        description=group.description,
+        phones=phones if everyone else [phones[position] for position in group.positions],
+        message_ids=unpack_ids(message_ids or b"") if accepted else (),
+    )

@@ -1,0 +1,35 @@
+"""A try: what is known of a send under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.providers.outcome import Phase
+
+__all__ = ["Try"]
+
+
+@dataclass(slots=True)
+class Try:
+    """Whatever interrupts a send, this decides what may be said of its batch."""
+
+    batch: LeasedBatch
+    traceparent: str
+    """Of this try's span: kept with the batch and told with its results."""
+    phase: Phase = Phase.WAITING
+    arm_unknown: bool = False
+    sent_at: float = 0.0
+    left_out: list[int] = field(default_factory=list)
+    parts: list[int] = field(default_factory=list)
+
+    @property
+    def may_have_been_sent(self) -> bool:
+        """True from the moment the first byte may have left."""
+        return self.phase >= Phase.SENDING
+
+    @property
+    def held_states(self) -> tuple[BatchState, ...]:
+        """Where the row may be while nothing was sent: a commit whose answer was lost leaves both open."""
+        return (BatchState.LEASED, BatchState.ARMED) if self.arm_unknown else (BatchState.LEASED,)

@@ -1,0 +1,185 @@
+"""The outcome table, row by row: how far a request came, the status and the body → what that proves."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bulksms_dispatcher.protocol import OutcomeKind
+from bulksms_dispatcher.providers.answers import parse_answer
+from bulksms_dispatcher.providers.known_ids import KnownIds
+from bulksms_dispatcher.providers.outcome import Exchange, Fault, FollowUp, Phase, Refusal, classify
+from bulksms_dispatcher.providers.retry_after import MAX_RETRY_AFTER, parse_retry_after
+
+A, R, N, X = OutcomeKind.ACCEPTED, OutcomeKind.REFUSED, OutcomeKind.NOT_SENT, OutcomeKind.AMBIGUOUS
+NO, RETRY, PAUSE, PARK = FollowUp.NONE, FollowUp.RETRY, FollowUp.PAUSE_ACCOUNT, FollowUp.PARK
+
+
+def bulk(*items: object, bulk_id: str = "b") -> bytes:
+    messages = [{"messageId": item} if isinstance(item, str) or item is None else item for item in items]
+    return json.dumps({"bulkId": bulk_id, "messages": messages}).encode()
+
+
+TWO = bulk("one", "two")
+REFUSED_ITEM = {"error": {"code": "bad", "message": "Invalid destination"}}
+
+FAULTS = [
+    (Phase.WAITING, Fault.POOL_TIMEOUT, N, RETRY),
+    (Phase.CONNECTING, Fault.CONNECT_TIMEOUT, N, RETRY),
+    (Phase.CONNECTING, Fault.CONNECT_FAILED, N, RETRY),
+    (Phase.CONNECTED, Fault.NOT_ARMED, N, RETRY),
+    (Phase.SENDING, Fault.WRITE_TIMEOUT, X, NO),
+    (Phase.SENDING, Fault.READ_TIMEOUT, X, NO),
+    (Phase.SENDING, Fault.CONNECTION_LOST, X, NO),
+    (Phase.SENDING, Fault.ANSWER_MALFORMED, X, NO),
+    (Phase.SENDING, Fault.INTERRUPTED, X, NO),
+    # The name of the fault proves nothing: a "connect" error after the first byte is as ambiguous as any other.
+    (Phase.SENDING, Fault.CONNECT_FAILED, X, NO),
+    (Phase.ANSWERING, Fault.READ_TIMEOUT, X, NO),
+    (Phase.ANSWERING, Fault.CONNECTION_LOST, X, NO),
+    (Phase.ANSWERING, Fault.ANSWER_TOO_LARGE, X, NO),
+]
+
+
+@pytest.mark.parametrize(("phase", "fault", "kind", "follow_up"), FAULTS)
+@pytest.mark.parametrize("status", [0, 200, 400, 429])
+def test_an_exchange_that_broke_off(
+    phase: Phase, fault: Fault, kind: OutcomeKind, follow_up: FollowUp, status: int
+) -> None:
+    verdict = classify(Exchange(phase, fault, status), 2, KnownIds())
+    assert (verdict.kind, verdict.reason, verdict.follow_up) == (kind, fault.value, follow_up)
+
+
+ANSWERS = [
+    (200, TWO, A, "", NO),
+    (202, TWO, A, "", NO),
+    (299, TWO, A, "", NO),
+    (200, bulk("one", {"id": "two"}), A, "", NO),
+    (200, bulk("one", REFUSED_ITEM), A, "", NO),
+    (200, bulk("one", {"messageId": None, "error": "no"}), A, "", NO),
+    (200, bulk(REFUSED_ITEM, REFUSED_ITEM), R, "PROVIDER_REJECTED", NO),
+    (200, bulk("one"), X, "ID_COUNT_MISMATCH", NO),
+    (200, bulk("one", "two", "three"), X, "ID_COUNT_MISMATCH", NO),
+    (200, bulk(), X, "ID_COUNT_MISMATCH", NO),
+    (200, b"{}", X, "ID_COUNT_MISMATCH", NO),
+    (200, bulk("one", None), X, "ID_MISSING", NO),
+    (200, bulk("one", {}), X, "ID_MISSING", NO),
+    (200, bulk("one", {"messageId": "two", "error": "no"}), X, "ANSWER_UNREADABLE", NO),
+    (200, bulk("one", "one"), X, "ID_REPEATED", NO),
+    (200, bulk("one", "known"), X, "ID_KNOWN", NO),
+    (200, bulk("one", ""), X, "ID_MALFORMED", NO),
+    (200, bulk("one", "x" * 65), X, "ID_MALFORMED", NO),
+    (200, bulk("one", "new\nline"), X, "ID_MALFORMED", NO),
+    (200, bulk("one", {"messageId": 7}), X, "ANSWER_UNREADABLE", NO),
+    (200, b"", X, "ANSWER_UNREADABLE", NO),
+    (200, b"<html>OK</html>", X, "ANSWER_UNREADABLE", NO),
+    (200, b"\xff\xfe", X, "ANSWER_UNREADABLE", NO),
+    (200, TWO[:-3], X, "ANSWER_UNREADABLE", NO),
+    (200, b"[" * 100_000, X, "ANSWER_UNREADABLE", NO),
+    (204, b"", X, "ANSWER_UNREADABLE", NO),
+    (301, TWO, X, "UNEXPECTED_STATUS", NO),
+    (307, b"", X, "UNEXPECTED_STATUS", NO),
+    (400, b'{"message":"Invalid sender"}', R, "PROVIDER_REJECTED", NO),
+    (400, b'{"errors":{"Sms.Text":["required"]}}', R, "PROVIDER_REJECTED", NO),
+    (400, b"", R, "PROVIDER_REJECTED", NO),
+    (400, b'{"error":"Maximum number of messages is 1000"}', R, "BATCH_TOO_LARGE", PARK),
+    (400, TWO, X, "REFUSAL_WITH_IDS", NO),
+    (400, b'<pre>"messageId"</pre>', X, "REFUSAL_WITH_IDS", NO),
+    (401, b"", R, "ACCOUNT_REFUSED", PAUSE),
+    (402, b"{}", R, "PROVIDER_REJECTED", NO),
+    (403, b"<html>", R, "ACCOUNT_REFUSED", PAUSE),
+    (404, b"", R, "PROVIDER_CONFIGURATION", PARK),
+    (405, b"", R, "PROVIDER_CONFIGURATION", PARK),
+    (408, b"", X, "UNEXPECTED_STATUS", NO),
+    (409, b"", X, "UNEXPECTED_STATUS", NO),
+    (413, b"", R, "BATCH_TOO_LARGE", PARK),
+    (415, b"", R, "PROVIDER_CONFIGURATION", PARK),
+    (418, b"", X, "UNEXPECTED_STATUS", NO),
+    (422, b"{}", R, "PROVIDER_REJECTED", NO),
+    (429, b"", R, "RATE_LIMITED", RETRY),
+    (429, TWO, X, "REFUSAL_WITH_IDS", NO),
+    (500, b"", X, "SERVER_ERROR", NO),
+    (500, TWO, X, "SERVER_ERROR", NO),
+    (502, b"<html>", X, "SERVER_ERROR", NO),
+    (503, b"", X, "SERVER_ERROR", NO),
+    (599, b"", X, "SERVER_ERROR", NO),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "reason", "follow_up"), ANSWERS)
+def test_an_answer_read_to_its_end(
+    status: int, body: bytes, kind: OutcomeKind, reason: str, follow_up: FollowUp
+) -> None:
+    known = KnownIds()
+    known.add(["known"])
+    verdict = classify(Exchange(Phase.ANSWERED, Fault.NONE, status, body), 2, known)
+    assert (verdict.kind, verdict.reason, verdict.follow_up) == (kind, reason, follow_up)
+    assert bool(verdict.message_ids) is (kind is A)
+
+
+@given(
+    phase=st.sampled_from(Phase),
+    fault=st.sampled_from(Fault),
+    status=st.integers(0, 999),
+    body=st.one_of(st.binary(), st.just(TWO), st.from_regex(rb'\{"messages":\[.*\]\}')),
+)
+@settings(deadline=None)
+def test_whatever_comes_gets_a_verdict_and_only_certainty_is_sent_again(
+    phase: Phase, fault: Fault, status: int, body: bytes
+) -> None:
+    verdict = classify(Exchange(phase, fault, status, body), 2, KnownIds())
+    if phase >= Phase.SENDING and verdict.follow_up in (RETRY, PAUSE):
+        assert phase is Phase.ANSWERED
+        assert status in (401, 403, 429)
+        assert b"messageId" not in body
+    if verdict.kind is A:
+        assert len(verdict.message_ids) + sum(len(r.positions) for r in verdict.refusals) == 2
+
+
+def test_a_partial_refusal_says_who_and_why() -> None:
+    body = bulk("one", {"error": "bad number +306900000001"}, {"error": "bad number +306900000002"}, "four")
+    verdict = classify(Exchange(Phase.ANSWERED, Fault.NONE, 200, body), 4, KnownIds())
+    assert verdict.message_ids == ["one", "four"]
+    assert verdict.refusals == (Refusal((1, 2), "bad number …"),)
+
+
+@pytest.mark.parametrize("body", [b'{"messageId":"m"}', b'{"id":"m"}', b'{"messages":[{"messageId":"m"}]}'])
+def test_a_single_send_answers_in_three_shapes(body: bytes) -> None:
+    verdict = classify(Exchange(Phase.ANSWERED, Fault.NONE, 200, body), 1, KnownIds())
+    assert (verdict.kind, verdict.message_ids) == (A, ["m"])
+
+
+def test_descriptions_are_short_and_hold_no_number() -> None:
+    answer = parse_answer(json.dumps({"message": "Cannot  send to +30 690 000-0001:\n" + "x" * 500}).encode())
+    assert answer.description.startswith("Cannot send to …: xxx")
+    assert len(answer.description) == 200
+
+
+def test_remembered_ids_are_bounded() -> None:
+    known = KnownIds(capacity=10)
+    for start in range(0, 100, 5):
+        known.add([str(n) for n in range(start, start + 5)])
+    assert known.includes_any(["99"])
+    assert not known.includes_any(["0"])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("7", timedelta(seconds=7)),
+        ("0", timedelta(0)),
+        ("99999999", MAX_RETRY_AFTER),
+        ("Sun, 22 Nov 2026 12:00:30 GMT", timedelta(seconds=30)),
+        ("Sun, 22 Nov 2026 11:00:00 GMT", timedelta(0)),
+        ("-1", None),
+        ("soon", None),
+        ("", None),
+        ("²", None),
+    ],
+)
+def test_retry_after_in_both_forms_and_none(value: str, expected: timedelta | None) -> None:
+    assert parse_retry_after(value, datetime(2026, 11, 22, 12, tzinfo=UTC)) == expected

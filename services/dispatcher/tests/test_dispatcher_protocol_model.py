@@ -1,0 +1,230 @@
+"""The send protocol, every interleaving of it: one batch, two workers, crashes, freezes, lost answers and a cancel.
+
+A model, not the code: it shows that the rules are enough, and that each of them is needed. The rules are switches, and
+each one switched off must produce its violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import pytest
+
+from bulksms_dispatcher.protocol import TRANSITIONS, BatchState
+
+READY, LEASED, ARMED, ACCEPTED, AMBIGUOUS, CANCELLED = (
+    BatchState.READY,
+    BatchState.LEASED,
+    BatchState.ARMED,
+    BatchState.ACCEPTED,
+    BatchState.AMBIGUOUS,
+    BatchState.CANCELLED,
+)
+MAX_EPOCH = 3
+
+
+class Step(Enum):
+    """Where a worker is."""
+
+    IDLE = 0
+    CLAIMED = 1
+    ARMED = 2
+    SENT = 3
+    """The provider has accepted; the worker does not know yet."""
+    KNOWS = 4
+    """It has read the answer."""
+    UNSURE = 5
+    """The answer was lost."""
+    PERHAPS_ARMED = 6
+    """The database did not confirm the arming: nothing is sent, the batch is handed back."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    step: Step = Step.IDLE
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """The row, the two workers, and the provider's truth."""
+
+    state: BatchState = READY
+    epoch: int = 0
+    cancelled: bool = False
+    sends: int = 0
+    workers: tuple[Worker, Worker] = (Worker(), Worker())
+    moves: frozenset[tuple[BatchState, BatchState]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the protocol demands."""
+
+    arm_before_send: bool = True
+    epochs: bool = True
+    expired_armed_is_ambiguous: bool = True
+    no_retry_when_unsure: bool = True
+    cancel_spares_armed: bool = True
+
+
+def moved(world: World, to: BatchState, **changes: object) -> World:
+    return replace(world, state=to, moves=world.moves | {(world.state, to)}, **changes)  # type: ignore[arg-type]
+
+
+def successors(world: World, rules: Rules) -> Iterator[World]:
+    for index in (0, 1):
+        yield from worker_steps(world, index, rules)
+    yield from reaper_steps(world, rules)
+    if not world.cancelled:
+        cancellable = (READY, LEASED) if rules.cancel_spares_armed else (READY, LEASED, ARMED)
+        after = replace(world, cancelled=True)
+        yield moved(after, CANCELLED) if world.state in cancellable else after
+
+
+def reaper_steps(world: World, rules: Rules) -> Iterator[World]:
+    """A lease may run out at any moment: its worker may be dead, frozen, or only slow."""
+    back = CANCELLED if world.cancelled else READY
+    if world.epoch == MAX_EPOCH:
+        return
+    if world.state is LEASED:
+        yield moved(world, back, epoch=world.epoch + 1)
+    if world.state is ARMED:
+        if rules.expired_armed_is_ambiguous:
+            yield moved(world, AMBIGUOUS)
+        else:
+            yield moved(world, back, epoch=world.epoch + 1)
+
+
+def worker_steps(world: World, index: int, rules: Rules) -> Iterator[World]:
+    worker = world.workers[index]
+    mine = worker.epoch == world.epoch or not rules.epochs
+    if worker.step is Step.IDLE:
+        if world.state is READY and not world.cancelled:
+            yield moved(world, LEASED, workers=at(world, index, Step.CLAIMED, world.epoch))
+        return
+    yield replace(world, workers=at(world, index, Step.IDLE))  # crash, or a compare-and-set that failed
+    match worker.step:
+        case Step.CLAIMED:
+            yield from arming(world, index, rules, mine=mine)
+        case Step.ARMED:
+            yield replace(world, workers=at(world, index, Step.SENT), sends=world.sends + 1)
+            if world.state is ARMED and mine:  # provably not sent (rule 3)
+                yield from handed_back(world, index)
+        case Step.PERHAPS_ARMED:
+            if world.state in (LEASED, ARMED) and mine:
+                yield from handed_back(world, index)
+        case _:
+            yield from after_sending(world, index, rules, mine=mine)
+
+
+def after_sending(world: World, index: int, rules: Rules, *, mine: bool) -> Iterator[World]:
+    match world.workers[index].step:
+        case Step.SENT:
+            yield replace(world, workers=at(world, index, Step.KNOWS))
+            yield replace(world, workers=at(world, index, Step.UNSURE))
+        case Step.KNOWS:
+            if world.state in (ARMED, AMBIGUOUS) and mine:
+                yield moved(world, ACCEPTED, workers=at(world, index, Step.IDLE))
+        case Step.UNSURE:
+            if world.state is ARMED and mine:
+                yield from unsure(world, index, rules)
+
+
+def arming(world: World, index: int, rules: Rules, *, mine: bool) -> Iterator[World]:
+    if not rules.arm_before_send:
+        yield replace(world, workers=at(world, index, Step.SENT), sends=world.sends + 1)
+        return
+    yield replace(world, workers=at(world, index, Step.PERHAPS_ARMED))  # it never reached the database
+    if world.state is LEASED and mine:
+        yield moved(world, ARMED, workers=at(world, index, Step.ARMED))
+        yield moved(world, ARMED, workers=at(world, index, Step.PERHAPS_ARMED))  # its confirmation was lost
+
+
+def handed_back(world: World, index: int) -> Iterator[World]:
+    if world.epoch < MAX_EPOCH:
+        back = CANCELLED if world.cancelled else READY
+        yield moved(world, back, epoch=world.epoch + 1, workers=at(world, index, Step.IDLE))
+
+
+def unsure(world: World, index: int, rules: Rules) -> Iterator[World]:
+    if rules.no_retry_when_unsure:
+        yield moved(world, AMBIGUOUS, workers=at(world, index, Step.IDLE))
+    else:
+        yield from handed_back(world, index)
+
+
+def at(world: World, index: int, step: Step, epoch: int | None = None) -> tuple[Worker, Worker]:
+    """The workers with one of them elsewhere."""
+    changed = Worker(step, world.workers[index].epoch if epoch is None else epoch)
+    return (changed, world.workers[1]) if index == 0 else (world.workers[0], changed)
+
+
+def reachable(rules: Rules) -> set[World]:
+    seen, border = {World()}, [World()]
+    while border:
+        for following in successors(border.pop(), rules):
+            if following not in seen:
+                seen.add(following)
+                border.append(following)
+    return seen
+
+
+def violations(world: World) -> set[str]:
+    """What must never be."""
+    found = set()
+    if world.sends > 1:
+        found.add("sent twice")
+    if world.sends and world.state in (READY, CANCELLED):
+        found.add("sent, and told as not sent")
+    if world.state is ACCEPTED and not world.sends:
+        found.add("not sent, and told as sent")
+    return found
+
+
+def test_no_interleaving_sends_twice_or_tells_a_lie() -> None:
+    worlds = reachable(Rules())
+    assert len(worlds) > 1000
+    assert {violation for world in worlds for violation in violations(world)} == set()
+
+
+def test_every_move_of_the_model_is_one_of_the_protocol_s() -> None:
+    moves = {move for world in reachable(Rules()) for move in world.moves}
+    # A batch handed back under a cancelled campaign passes through READY within one transaction.
+    direct = {move for move in moves if move != (ARMED, CANCELLED)}
+    assert all(target in TRANSITIONS[origin] for origin, target in direct)
+    assert CANCELLED in TRANSITIONS[READY]
+
+
+def test_nothing_gets_stuck() -> None:
+    """From everywhere a final state, or AMBIGUOUS, can be reached."""
+    resting = (ACCEPTED, AMBIGUOUS, CANCELLED)
+    for world in reachable(Rules()):
+        if world.epoch == MAX_EPOCH:
+            continue  # the model ends here, the protocol does not
+        seen, border, done = {world}, [world], False
+        while border and not done:
+            current = border.pop()
+            done = current.state in resting
+            for following in successors(current, Rules()):
+                if following not in seen:
+                    seen.add(following)
+                    border.append(following)
+        assert done
+
+
+@pytest.mark.parametrize(
+    ("switched_off", "violation"),
+    [
+        ("arm_before_send", "sent twice"),
+        ("epochs", "sent twice"),
+        ("expired_armed_is_ambiguous", "sent twice"),
+        ("no_retry_when_unsure", "sent twice"),
+        ("cancel_spares_armed", "sent, and told as not sent"),
+    ],
+)
+def test_each_rule_is_needed(switched_off: str, violation: str) -> None:
+    rules = replace(Rules(), **{switched_off: False})
+    assert violation in {found for world in reachable(rules) for found in violations(world)}

@@ -1,0 +1,276 @@
+"""The queue on its table: claims, arming, leases and the reaper, by compare-and-set."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from bulksms_dispatcher.batches import Lane, LeasedBatch
+from bulksms_dispatcher.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.recipients import Recipients, pack_positions
+from bulksms_dispatcher.results import RecipientOutcome, decode_groups, whole
+from bulksms_dispatcher.storage import campaigns, claims, outcomes, queue, submissions, suppressions
+from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
+from bulksms_dispatcher.submissions import Progress, Submission
+from bulksms_dispatcher.workers.reaper import Reaper
+from servicekit.database import Database
+
+from .dispatcher_support import TENANT
+
+LEASE = timedelta(seconds=60)
+HORIZON = timedelta(hours=72)
+READY, LEASED, ARMED, AMBIGUOUS = BatchState.READY, BatchState.LEASED, BatchState.ARMED, BatchState.AMBIGUOUS
+
+
+@pytest.fixture
+async def database(dispatcher_url: str) -> AsyncIterator[Database]:
+    opened = Database(dispatcher_url, application_name="test", pool_size=12)
+    yield opened
+    await opened.stop()
+
+
+@pytest.fixture
+def reaper(database: Database) -> Reaper:
+    return Reaper(database, HORIZON, lambda: None)
+
+
+async def store(
+    database: Database, batches: int, *, tenant: str = TENANT, priority: int = 2, size: int = 3
+) -> Submission:
+    """A campaign's submission of so many batches."""
+    submission = Submission(uuid.uuid4(), tenant, uuid.uuid4(), 1, uuid.uuid4(), "Hello", (), "Astronote", priority, "")
+    async with database.begin() as connection:
+        await campaigns.ensure(connection, submission.campaign_id, tenant)
+        await submissions.insert(connection, submission)
+        for number in range(batches):
+            first = 306_900_000_000 + number * size
+            await submissions.insert_batch(connection, submission, number, Recipients(range(first, first + size)))
+        await submissions.save_progress(
+            connection, submission.submission_id, Progress(batches * size, first + size - 1, batches, complete=True)
+        )
+    return submission
+
+
+def lane_of(submission: Submission) -> Lane:
+    return Lane(submission.priority, submission.tenant_id, submission.campaign_id)
+
+
+async def claim(database: Database, submission: Submission, worker: str = "w") -> LeasedBatch | None:
+    async with database.begin() as connection:
+        return await claims.claim(connection, lane_of(submission), worker, LEASE)
+
+
+async def must_claim(database: Database, submission: Submission, worker: str = "w") -> LeasedBatch:
+    batch = await claim(database, submission, worker)
+    assert batch is not None
+    return batch
+
+
+async def arm(database: Database, batch: LeasedBatch, worker: str = "w", **changes: Any) -> bool:
+    values: dict[str, Any] = {"suppression_version": 0, "left_out": None, "traceparent": ""} | changes
+    async with database.begin() as connection:
+        return await claims.arm(connection, batch.batch_id, batch.epoch, worker, lease=LEASE, **values)
+
+
+async def settle(database: Database, batch: LeasedBatch, origin: BatchState, target: BatchState, **values: Any) -> bool:
+    outcome = {BatchState.ACCEPTED: RecipientOutcome.ACCEPTED, AMBIGUOUS: RecipientOutcome.AMBIGUOUS}[target]
+    settlement = Settlement(target, whole(outcome), tried=Tried(OutcomeKind.ACCEPTED), **values)
+    async with database.begin() as connection:
+        return await outcomes.settle(connection, batch.batch_id, batch.epoch, (origin,), settlement)
+
+
+async def expire(database: Database) -> None:
+    async with database.begin() as connection:
+        await connection.execute(
+            text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second' WHERE state IN (2, 3)")
+        )
+
+
+async def state_of(database: Database, batch: LeasedBatch) -> tuple[BatchState, int]:
+    async with database.connect() as connection:
+        record = await queue.find_batch(connection, batch.batch_id)
+    assert record is not None
+    return record.state, record.epoch
+
+
+async def told(database: Database) -> list[tuple[int, int]]:
+    """(kind, state) of every outbox entry."""
+    async with database.connect() as connection:
+        rows = await connection.execute(text("SELECT kind, state FROM outbox ORDER BY outbox_id"))
+        return [(row.kind, row.state) for row in rows]
+
+
+async def test_no_batch_is_claimed_by_two(database: Database) -> None:
+    submission = await store(database, 40)
+
+    async def drain(worker: str) -> list[uuid.UUID]:
+        claimed = []
+        while (batch := await claim(database, submission, worker)) is not None:
+            claimed.append(batch.batch_id)
+        return claimed
+
+    claimed = await asyncio.gather(*(drain(f"w{n}") for n in range(8)))
+    assert Counter(batch_id for one in claimed for batch_id in one) == Counter(
+        {batch_id: 1 for one in claimed for batch_id in one}
+    )
+    assert sum(map(len, claimed)) == 40
+
+
+async def test_batches_of_a_lane_are_claimed_in_their_order(database: Database) -> None:
+    submission = await store(database, 3)
+    assert [(await must_claim(database, submission)).number for _ in range(3)] == [0, 1, 2]
+
+
+async def test_lanes_are_listed_urgent_first_and_without_paused_ones(database: Database) -> None:
+    low = await store(database, 2, priority=1)
+    urgent = await store(database, 2, priority=3, tenant="zeta")
+    paused = await store(database, 2)
+    async with database.begin() as connection:
+        await campaigns.set_paused(connection, paused.campaign_id, TENANT, paused=True)
+    async with database.connect() as connection:
+        lanes = await claims.read_lanes(connection)
+    assert [state.lane for state in lanes] == [lane_of(urgent), lane_of(low)]
+    assert all(state.due_in_seconds <= 0 for state in lanes)
+    assert await claim(database, paused) is None
+
+
+async def test_a_batch_that_waits_says_when_it_is_due(database: Database) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    async with database.begin() as connection:
+        assert await outcomes.return_to_queue(
+            connection, batch.batch_id, batch.epoch, batch.campaign_id, (LEASED,), delay=timedelta(seconds=30)
+        )
+    assert await claim(database, submission) is None
+    async with database.connect() as connection:
+        (state,) = await claims.read_lanes(connection)
+    assert 25 < state.due_in_seconds <= 30
+
+
+async def test_only_the_holder_of_the_lease_arms_and_only_once(database: Database) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    assert not await arm(database, batch, worker="somebody else")
+    assert await arm(database, batch)
+    assert not await arm(database, batch)
+
+
+async def test_an_opt_out_after_the_numbers_were_checked_stops_the_arming(database: Database) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    async with database.begin() as connection:
+        await suppressions.add(connection, TENANT, [306_900_000_000])
+    assert not await arm(database, batch)
+    async with database.connect() as connection:
+        found = await suppressions.find(connection, TENANT, [306_900_000_000, 306_900_000_001])
+    assert found.phones == {306_900_000_000}
+    assert await arm(database, batch, suppression_version=found.version)
+
+
+async def test_an_expired_lease_goes_back_under_a_new_epoch_and_the_old_holder_can_do_nothing(
+    database: Database, reaper: Reaper
+) -> None:
+    submission = await store(database, 1)
+    zombie = await must_claim(database, submission)
+    await expire(database)
+    await reaper.reap_once()
+    assert await state_of(database, zombie) == (READY, zombie.epoch + 1)
+    assert not await arm(database, zombie)
+    successor = await must_claim(database, submission, "successor")
+    assert not await arm(database, zombie)
+    assert await arm(database, successor, "successor")
+    assert not await settle(database, zombie, ARMED, BatchState.ACCEPTED)
+    assert await told(database) == []
+
+
+async def test_an_expired_armed_batch_becomes_ambiguous_and_a_late_answer_resolves_it(
+    database: Database, reaper: Reaper
+) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    await arm(database, batch, left_out=pack_positions([1]))
+    await expire(database)
+    await asyncio.gather(*(reaper.reap_once() for _ in range(4)))
+    assert await state_of(database, batch) == (AMBIGUOUS, batch.epoch)
+    assert await told(database) == [(1, AMBIGUOUS)]
+    async with database.connect() as connection:
+        groups = decode_groups((await connection.execute(text("SELECT groups FROM outbox"))).scalar_one())
+    assert [(group.outcome, group.positions) for group in groups] == [
+        (RecipientOutcome.AMBIGUOUS, None),
+        (RecipientOutcome.SUPPRESSED, (1,)),
+    ]
+
+    answer = Answered(200, "bulk", ["a", "b"])
+    assert await settle(database, batch, AMBIGUOUS, BatchState.ACCEPTED, answered=answer)
+    assert not await settle(database, batch, AMBIGUOUS, BatchState.ACCEPTED, answered=answer)
+    assert await told(database) == [(1, AMBIGUOUS), (1, BatchState.ACCEPTED), (2, BatchState.ACCEPTED)]
+
+
+async def test_a_lease_that_has_time_left_is_not_touched(database: Database, reaper: Reaper) -> None:
+    submission = await store(database, 2)
+    leased, armed = await must_claim(database, submission), await must_claim(database, submission)
+    await arm(database, armed)
+    await reaper.reap_once()
+    assert (await state_of(database, leased))[0] is LEASED
+    assert (await state_of(database, armed))[0] is ARMED
+
+
+async def test_time_alone_turns_ambiguous_into_unknown_and_never_into_ready(database: Database, reaper: Reaper) -> None:
+    submission = await store(database, 2)
+    old, young = await must_claim(database, submission), await must_claim(database, submission)
+    for batch in (old, young):
+        await arm(database, batch)
+        await settle(database, batch, ARMED, AMBIGUOUS)
+    async with database.begin() as connection:
+        await connection.execute(
+            text("UPDATE batches SET updated_at = now() - interval '73 hours' WHERE batch_id = :id"),
+            {"id": old.batch_id},
+        )
+    await reaper.reap_once()
+    assert (await state_of(database, old))[0] is BatchState.UNKNOWN
+    assert (await state_of(database, young))[0] is AMBIGUOUS
+    assert (1, BatchState.UNKNOWN) in await told(database)
+
+
+async def test_a_cancel_and_a_batch_coming_back_at_the_same_time_leave_nothing_ready(database: Database) -> None:
+    submission = await store(database, 20)
+    armed = [await must_claim(database, submission) for _ in range(20)]
+    for batch in armed:
+        await arm(database, batch)
+
+    async def come_back(batch: LeasedBatch) -> None:
+        async with database.begin() as connection:
+            await outcomes.return_to_queue(
+                connection, batch.batch_id, batch.epoch, batch.campaign_id, (ARMED,), delay=timedelta(0)
+            )
+
+    async def cancel() -> None:
+        async with database.begin() as connection:
+            await campaigns.cancel(connection, submission.campaign_id, TENANT)
+
+    await asyncio.gather(*map(come_back, armed[:10]), cancel(), *map(come_back, armed[10:]))
+    assert {(await state_of(database, batch))[0] for batch in armed} == {BatchState.CANCELLED}
+    assert await told(database) == [(1, BatchState.CANCELLED)] * 20
+
+
+async def test_the_migrated_schema_is_what_the_claims_are_indexed_by(database: Database) -> None:
+    submission = await store(database, 1)
+    async with database.connect() as connection:
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = await connection.execute(
+            text(
+                "EXPLAIN SELECT batch_id FROM batches WHERE state = 1 AND priority = 2 AND tenant_id = 'acme'"
+                f" AND campaign_id = '{submission.campaign_id}' AND not_before <= now()"
+                " ORDER BY not_before, seq LIMIT 1"
+            )
+        )
+        lines = "\n".join(plan.scalars())
+    assert "batches_claim" in lines
+    assert "Sort" not in lines
