@@ -31,6 +31,7 @@ ENVIRONMENT = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a stack run in one process, one after the other."""
     for item in items:

@@ -20,6 +20,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_REPORTS = 5000
 MAX_RECIPIENTS = 100_000
 MAX_DESCRIPTION = 200
+MAX_ID = 64
+"""Of ids, reasons and trace contexts: the contract's bound."""
 
 _FACT_OF_OUTCOME = {
     pb.RECIPIENT_OUTCOME_ACCEPTED: Fact.ACCEPTED,
@@ -56,8 +58,8 @@ class ResultServicer(ResultServiceServicer):
             request.last_phone,
             request.epoch,
             request.enqueue_number,
-            request.bulk_id,
-            request.traceparent,
+            check.text("bulk_id", request.bulk_id, most=MAX_ID),
+            check.text("traceparent", request.traceparent, most=MAX_ID),
         )
         if request.enqueue_number < 1:
             check.wrong("enqueue_number", "must be at least 1")
@@ -73,6 +75,9 @@ class ResultServicer(ResultServiceServicer):
         check = ArgumentCheck()
         if len(request.reports) > MAX_REPORTS:
             check.wrong("reports", f"has {len(request.reports)} reports: send at most {MAX_REPORTS} a call")
+            check.finish()
+        for index, report in enumerate(request.reports):
+            check.text(f"reports[{index}].message_id", report.message_id, least=1, most=MAX_ID)
         check.finish()
         folded = fold_reports(request.reports)
         known, changed = await self._results.record_reports(folded)
@@ -86,12 +91,17 @@ def fold_reports(reports: Sequence[pb.DeliveryReport]) -> dict[str, ToldReport]:
     for report in reports:
         fact = _FACT_OF_REPORT.get(report.status, Fact.REPORTED_OTHER)
         failed = fact & (Fact.NOT_DELIVERED | Fact.EXPIRED)
-        description = (report.description or report.error_code)[:MAX_DESCRIPTION] if failed else ""
+        description = _described(report.description or report.error_code) if failed else ""
         before = folded.get(report.message_id)
         if before is not None:
             fact, description = fact | before.facts, max(description, before.description)
         folded[report.message_id] = ToldReport(report.message_id, fact, description)
     return folded
+
+
+def _described(text: str) -> str:
+    """The provider's words as they can be stored: bounded, and without the NUL that PostgreSQL refuses."""
+    return text[:MAX_DESCRIPTION].replace("\0", "�")
 
 
 def _told(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[ToldRecipients]:
@@ -107,12 +117,13 @@ def _told(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[ToldR
         expected = len(group.phones) if fact is Fact.ACCEPTED else 0
         if len(group.message_ids) != expected:
             check.wrong(f"{field}.message_ids", f"has {len(group.message_ids)} ids: {expected} are expected")
+        for message_id in group.message_ids:
+            check.text(f"{field}.message_ids", message_id, least=1, most=MAX_ID)
+        reason = check.text(f"{field}.reason", group.reason, most=MAX_ID)
         seen.update(group.phones)
         total += len(group.phones)
         told.append(
-            ToldRecipients(
-                fact, group.reason, group.description[:MAX_DESCRIPTION], list(group.phones), list(group.message_ids)
-            )
+            ToldRecipients(fact, reason, _described(group.description), list(group.phones), list(group.message_ids))
         )
     if len(seen) != total:
         check.wrong("groups", "name a recipient twice: each stands in exactly one group")
