@@ -24,6 +24,7 @@ from devstack.books import Books, read_books
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.client import Simulator
 from devstack.mitto.delivery import Delivery, Outcome
+from devstack.mitto.report_posts import ReportSettings
 from devstack.mitto.rules import Rule
 from devstack.processes import ProcessFailed
 from devstack.span_store import SpanReader
@@ -37,6 +38,8 @@ TEXT = "Γεια σου {{first_name|φίλε}}! -20% σε όλα ως την Κ
 # The provider takes this long for a batch, so that there is something to watch.
 PROVIDER_SECONDS = 0.25
 UNREACHABLE_SHARE = 0.03
+# A report is acknowledged when it is on disk: many at a time, or the disk's latency is what one watches.
+REPORT_CONNECTIONS = 64
 _REPORTS_SECONDS = 60.0
 _SPANS_SECONDS = 15.0
 _SERVICES = {"campaign", "dispatcher", "ledger", "dlr-gateway"}
@@ -78,6 +81,7 @@ def _run(console: Console, stack: Stack, contacts: Path) -> list[str]:
                 outcomes=(Outcome(("Sent", "Failure"), "Handset unreachable", share=UNREACHABLE_SHARE),),
                 spread_seconds=1.0,
             ),
+            reports=ReportSettings(connections=REPORT_CONNECTIONS),
         )
     shell = Shell(console, stack.client_environment | {"BULKSMS_TENANT": "demo-shop"})
     shell.show("credits", "open")
