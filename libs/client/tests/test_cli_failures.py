@@ -183,9 +183,13 @@ def test_a_text_comes_from_a_file_without_its_last_line_break(services: Any, bul
     assert "UTF-8" in result.stderr
 
 
+# A test run in a shell's background is told to ignore SIGINT, and its children inherit that; a terminal's don't.
+AS_IN_A_TERMINAL = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
+
 def started(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from bulksms_command import main; main()", *arguments],
+        [sys.executable, "-c", f"{AS_IN_A_TERMINAL}from bulksms_command import main; main()", *arguments],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -54,11 +54,20 @@ def crash(process: ManagedProcess) -> None:
     os.kill(process.pid, signal.SIGKILL)
 
 
-def descendants() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+@pytest.fixture
+def left_behind() -> Callable[[], set[psutil.Process]]:
+    """The processes below this one that were not there when the test began: other tests' stacks may run."""
+
+    def running() -> set[psutil.Process]:
+        return {p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
+
+    before = running()
+    return lambda: running() - before
 
 
-def test_everything_is_started_migrated_and_healthy_and_gone_afterwards(tmp_path: Path) -> None:
+def test_everything_is_started_migrated_and_healthy_and_gone_afterwards(
+    tmp_path: Path, left_behind: Callable[[], set[psutil.Process]]
+) -> None:
     with Stack(options(tmp_path, replicas={"dispatcher": 2})) as stack:
         port = int(stack.address("campaign").rpartition(":")[2])
         assert is_serving(port)
@@ -78,7 +87,7 @@ def test_everything_is_started_migrated_and_healthy_and_gone_afterwards(tmp_path
             "postgres", "valkey", "spans", "simulator", "campaign-0", "dispatcher-0", "dispatcher-1",
         }  # fmt: skip
         assert stat.S_IMODE((stack.folder / "state.json").stat().st_mode) == 0o600
-    assert not descendants()
+    assert not left_behind()
     assert not stack.folder.exists()
     assert stack.crashes == []
 
@@ -111,18 +120,22 @@ def test_a_crash_is_noticed_and_reported_with_the_last_log_lines(tmp_path: Path)
     ],
 )
 def test_a_start_that_fails_says_why_and_leaves_nothing(
-    fault: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str,
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    left_behind: Callable[[], set[psutil.Process]],
 ) -> None:
     if fault == "sick":
         monkeypatch.setattr("devstack.plan._READY_TIMEOUT_SECONDS", 1.0)
     stack = Stack(options(tmp_path, fault=fault, traces=False))
     with pytest.raises(ProcessFailed, match=complaint):
         stack.start()
-    assert not descendants()
+    assert not left_behind()
     assert not stack.folder.exists()
 
 
-def test_a_stop_while_starting_leaves_nothing(tmp_path: Path) -> None:
+def test_a_stop_while_starting_leaves_nothing(tmp_path: Path, left_behind: Callable[[], set[psutil.Process]]) -> None:
     stack = Stack(options(tmp_path, fault="sick"))
     failures: list[BaseException] = []
 
@@ -138,7 +151,7 @@ def test_a_stop_while_starting_leaves_nothing(tmp_path: Path) -> None:
     stack.stop()
     starter.join(30)
     assert failures
-    assert not descendants()
+    assert not left_behind()
 
 
 def test_a_second_stack_in_the_same_folder_is_refused_and_one_elsewhere_is_not(tmp_path: Path) -> None:
