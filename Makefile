@@ -18,7 +18,7 @@ WORKERS ?= 2
 FOLDER ?= .devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stubs up down status trace demo test lint format clean
+.PHONY: help setup stubs up down status trace demo test test-faults lint format clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ demo: setup ## Send a real campaign on this machine, from a CSV to its delivery 
 
 test: setup ## Run all tests (12 minutes at most); ARGS="-k name" narrows them
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-faults: setup ## Run the long fault storms (about an hour); FAULT_KILLS, FAULT_FREEZES, FAULT_CAMPAIGNS, FAULT_SEED
+	FAULT_KILLS=$${FAULT_KILLS:-200} FAULT_FREEZES=$${FAULT_FREEZES:-100} FAULT_CAMPAIGNS=$${FAULT_CAMPAIGNS:-50} \
+		$(BIN)/python -m pytest -s tests/faults $(ARGS)
 
 lint: setup ## Check style, types, the contract and the direction of imports
 	$(BIN)/ruff check .
