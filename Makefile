@@ -55,9 +55,10 @@ demo: setup ## Send a real campaign on this machine, from a CSV to its delivery 
 	@$(BIN)/python -m devstack.demo
 
 test: setup ## Run all tests (12 minutes at most); ARGS="-k name" narrows them
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not faults' $(ARGS)
 
-test-faults: setup ## Run the long fault storms (about an hour); FAULT_KILLS, FAULT_FREEZES, FAULT_CAMPAIGNS, FAULT_SEED
+test-faults: setup ## Run the long fault suites (about an hour); FAULT_KILLS, FAULT_FREEZES, FAULT_CAMPAIGNS, FAULT_SEED
+	$(BIN)/python -m pytest -m faults services $(ARGS)
 	FAULT_KILLS=$${FAULT_KILLS:-200} FAULT_FREEZES=$${FAULT_FREEZES:-100} FAULT_CAMPAIGNS=$${FAULT_CAMPAIGNS:-50} \
 		$(BIN)/python -m pytest -s tests/faults $(ARGS)
 

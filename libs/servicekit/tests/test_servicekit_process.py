@@ -232,7 +232,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
         self.traces: list[trace_service_pb2.ExportTraceServiceRequest] = []
         self.metrics: list[metrics_service_pb2.ExportMetricsServiceRequest] = []
 
-    async def Export(self, request: Any, _context: object) -> Any:  # noqa: N802 - both services call it so
+    async def Export(self, request: Any, _context: object) -> Any:
         if isinstance(request, trace_service_pb2.ExportTraceServiceRequest):
             self.traces.append(request)
             return trace_service_pb2.ExportTraceServiceResponse()

@@ -113,11 +113,12 @@ def _nothing_more(_replica: Replica, _around: Surroundings) -> dict[str, str]:
     return {}
 
 
-def _dispatcher(_replica: Replica, around: Surroundings) -> dict[str, str]:
+def _dispatcher(replica: Replica, around: Surroundings) -> dict[str, str]:
     return {
         "MITTO_BASE_URL": around.mitto_base_url,
         "MITTO_API_KEY": around.mitto_api_key,
         "MITTO_TRAFFIC_ACCOUNT_ID": around.traffic_account_id,
+        "JOURNAL_PATH": str(replica.folder / "journal"),
     }
 
 

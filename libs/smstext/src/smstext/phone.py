@@ -19,7 +19,7 @@ MAX_RAW_LENGTH = 64
 
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 # What people put between digits; the dashes and dots in their Unicode forms are folded before.
-_SEPARATORS = re.compile(r"[\s().\-/·'’‘\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")  # noqa: RUF001
+_SEPARATORS = re.compile(r"[\s().\-/·'’‘\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")
 _DASHES = re.compile(r"[\u2010-\u2015\u2212]")
 _PLUS_OR_DIGITS = re.compile(r"\+?[0-9]+")
 _MOBILE_TYPES = frozenset({PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE})

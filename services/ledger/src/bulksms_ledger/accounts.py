@@ -20,7 +20,7 @@ class SubscriptionStatus(IntEnum):
     CANCELLED = 3
 
 
-class Subscription(msgspec.Struct, frozen=True, omit_defaults=True):
+class Subscription(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What gives a tenant the right to send."""
 
     status: SubscriptionStatus
@@ -34,7 +34,7 @@ class Subscription(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.status is SubscriptionStatus.ACTIVE and in_time
 
 
-class Balance(msgspec.Struct, frozen=True):
+class Balance(msgspec.Struct, frozen=True, gc=False):
     """An account's credits at one instant: granted = available + reserved + captured."""
 
     available: int
@@ -49,7 +49,7 @@ class Balance(msgspec.Struct, frozen=True):
         return self.available + self.reserved + self.captured
 
 
-class Account(msgspec.Struct, frozen=True):
+class Account(msgspec.Struct, frozen=True, gc=False):
     """One tenant's account as its last entry left it."""
 
     tenant_id: str

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_ledger import refusals
+from bulksms_ledger.books import Book
 from bulksms_ledger.operations import (
     Answer,
     CreateAccount,
@@ -18,7 +20,16 @@ from bulksms_ledger.operations import (
     encode_content,
     encode_outcome,
 )
-from bulksms_ledger.storage.books import create_account, find_operations, lock_book, save_book
+from bulksms_ledger.storage.books import (
+    PIECE,
+    RawConnection,
+    create_account,
+    find_operations,
+    lock_book,
+    save_book,
+    save_entries,
+)
+from bulksms_ledger.writing import Writing
 from servicekit import errors
 from servicekit.clock import Clock
 from servicekit.database import Database, is_transient, raw, violated_constraint
@@ -52,7 +63,7 @@ class Bookkeeper:
                 refusal = refusals.account_not_found(tenant_id)
                 return [Decision(refusal, replayed=False) for _ in operations]
             now = self._clock.now()
-            decisions = [book.decide(operation, now) for operation in operations]
+            decisions = await _decide_and_write(driver, book, operations, now)
             await save_book(driver, book, now)
             return decisions
 
@@ -92,6 +103,21 @@ class Bookkeeper:
             raise errors.unavailable(
                 "DATABASE_SLOW", "The database did not answer in time: repeat with the same request_id."
             ) from None
+
+
+async def _decide_and_write(
+    connection: RawConnection, book: Book, operations: Sequence[Operation], now: datetime
+) -> list[Decision]:
+    """Decide piece by piece; while the database writes the entries of one piece, the next is decided."""
+    decisions: list[Decision] = []
+    written = 0
+    async with Writing() as writing:
+        for start in range(0, len(operations), PIECE):
+            decisions += [book.decide(operation, now) for operation in operations[start : start + PIECE]]
+            if len(book.entries) > written:
+                await writing.begin(save_entries(connection, book.account, book.entries[written:]))
+                written = len(book.entries)
+    return decisions
 
 
 def _may_repeat(error: Exception) -> bool:

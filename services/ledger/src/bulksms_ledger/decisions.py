@@ -31,7 +31,7 @@ from bulksms_ledger.refusals import Refusal
 from bulksms_ledger.reservations import Reservation, ReservationState
 
 
-class State(msgspec.Struct, frozen=True):
+class State(msgspec.Struct, frozen=True, gc=False):
     """What a decision depends on."""
 
     account: Account
@@ -40,7 +40,7 @@ class State(msgspec.Struct, frozen=True):
     source_refs: frozenset[str] = frozenset()  # those already granted, as far as the operation's is concerned
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What a decision leaves: the entries it wrote and its outcome."""
 
     entries: tuple[Entry, ...]

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import Final
 
 from opentelemetry import metrics, trace
@@ -20,6 +21,7 @@ Decide = Callable[[str, Sequence[Operation]], Awaitable[list[Decision]]]
 
 _log = logs.get_logger("bulksms_ledger.group_commit")
 _RETRY_AFTER: Final = timedelta(milliseconds=500)
+_LINKS_MAX: Final = 128  # OpenTelemetry's own limit
 
 
 @dataclass(slots=True)
@@ -158,7 +160,7 @@ class GroupCommit:
         with self._tracer.start_as_current_span(
             "ledger.group_commit",
             context=trace.set_span_in_context(group[0].span) if alone else None,
-            links=[] if alone else [trace.Link(request.span.get_span_context()) for request in group],
+            links=[] if alone else _links(group),
             attributes={"bulksms.tenant_id": tenant_id, "ledger.operations": len(operations)},
         ):
             return await self._decide(tenant_id, operations)
@@ -174,3 +176,9 @@ class GroupCommit:
         for request in group:
             if not request.decisions.done():
                 request.decisions.set_exception(known or error)
+
+
+def _links(group: Sequence[_Request]) -> list[trace.Link]:
+    """Links to the callers that are being recorded; as many as a span keeps."""
+    recorded = (request.span for request in group if request.span.is_recording())
+    return [trace.Link(span.get_span_context()) for span in islice(recorded, _LINKS_MAX)]

@@ -15,7 +15,7 @@ class Imbalance(Exception):  # noqa: N818 - what it is called where it happens
     """Lots and pins do not add up to the balances: a fault in the ledger or its data, never in a request."""
 
 
-class Lot(msgspec.Struct, frozen=True):
+class Lot(msgspec.Struct, frozen=True, gc=False):
     """Credits of one grant that are available: not reserved, captured or expired."""
 
     version: int  # of the entry that brought them in; the lot's name within its account
@@ -27,7 +27,7 @@ class Lot(msgspec.Struct, frozen=True):
         return self.expires_at is not None and self.expires_at <= at
 
 
-class Pin(msgspec.Struct, frozen=True, omit_defaults=True):
+class Pin(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One reservation's share of one lot; released credits go back to the lot they were taken from."""
 
     lot: int  # the lot's version

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from bulksms_ledger.accounts import Account
-from bulksms_ledger.entries import Entry, EntryKind, Evidence, chain_hash, postings
+from bulksms_ledger.entries import MOVES, Entry, EntryKind, Evidence, chain_hash
 from bulksms_ledger.operations import Operation
 
 
@@ -27,15 +27,15 @@ def enter(
     evidence: Evidence | None = None,
 ) -> tuple[Account, Entry]:
     """Write the next entry of the account: its postings applied, its hash chained to the one before."""
-    moved = postings(kind, units)
+    _, available, reserved, captured = MOVES[kind]
     unhashed = Entry(
         operation.tenant_id,
         account.version + 1,
         kind,
         units,
-        account.available + moved.available,
-        account.reserved + moved.reserved,
-        account.captured + moved.captured,
+        account.available + available * units,
+        account.reserved + reserved * units,
+        account.captured + captured * units,
         reservation_id,
         campaign_id,
         operation.request_id,

@@ -29,7 +29,7 @@ class RefusalReason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
 
 
-class Refusal(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="outcome", tag="refusal"):
+class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="outcome", tag="refusal"):
     """An operation turned down: why, in words that say what to change, and the figures behind it."""
 
     reason: RefusalReason

@@ -19,7 +19,7 @@ class ReservationState(IntEnum):
     CLOSED = 2
 
 
-class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A hold of credits. Always: units = open + captured + released, and refunded ≤ captured."""
 
     reservation_id: UUID

@@ -1,5 +1,5 @@
 """The service's RPCs: messages in, the ledger's decisions and readings out."""
-# ruff: noqa: N802, ARG002 - names and parameters are those of the generated base class
+# ruff: noqa: ARG002 - parameters are those of the generated base class
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bulksms_ledger.checking import Checker
 from bulksms_ledger.group_commit import GroupCommit
 from bulksms_ledger.operations import Answer, Decision, Operation
 from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.storage.auditing import verify_account
 from bulksms_ledger.storage.reading import Reader
+from bulksms_ledger.storage.verifying import verify_account
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.errors import DomainError

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from bulksms_ledger import lots
-from bulksms_ledger.accounts import GENESIS_HASH, Account, Balance
+from bulksms_ledger.accounts import Account, Balance
 from bulksms_ledger.books import brings_lot
-from bulksms_ledger.entries import Entry, EntryKind, Postings, chain_hash, postings
+from bulksms_ledger.chain import Chain
+from bulksms_ledger.entries import Entry, EntryKind, Postings
 from bulksms_ledger.lots import Lot, Lots
 from bulksms_ledger.reservations import Reservation
 
@@ -22,55 +23,62 @@ StoredLot = tuple[int, int, datetime | None]  # units, available, expires_at
 class Verification:
     """Reads an account's entries one by one and says what does not agree.
 
-    A wrong entry is reported once: the chain goes on from the hash that is stored, the balances from those stored.
+    Its memory does not grow with the history: a reservation that is closed can be compared at once (`take_closed`,
+    `settle`) and forgotten, unless what is stored differs: a refund may still be to come.
     """
 
     def __init__(self, tenant_id: str) -> None:
         self._tenant_id = tenant_id
         self.differences: list[str] = []
         self.entries_read = 0
-        self._version = 0
-        self._hash = GENESIS_HASH
-        self._available = self._reserved = self._captured = 0
-        self._last_at: datetime | None = None
+        self._chain = Chain(self._differ)
         self._lots: Lots = ()
         self._granted_lots: dict[int, Entry] = {}
         self._reservations: dict[UUID, Reservation] = {}
+        self._closed: list[UUID] = []
+        self._settled = 0
 
     def read(self, entry: Entry, stored: Postings, *, on_record: bool) -> None:
         """Take in the next entry in version order."""
         self.entries_read += 1
-        if entry.version != self._version + 1:
-            self._differ(f"entry {self._version + 1} is missing: the next one is entry {entry.version}")
-        if chain_hash(self._hash, entry) != entry.hash:
-            self._differ(f"entry {entry.version}: its hash is not that of its content and the entry before")
-        if self._last_at is not None and entry.created_at < self._last_at:
-            self._differ(f"entry {entry.version} is older than the entry before")
-        if not on_record:
-            self._differ(f"entry {entry.version}: the operation that wrote it is not on record")
-        self._add_up(entry, stored)
+        self._chain.read(entry, stored, on_record=on_record)
         try:
             self._follow(entry)
         except (lots.Imbalance, LookupError) as error:
             self._differ(f"entry {entry.version}: {error}")
-        self._version, self._hash, self._last_at = entry.version, entry.hash, entry.created_at
-        self._available, self._reserved, self._captured = (
-            entry.available_after,
-            entry.reserved_after,
-            entry.captured_after,
-        )
 
     def balance(self, as_of: datetime) -> Balance:
         """The balance recomputed."""
-        return Balance(self._available, self._reserved, self._captured, self._version, as_of)
+        return self._chain.balance(as_of)
 
-    def compare(
-        self, account: Account, reservations: Mapping[UUID, Reservation], stored_lots: Mapping[int, StoredLot]
-    ) -> None:
-        """Compare with what is stored beside the entries, once all are read."""
-        self._compare_account(account)
-        for reservation_id in sorted(self._reservations.keys() | reservations.keys()):
-            self._compare_reservation(reservation_id, reservations.get(reservation_id))
+    def take_closed(self) -> list[UUID]:
+        """Reservations closed since this was last asked."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    @property
+    def unsettled(self) -> list[UUID]:
+        """Reservations still to be compared with what is stored, once all entries are read."""
+        return sorted(self._reservations)
+
+    def settle(self, stored: Mapping[UUID, Reservation]) -> None:
+        """Forget those of these reservations that are stored as recomputed so far."""
+        for reservation_id, reservation in stored.items():
+            if self._reservations.get(reservation_id) == reservation:
+                del self._reservations[reservation_id]
+                self._settled += 1
+
+    def compare_reservations(self, reservation_ids: Iterable[UUID], stored: Mapping[UUID, Reservation]) -> None:
+        """Compare these reservations with what is stored, once all entries are read."""
+        for reservation_id in reservation_ids:
+            self._compare_reservation(reservation_id, stored.get(reservation_id))
+
+    def compare(self, account: Account, stored_lots: Mapping[int, StoredLot], reservations: int) -> None:
+        """Compare account, lots and the number of reservations with what is stored, once all entries are read."""
+        self._chain.compare(account)
+        recomputed_reservations = self._settled + len(self._reservations)
+        if recomputed_reservations != reservations:
+            self._differ(f"{reservations} reservations are stored, {recomputed_reservations} are in entries")
         available = {lot.version: lot.available for lot in self._lots}
         recomputed = {
             version: (entry.units, available.get(version, 0), entry.expires_at)
@@ -80,20 +88,8 @@ class Verification:
             if recomputed.get(version) != stored_lots.get(version):
                 self._differ(f"lot {version} is stored otherwise than the entries say")
         in_lots = sum(available.values())
-        if in_lots != self._available:
-            self._differ(f"the lots have {in_lots} available, the balance {self._available}")
-
-    def _add_up(self, entry: Entry, stored: Postings) -> None:
-        moved = postings(entry.kind, entry.units)
-        if moved != stored:
-            self._differ(f"entry {entry.version}: its postings are not those of its kind and units")
-        expected = (
-            self._available + moved.available,
-            self._reserved + moved.reserved,
-            self._captured + moved.captured,
-        )
-        if expected != (entry.available_after, entry.reserved_after, entry.captured_after):
-            self._differ(f"entry {entry.version}: its balances do not follow from those of the entry before")
+        if in_lots != self._chain.available:
+            self._differ(f"the lots have {in_lots} available, the balance {self._chain.available}")
 
     def _follow(self, entry: Entry) -> None:
         """Do to lots and reservations what the entry did."""
@@ -103,13 +99,7 @@ class Verification:
         elif entry.kind is EntryKind.ADJUST:
             self._lots, _ = lots.take(self._lots, -entry.units)
         elif entry.kind is EntryKind.EXPIRE:
-            if (
-                not self._lots
-                or self._lots[0].available != entry.units
-                or not self._lots[0].has_expired(entry.created_at)
-            ):
-                raise LookupError(f"no lot of {entry.units} available credits had expired")
-            self._lots = self._lots[1:]
+            self._expire(entry)
         elif entry.reservation_id is None:
             raise LookupError(f"a {entry.kind.name} must name its reservation")
         elif entry.kind is EntryKind.RESERVE:
@@ -151,27 +141,16 @@ class Verification:
             if reservation.open != entry.units:
                 raise LookupError(f"reservation {reservation_id} had {reservation.open} open, not {entry.units}")
             reservation, returned = reservation.close(entry.created_at)
+            self._closed.append(reservation_id)
         else:
             reservation, returned = reservation.refund(entry.units)
         self._reservations[reservation_id] = reservation
         self._lots = lots.put_back(self._lots, returned)
 
-    def _compare_account(self, account: Account) -> None:
-        stored = (account.available, account.reserved, account.captured)
-        recomputed = (self._available, self._reserved, self._captured)
-        if stored != recomputed:
-            self._differ(f"the account has available, reserved, captured {stored}, its entries come to {recomputed}")
-        if (account.version, account.entry_hash, account.last_entry_at) != (self._version, self._hash, self._last_at):
-            self._differ(
-                f"the account stands at entry {account.version}, "
-                f"its entries end at {self._version} or with another hash"
-            )
-
     def _compare_reservation(self, reservation_id: UUID, stored: Reservation | None) -> None:
         recomputed = self._reservations.get(reservation_id)
         if stored is None or recomputed is None:
-            where = "entries but not stored" if stored is None else "stored but in no entry"
-            self._differ(f"reservation {reservation_id} is in {where}")
+            self._differ(f"reservation {reservation_id} is in entries but not stored")
             return
         differing = [
             name for name in Reservation.__struct_fields__ if getattr(stored, name) != getattr(recomputed, name)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bulksms_client.cli import campaign, contacts, credits, message, queue  # noqa: A004
+from bulksms_client.cli import campaign, contacts, credits, ledger, message, queue  # noqa: A004
 from bulksms_client.cli.failures import ExitCode, exit_code, show_failure
 from bulksms_client.cli.output import Output, console
 from bulksms_client.cli.session import Session
@@ -27,7 +27,8 @@ anywhere on the line.
 """
 _EPILOG = (
     "Exit codes: 0 done, 1 internal or unexpected, 2 usage or settings, 3 invalid argument, 4 not found, "
-    "5 wrong state, 6 credits or subscription, 7 overloaded, unavailable or too late, 130 interrupted."
+    "5 wrong state, 6 credits or subscription, 7 overloaded, unavailable or too late, 8 a proof that does not hold, "
+    "130 interrupted."
 )
 
 
@@ -64,6 +65,7 @@ app = typer.Typer(
 )
 app.add_typer(contacts.app, name="contacts")
 app.add_typer(credits.app, name="credits")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(message.app, name="message")
 app.add_typer(queue.app, name="queue")

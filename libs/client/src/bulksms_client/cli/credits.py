@@ -11,6 +11,7 @@ import typer
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms_client.cli import views
 from bulksms_client.cli.arguments import Limit, RequestId, choice, choices, moment
+from bulksms_client.cli.failures import ExitCode
 from bulksms_client.cli.session import session_of
 
 __all__ = ["app"]
@@ -126,6 +127,9 @@ def subscription(
 
 @app.command()
 def verify(context: typer.Context) -> None:
-    """Recompute the balances from the entries and compare."""
+    """Have the ledger recompute the balances from the entries and compare. Exit code 8 when they differ."""
     session = session_of(context)
-    session.output.record(session.client.credits.verify(), views.VERIFICATION)
+    verified = session.client.credits.verify()
+    session.output.record(verified, views.VERIFICATION)
+    if verified.differences:
+        raise typer.Exit(ExitCode.DIFFERS)

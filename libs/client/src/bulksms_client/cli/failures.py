@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     WRONG_STATE = 5
     CREDITS = 6
     UNAVAILABLE = 7
+    DIFFERS = 8
     INTERRUPTED = 130
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from bulksms_ledger.accounts import GENESIS_HASH, Account
 from bulksms_ledger.books import Book
+from bulksms_ledger.entries import MOVES, Entry
 from bulksms_ledger.lots import Lot
 from bulksms_ledger.operations import (
     CreateAccount,
@@ -21,6 +22,10 @@ from bulksms_ledger.operations import (
 )
 from bulksms_ledger.storage import statements
 from bulksms_ledger.storage.rows import account_from_row, encode_json, reservation_from_row
+from bulksms_ledger.writing import Writing
+
+# Operations decided, or written, in one go: some 4 ms, in which this process serves nobody else.
+PIECE: Final = 500
 
 
 class RawConnection(Protocol):
@@ -35,6 +40,11 @@ class RawConnection(Protocol):
     async def execute(self, query: str, *args: Any) -> str:
         """Run a statement."""
 
+    def copy_records_to_table(
+        self, table_name: str, *, records: Iterable[Sequence[Any]], columns: Sequence[str]
+    ) -> Coroutine[Any, Any, str]:
+        """COPY rows into a table: a third of the time that arrays and `unnest` take, on either side."""
+
 
 async def create_account(connection: RawConnection, operation: CreateAccount, outcome: str, now: datetime) -> bool:
     """Open the account; False when it exists already, in which case nothing is written."""
@@ -42,12 +52,7 @@ async def create_account(connection: RawConnection, operation: CreateAccount, ou
     if created is None:
         return False
     await connection.execute(
-        statements.INSERT_OPERATIONS,
-        operation.tenant_id,
-        [operation.request_id],
-        [encode_content(operation)],
-        [outcome],
-        now,
+        statements.INSERT_OPERATION, operation.request_id, operation.tenant_id, encode_content(operation), outcome, now
     )
     return True
 
@@ -90,18 +95,25 @@ async def lock_book(connection: RawConnection, tenant_id: str, operations: Seque
     )
 
 
+async def save_entries(connection: RawConnection, account: Account, entries: Sequence[Entry]) -> None:
+    """Write new entries, and the account as the last of them left it: first, for their trigger compares the two."""
+    await _save_account(connection, account)
+    await connection.copy_records_to_table(
+        "entries", records=map(_entry_record, entries), columns=statements.ENTRY_COLUMNS
+    )
+
+
 async def save_book(connection: RawConnection, book: Book, now: datetime) -> None:
-    """Write what the group changed. The account row goes before the entries: their trigger compares the two."""
+    """Write what the group changed beside the entries, which have been saved."""
     account = book.account
-    if book.entries or book.subscription_changes:
+    if book.subscription_changes:
         await _save_account(connection, account)
     if book.entries:
-        await _insert_entries(connection, book)
         await _save_lots(connection, book)
     if book.changed_reservations:
         await _save_reservations(connection, book)
     if book.recorded:
-        await _insert_operations(connection, book, now)
+        await _save_operations(connection, book, now)
     for change in book.subscription_changes:
         await connection.execute(
             statements.INSERT_SUBSCRIPTION_EVENT,
@@ -132,31 +144,30 @@ async def _save_account(connection: RawConnection, account: Account) -> None:
     )
 
 
-async def _insert_entries(connection: RawConnection, book: Book) -> None:
-    entries = book.entries
-    moved = [entry.postings for entry in entries]
-    await connection.execute(
-        statements.INSERT_ENTRIES,
-        book.account.tenant_id,
-        [entry.version for entry in entries],
-        [int(entry.kind) for entry in entries],
-        [entry.units for entry in entries],
-        [posting.granted for posting in moved],
-        [posting.available for posting in moved],
-        [posting.reserved for posting in moved],
-        [posting.captured for posting in moved],
-        [entry.available_after for entry in entries],
-        [entry.reserved_after for entry in entries],
-        [entry.captured_after for entry in entries],
-        [entry.reservation_id for entry in entries],
-        [entry.campaign_id for entry in entries],
-        [entry.request_id for entry in entries],
-        [entry.reason for entry in entries],
-        [entry.source_ref for entry in entries],
-        [entry.expires_at for entry in entries],
-        [None if entry.evidence is None else encode_json(entry.evidence) for entry in entries],
-        [entry.created_at for entry in entries],
-        [entry.hash for entry in entries],
+def _entry_record(entry: Entry) -> tuple[object, ...]:
+    units, evidence = entry.units, entry.evidence
+    granted, available, reserved, captured = MOVES[entry.kind]
+    return (
+        entry.tenant_id,
+        entry.version,
+        entry.kind,
+        units,
+        granted * units,
+        available * units,
+        reserved * units,
+        captured * units,
+        entry.available_after,
+        entry.reserved_after,
+        entry.captured_after,
+        entry.reservation_id,
+        entry.campaign_id,
+        entry.request_id,
+        entry.reason,
+        entry.source_ref,
+        entry.expires_at,
+        None if evidence is None else encode_json(evidence),
+        entry.created_at,
+        entry.hash,
     )
 
 
@@ -202,14 +213,16 @@ async def _save_reservations(connection: RawConnection, book: Book) -> None:
     )
 
 
-async def _insert_operations(connection: RawConnection, book: Book, now: datetime) -> None:
+async def _save_operations(connection: RawConnection, book: Book, now: datetime) -> None:
     # In id order: two accounts' groups that reuse each other's ids then wait for one another in one direction only.
+    tenant_id = book.account.tenant_id
     recorded = sorted(book.recorded, key=lambda operation: operation.request_id.int)
-    await connection.execute(
-        statements.INSERT_OPERATIONS,
-        book.account.tenant_id,
-        [operation.request_id for operation in recorded],
-        [operation.content for operation in recorded],
-        [encode_outcome(operation.outcome) for operation in recorded],
-        now,
-    )
+    async with Writing() as writing:
+        for start in range(0, len(recorded), PIECE):
+            records = [
+                (operation.request_id, tenant_id, operation.content, encode_outcome(operation.outcome), now)
+                for operation in recorded[start : start + PIECE]
+            ]
+            await writing.begin(
+                connection.copy_records_to_table("operations", records=records, columns=statements.OPERATION_COLUMNS)
+            )

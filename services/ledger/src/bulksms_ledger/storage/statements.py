@@ -38,16 +38,11 @@ UPDATE accounts SET
 WHERE tenant_id = $1
 """
 
-INSERT_ENTRIES: Final = """
-INSERT INTO entries (
-    tenant_id, version, kind, units, granted_posting, available_posting, reserved_posting, captured_posting,
-    available_after, reserved_after, captured_after, reservation_id, campaign_id, request_id, reason, source_ref,
-    expires_at, evidence, created_at, hash)
-SELECT $1, * FROM unnest(
-    $2::bigint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::bigint[], $10::bigint[], $11::bigint[], $12::uuid[], $13::text[], $14::uuid[], $15::text[], $16::text[],
-    $17::timestamptz[], $18::jsonb[], $19::timestamptz[], $20::bytea[])
-"""
+ENTRY_COLUMNS: Final = (
+    "tenant_id", "version", "kind", "units", "granted_posting", "available_posting", "reserved_posting",
+    "captured_posting", "available_after", "reserved_after", "captured_after", "reservation_id", "campaign_id",
+    "request_id", "reason", "source_ref", "expires_at", "evidence", "created_at", "hash",
+)  # fmt: skip
 
 INSERT_LOTS: Final = """
 INSERT INTO lots (tenant_id, version, units, available, expires_at, source_ref, created_at)
@@ -74,11 +69,11 @@ ON CONFLICT (tenant_id, reservation_id) DO UPDATE SET
     closed_at = excluded.closed_at
 """
 
-INSERT_OPERATIONS: Final = """
-INSERT INTO operations (request_id, tenant_id, content, outcome, created_at)
-SELECT request_id, $1, content, outcome, $5
-FROM unnest($2::uuid[], $3::text[], $4::text[]) AS decided (request_id, content, outcome)
+INSERT_OPERATION: Final = """
+INSERT INTO operations (request_id, tenant_id, content, outcome, created_at) VALUES ($1, $2, $3, $4, $5)
 """
+
+OPERATION_COLUMNS: Final = ("request_id", "tenant_id", "content", "outcome", "created_at")
 
 INSERT_SUBSCRIPTION_EVENT: Final = """
 INSERT INTO subscription_events (tenant_id, request_id, status, active_until, reason, created_at)

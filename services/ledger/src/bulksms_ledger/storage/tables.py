@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text, Uuid
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 METADATA: Final = MetaData()
 _INSTANT: Final = DateTime(timezone=True)
@@ -110,4 +110,17 @@ operations: Final = Table(
     Column("content", Text, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("created_at", _INSTANT, nullable=False),
+)
+
+# How far each account has been audited, shared by the auditors of all replicas; what did not hold, and since when.
+audits: Final = Table(
+    "audits",
+    METADATA,
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
+    Column("newest_version", BigInteger, nullable=False),
+    Column("patrol_version", BigInteger, nullable=False),
+    Column("audited_at", _INSTANT, nullable=False),
+    Column("differences", ARRAY(Text), nullable=False),
+    Column("found_at", _INSTANT),
+    Column("abandoned", ARRAY(Uuid), nullable=False),
 )

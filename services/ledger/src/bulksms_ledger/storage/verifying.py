@@ -1,0 +1,117 @@
+"""Verifying: all that is stored of one account as of one instant, read piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import RowMapping, Select, exists, func, literal, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_ledger.accounts import Account
+from bulksms_ledger.entries import Entry, Postings
+from bulksms_ledger.reservations import Reservation
+from bulksms_ledger.storage.rows import account_from_row, entry_from_row, reservation_from_row
+from bulksms_ledger.storage.tables import accounts, entries, lots, operations, reservations
+from bulksms_ledger.verification import StoredLot, Verification
+from servicekit.database import Database
+
+StoredEntry = tuple[Entry, Postings, bool]
+"""An entry, its postings as stored, and whether the operation that wrote it is on record."""
+
+_PAGE: Final = 500  # few enough that other callers are served between two pages
+
+
+async def verify_account(database: Database, tenant_id: str) -> Verification | None:
+    """Read everything of an account in one snapshot and verify it; None when there is no account."""
+    async with database.connect() as connection:
+        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        snapshot = Snapshot(connection, tenant_id)
+        account = await snapshot.account()
+        if account is None:
+            return None
+        verification = Verification(tenant_id)
+        async for page in snapshot.pages():
+            for entry, stored, on_record in page:
+                verification.read(entry, stored, on_record=on_record)
+            if closed := verification.take_closed():
+                verification.settle(await snapshot.reservations(closed))
+        unsettled = verification.unsettled
+        for start in range(0, len(unsettled), _PAGE):
+            some = unsettled[start : start + _PAGE]
+            verification.compare_reservations(some, await snapshot.reservations(some))
+        verification.compare(account, await snapshot.lots(), await snapshot.count_reservations())
+        return verification
+
+
+class Snapshot:
+    """What is stored of one account, as the connection's transaction sees it."""
+
+    def __init__(self, connection: AsyncConnection, tenant_id: str) -> None:
+        self._connection = connection
+        self.tenant_id = tenant_id
+
+    async def account(self) -> Account | None:
+        """The account row."""
+        rows = await self._fetch(select(accounts).where(accounts.c.tenant_id == self.tenant_id))
+        return account_from_row(rows[0]) if rows else None
+
+    async def entry(self, version: int) -> Entry | None:
+        """One entry."""
+        rows = await self._fetch(
+            select(entries).where(entries.c.tenant_id == self.tenant_id, entries.c.version == version)
+        )
+        return entry_from_row(rows[0]) if rows else None
+
+    async def pages(self) -> AsyncIterator[list[StoredEntry]]:
+        """Every entry in version order, a page at a time."""
+        after = 0
+        while page := await self.entries(after, _PAGE):
+            yield page
+            after = page[-1][0].version
+
+    async def entries(self, after: int, limit: int) -> list[StoredEntry]:
+        """Entries behind a version, in order."""
+        on_record = exists(literal(1)).where(
+            operations.c.request_id == entries.c.request_id, operations.c.tenant_id == entries.c.tenant_id
+        )
+        rows = await self._fetch(
+            select(entries, on_record.label("on_record"))
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.version > after)
+            .order_by(entries.c.version)
+            .limit(limit)
+        )
+        return [(entry_from_row(row), _postings(row), row["on_record"]) for row in rows]
+
+    async def reservations(self, reservation_ids: Sequence[UUID]) -> dict[UUID, Reservation]:
+        """These reservations, by their ids."""
+        rows = await self._fetch(
+            select(reservations).where(
+                reservations.c.tenant_id == self.tenant_id,
+                reservations.c.reservation_id == func.any(list(reservation_ids)),
+            )
+        )
+        return {row["reservation_id"]: reservation_from_row(row) for row in rows}
+
+    async def count_reservations(self) -> int:
+        """How many reservations are stored."""
+        rows = await self._fetch(
+            select(func.count().label("reservations"))
+            .select_from(reservations)
+            .where(reservations.c.tenant_id == self.tenant_id)
+        )
+        return int(rows[0]["reservations"])
+
+    async def lots(self) -> dict[int, StoredLot]:
+        """Every lot by its version: units, available, expires_at."""
+        rows = await self._fetch(select(lots).where(lots.c.tenant_id == self.tenant_id))
+        return {row["version"]: (row["units"], row["available"], row["expires_at"]) for row in rows}
+
+    async def _fetch(self, query: Select[Any]) -> Sequence[RowMapping]:
+        rows: Sequence[RowMapping] = (await self._connection.execute(query)).mappings().all()
+        return rows
+
+
+def _postings(row: RowMapping) -> Postings:
+    return Postings(row["granted_posting"], row["available_posting"], row["reserved_posting"], row["captured_posting"])

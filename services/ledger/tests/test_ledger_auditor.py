@@ -1,0 +1,201 @@
+"""The auditor: finds what does not hold, wherever it is, says so once, and sees when it is mended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from bulksms.ledger.v1 import ledger_pb2 as pb
+from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from bulksms_ledger.app import SERVICE
+from bulksms_ledger.workers.auditor import PIECE, Auditor
+from devstack.health import is_serving
+from servicekit.clock import ManualClock
+from servicekit.database import Database
+
+from .ledger_support import Tenant
+from .test_ledger_concurrency import ledger_process
+from .test_ledger_verification import ENTRY_COLUMNS, behind_the_ledgers_back, fill
+
+REST = timedelta(seconds=5)
+
+
+class Office:
+    """An auditor and what it reported."""
+
+    def __init__(self, database: Database, clock: ManualClock) -> None:
+        self.reports: list[bool] = []
+        self.clock = clock
+        self.auditor = Auditor(database, clock, self.report, rest=REST)
+
+    async def report(self, holds: bool) -> None:
+        self.reports.append(holds)
+
+    async def round(self, times: int = 1) -> list[dict[str, object]]:
+        """So many rounds, each when the account is due again; what was logged."""
+        with capture_logs() as logged:
+            for _ in range(times):
+                self.clock.advance(REST)
+                await self.auditor.audit_once()
+        return [dict(line) for line in logged]
+
+
+@pytest.fixture
+async def database(ledger_url: str) -> AsyncIterator[Database]:
+    made = Database(ledger_url, application_name="test")
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def office(database: Database, clock: ManualClock) -> Office:
+    return Office(database, clock)
+
+
+async def test_an_untouched_ledger_holds_round_after_round(tenant: Tenant, office: Office, clock: ManualClock) -> None:
+    await fill(tenant, clock)
+    assert await office.round(5) == []
+    assert office.reports == [True]
+
+
+async def test_whatever_is_changed_in_an_entry_is_found_new_or_old(
+    tenant: Tenant, office: Office, clock: ManualClock, ledger_url: str
+) -> None:
+    await fill(tenant, clock)
+    await behind_the_ledgers_back(ledger_url, "CREATE TABLE kept AS SELECT * FROM entries")
+    for number, (column, change) in enumerate(ENTRY_COLUMNS.items()):
+        version = 3 + number
+        await behind_the_ledgers_back(ledger_url, f"UPDATE entries SET {column} = {change} WHERE version = $1", version)
+        found = await office.round(2)
+        assert [line["event"] for line in found] == ["the ledger does not hold"], column
+        assert f"entry {version}" in str(found[0]["differences"]), column
+        await behind_the_ledgers_back(ledger_url, "DELETE FROM entries")
+        await behind_the_ledgers_back(ledger_url, "INSERT INTO entries SELECT * FROM kept")
+        assert [line["event"] for line in await office.round(2)] == ["the ledger holds again"], column
+    assert office.reports == [False, True] * len(ENTRY_COLUMNS)
+
+
+CHANGES = [
+    ("DELETE FROM entries WHERE version = 5", "entry 5 is missing"),
+    ("DELETE FROM entries WHERE version = (SELECT max(version) FROM entries)", "the account stands at entry"),
+    ("DELETE FROM operations WHERE content LIKE '%\"Refund\"%'", "is not on record"),
+    ("UPDATE accounts SET available = available + 1", "the account has available, reserved, captured"),
+    ("UPDATE accounts SET entry_hash = decode(repeat('ab', 32), 'hex')", "or with another hash"),
+    ("UPDATE reservations SET units = units + 1, open_units = open_units + 1 WHERE state = 1", "stored otherwise"),
+    ("UPDATE reservations SET refunded = 0", "stored otherwise"),
+    ("UPDATE reservations SET captured = captured - 1, released = released + 1", "stored otherwise"),
+    ("UPDATE reservations SET state = 1, closed_at = NULL WHERE state = 2", "its state is not the one"),
+    ("DELETE FROM reservations WHERE state = 2", "is in entries but not stored"),
+    ("UPDATE lots SET available = 0", "the lots have 0 available"),
+    ("UPDATE reservations SET pins = '[]'", "its pins on lots do not add up"),
+]  # fmt: skip
+TABLES = ("accounts", "lots", "reservations", "entries", "operations")
+
+
+async def test_whatever_differs_from_the_entries_is_found_and_seen_to_be_mended(
+    tenant: Tenant, office: Office, clock: ManualClock, ledger_url: str
+) -> None:
+    await fill(tenant, clock)
+    await office.round(2)
+    for table in TABLES:
+        await behind_the_ledgers_back(ledger_url, f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+    for statement, said in CHANGES:
+        await behind_the_ledgers_back(ledger_url, statement)
+        found = await office.round(3)
+        assert [line["event"] for line in found] == ["the ledger does not hold"], statement
+        assert said in str(found[0]["differences"]), statement
+        await restore(ledger_url)
+        assert [line["event"] for line in await office.round(3)] == ["the ledger holds again"], statement
+    assert office.reports == [True] + [False, True] * len(CHANGES)
+
+
+async def test_a_long_account_is_audited_piece_by_piece_and_then_again_from_the_start(
+    tenant: Tenant, office: Office, ledger_url: str, database: Database
+) -> None:
+    await tenant.open(1000)
+    reservation_id = (await tenant.reserve(1000)).reservation.reservation_id
+    await asyncio.gather(*(tenant.capture(reservation_id, 1) for _ in range(PIECE * 2)))
+    assert await office.round(3) == []
+    async with database.connect() as connection:
+        row = (await connection.exec_driver_sql("SELECT newest_version, patrol_version FROM audits")).one()
+    assert tuple(row) == (PIECE * 2 + 2, 0)
+    await behind_the_ledgers_back(ledger_url, f"UPDATE entries SET reason = 'x' WHERE version = {PIECE + 7}")
+    assert await office.round(1) == []  # the patrol is at the first piece
+    [line] = await office.round(1)
+    assert f"entry {PIECE + 7}: its hash" in str(line["differences"])
+
+
+async def test_replicas_share_the_turns_and_all_report_what_one_found(
+    tenant: Tenant, office: Office, clock: ManualClock, ledger_url: str, database: Database
+) -> None:
+    await tenant.open(5)
+    other = Office(database, clock)
+    clock.advance(REST)
+    assert await office.auditor.audit_once()
+    assert not await other.auditor.audit_once()
+    await behind_the_ledgers_back(ledger_url, "UPDATE accounts SET available = 6")
+    clock.advance(REST)
+    assert sorted(await asyncio.gather(office.auditor.audit_once(), other.auditor.audit_once())) == [False, True]
+    await office.auditor.audit_once()
+    await other.auditor.audit_once()
+    assert (office.reports, other.reports) == ([True, False], [True, False])
+
+
+async def test_abandoned_reservations_are_reported_once_and_left_alone(
+    tenant: Tenant, office: Office, clock: ManualClock
+) -> None:
+    await tenant.open(30)
+    abandoned, closed, touched = [(await tenant.reserve(10)).reservation.reservation_id for _ in range(3)]
+    await tenant.close(closed, 0)
+    clock.advance(timedelta(days=6))
+    await tenant.capture(touched, 1)
+    assert await office.round(2) == []
+    clock.advance(timedelta(days=1))
+    [line] = await office.round(2)
+    assert line["log_level"] == "warning"
+    assert line["reservation_ids"] == [abandoned]
+    assert (await tenant.balance()).reserved == 19
+    assert office.reports == [True]
+    await tenant.close(abandoned, 0)
+    assert await office.round(2) == []
+
+
+async def test_a_ledger_that_does_not_hold_says_so_in_its_health_and_log_and_goes_on_answering(
+    tenant: Tenant, ledger_url: str, tmp_path: Path
+) -> None:
+    await tenant.open(5)
+    often = {"AUDIT_INTERVAL_SECONDS": "0.05", "AUDIT_REST_SECONDS": "0.05", "LOG_LEVEL": "ERROR"}
+    with ledger_process("audited", ledger_url, tmp_path, often) as (process, address):
+        port = int(address.rpartition(":")[2])
+        await until(lambda: is_serving(port, SERVICE))
+        await behind_the_ledgers_back(ledger_url, "UPDATE entries SET units = 6 WHERE version = 1")
+        await until(lambda: not is_serving(port) and not is_serving(port, SERVICE))
+        async with grpc.aio.insecure_channel(address) as channel:
+            answer = await LedgerServiceStub(channel).GetBalance(pb.GetBalanceRequest(tenant_id="acme"), timeout=10)
+        assert answer.balance.available == 5
+        await behind_the_ledgers_back(ledger_url, "UPDATE entries SET units = 5 WHERE version = 1")
+        await until(lambda: is_serving(port) and is_serving(port, SERVICE))
+    log = process.log_path.read_text()
+    assert log.count("the ledger does not hold") == 1
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - another process makes it true
+            await asyncio.sleep(0.02)
+
+
+async def restore(url: str) -> None:
+    """Put every table back as it was kept."""
+    statements = [
+        "UPDATE accounts SET available = kept.available, entry_hash = kept.entry_hash FROM kept_accounts AS kept"
+    ]
+    for table in TABLES[1:]:
+        statements += [f"DELETE FROM {table}", f"INSERT INTO {table} SELECT * FROM kept_{table}"]
+    await behind_the_ledgers_back(url, ";".join(statements))
