@@ -35,4 +35,5 @@ async def test_a_callers_deadline_does_not_undo_what_is_being_decided(tenant: Te
 
 
 async def _is_waited_for(connection: asyncpg.Connection) -> bool:
-    return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(await connection.fetchval(waiting))
