@@ -18,7 +18,7 @@ WORKERS ?= 2
 FOLDER ?= .devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stubs up down status trace demo test test-faults lint format clean
+.PHONY: help setup stubs up down status trace demo test test-faults bench lint format clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test-faults: setup ## Run the long fault suites (about an hour); FAULT_KILLS, FA
 	$(BIN)/python -m pytest -m faults services $(ARGS)
 	FAULT_KILLS=$${FAULT_KILLS:-200} FAULT_FREEZES=$${FAULT_FREEZES:-100} FAULT_CAMPAIGNS=$${FAULT_CAMPAIGNS:-50} \
 		$(BIN)/python -m pytest -s tests/faults $(ARGS)
+
+bench: setup ## Print the ledger's figures as a table and JSON; ARGS="--help" lists the options
+	$(BIN)/python -m benchmarks.ledger $(ARGS)
 
 lint: setup ## Check style, types, the contract and the direction of imports
 	$(BIN)/ruff check .
