@@ -48,13 +48,13 @@ async def build(settings: Settings) -> Sequence[Component]:
     database = Database.from_settings(settings)
     ledger = LedgerPeer(settings.ledger_address, timeout=timedelta(seconds=settings.reserve_timeout_seconds))
     dispatcher = DispatcherPeer(settings.dispatcher_address, timeout=PEER_TIMEOUT, stream_timeout=SUBMIT_TIMEOUT)
-    enqueue = Enqueue(database, ledger, bells, batch_size=settings.sms_batch_size)
+    enqueue = Enqueue(database, ledger, bells, batch_size=settings.estimated_batch_size)
     operations = CampaignOperations(
         drafts=Drafts(database, clock),
         enqueue=enqueue,
         controls=Controls(database, bells),
         previews=Previews(
-            database, ledger, clock, batch_size=settings.sms_batch_size, render_limit=settings.preview_limit
+            database, ledger, clock, batch_size=settings.estimated_batch_size, render_limit=settings.preview_limit
         ),
         statuses=StatusReader(database, clock, watch_limit=settings.watch_limit),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
 from servicekit.settings import ServiceSettings
+
+_MOST_RECIPIENTS = 5000
 
 
 class Settings(ServiceSettings):
@@ -22,7 +24,7 @@ class Settings(ServiceSettings):
     ledger_address: str = Field(min_length=1)
     dispatcher_address: str = Field(min_length=1)
 
-    sms_batch_size: int = Field(5000, ge=1, le=100_000)
+    sms_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = 5000
     """The dispatcher's batch size: only to say how many batches an audience makes."""
     submit_chunk_size: int = Field(5000, ge=1, le=10_000)
     lease_seconds: float = Field(30.0, ge=1, le=600)
@@ -32,6 +34,11 @@ class Settings(ServiceSettings):
     import_max_bytes: int = Field(1 << 30, ge=1)
     watch_limit: int = Field(500, ge=1)
     preview_limit: int = Field(20_000, ge=1, le=1_000_000)
+
+    @property
+    def estimated_batch_size(self) -> int:
+        """For the number of batches; where the dispatcher's follows the provider, the most it can be."""
+        return _MOST_RECIPIENTS if self.sms_batch_size == "auto" else self.sms_batch_size
 
     @property
     def lease(self) -> timedelta:

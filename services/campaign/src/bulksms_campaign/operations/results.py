@@ -21,6 +21,7 @@ from bulksms_campaign.storage.results import (
     ToldRecipients,
     ToldReport,
     TouchedBatch,
+    read_awaited,
     read_batches_of,
     tell_batch,
     tell_reports,
@@ -72,11 +73,14 @@ class Results:
             self._bells.complete.ring()
         return changed
 
-    async def record_reports(self, reports: Mapping[str, ToldReport]) -> tuple[set[str], int]:
-        """Record delivery reports by message id; returns the known ids and how many recipients changed."""
+    async def record_reports(self, reports: Mapping[str, ToldReport], tenant_id: str = "") -> tuple[set[str], int]:
+        """Record delivery reports by message id; returns the known ids and how many recipients changed.
+
+        With a tenant, messages of other tenants count as unknown.
+        """
 
         async def body(connection: AsyncConnection) -> RecordedReports:
-            recorded = await tell_reports(connection, reports)
+            recorded = await tell_reports(connection, reports, tenant_id)
             for campaign_id in sorted(recorded.transitions):
                 await move_counters(connection, campaign_id, movement(recorded.transitions[campaign_id]))
             return recorded
@@ -87,6 +91,18 @@ class Results:
         if recorded.changed:
             await self._tell_traces(recorded.changed)
         return recorded.known, len(recorded.changed)
+
+    async def list_awaited(
+        self, tenant_id: str, campaign_id: UUID, enqueue_number: int, *, after: int, last: int, limit: int
+    ) -> list[tuple[int, str]]:
+        """(phone, message id) of a range's recipients that were accepted and have no final report."""
+
+        async def body(connection: AsyncConnection) -> list[tuple[int, str]]:
+            if await read_campaign(connection, tenant_id, campaign_id) is None:
+                raise campaign_not_found(campaign_id)
+            return await read_awaited(connection, campaign_id, enqueue_number, after, last, limit)
+
+        return await self._database.run_transaction(body)
 
     async def _tell_traces(self, changed: Sequence[tuple[UUID, int]]) -> None:
         """A span in the trace of each campaign whose batch was reported on, linked to the call that brought it."""

@@ -116,6 +116,8 @@ _FIND = """
     CROSS JOIN LATERAL (SELECT campaign_id, phone FROM recipients WHERE message_id = t.message_id OFFSET 0) r
 """
 
+_OTHERS = "SELECT campaign_id FROM campaigns WHERE campaign_id = ANY($1::uuid[]) AND tenant_id <> $2"
+
 # In the order given; a subquery that locks is a fence as well. Read again under the lock: that is what counts.
 _LOCK = """
     SELECT r.phone, r.facts, r.message_id, r.report_description
@@ -172,12 +174,17 @@ class RecordedReports(NamedTuple):
     changed: list[tuple[UUID, int]]
 
 
-async def tell_reports(connection: AsyncConnection, reports: Mapping[str, ToldReport]) -> RecordedReports:
-    """Record delivery reports by message id."""
+async def tell_reports(
+    connection: AsyncConnection, reports: Mapping[str, ToldReport], tenant_id: str = ""
+) -> RecordedReports:
+    """Record delivery reports by message id; with a tenant, other tenants' messages are as good as unknown."""
     driver = await raw(connection)
     by_campaign: dict[UUID, list[int]] = {}
     for campaign_id, phone, _ in await driver.fetch(_FIND, list(reports)):
         by_campaign.setdefault(campaign_id, []).append(phone)
+    if tenant_id:
+        for row in await driver.fetch(_OTHERS, list(by_campaign), tenant_id):
+            del by_campaign[row[0]]
     known: set[str] = set()
     transitions: dict[UUID, list[Transition]] = {}
     changed: list[tuple[UUID, int]] = []
@@ -212,6 +219,26 @@ def _fold_reports(
             writes.setdefault((added, report.description or None), []).append(phone)
             moves[facts, facts | added] = moves.get((facts, facts | added), 0) + 1
     return moves, writes
+
+
+# Bounded by a range of the primary key; no index knows the facts (they would make every result slower).
+_AWAITED = f"""
+    SELECT phone, message_id FROM recipients
+    WHERE campaign_id = $1 AND phone > $2 AND phone <= $3 AND enqueue_number = $4 AND message_id IS NOT NULL
+      AND facts & {int(Fact.ACCEPTED)} <> 0
+      AND facts & {int(Fact.DELIVERED | Fact.NOT_DELIVERED | Fact.EXPIRED)} = 0
+    ORDER BY phone LIMIT $5
+"""
+
+
+async def read_awaited(
+    connection: AsyncConnection, campaign_id: UUID, enqueue_number: int, after: int, last: int, limit: int
+) -> list[tuple[int, str]]:
+    """(phone, message id) of recipients that were accepted and have no final report, in phone order."""
+    driver = await raw(connection)
+    await driver.execute(_PLAN_FOR_RANGES)
+    rows = await driver.fetch(_AWAITED, campaign_id, after, last, enqueue_number, limit)
+    return [(row[0], row[1]) for row in rows]
 
 
 # A later epoch's word replaces an earlier one's; the bulk id, once known, stays.
