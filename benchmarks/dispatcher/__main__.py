@@ -1,0 +1,53 @@
+"""`python -m benchmarks.dispatcher`: throughput, cost by stage, and memory by size; a table and a JSON document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from benchmarks.dispatcher.processes import Bench, bench
+from benchmarks.dispatcher.stages import stage_by_stage
+from benchmarks.dispatcher.throughput import whole_way
+from benchmarks.report import Figure, machine, show
+from servicekit import logs
+
+_TITLE = "Limits off; simulator, PostgreSQL (fsync on) and peers beside it"
+
+
+def main() -> int:
+    """Run it; figures to standard output as JSON, the table to standard error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dispatcher", description=__doc__)
+    parser.add_argument("--recipients", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--batch-size", type=int, default=5000)
+    parser.add_argument("--stage-batches", type=int, default=40, help="batches sent one by one to split the cost")
+    parser.add_argument("--json", type=Path, help="write the JSON document there instead")
+    arguments = parser.parse_args()
+    logs.configure("WARNING")
+    before = machine()
+    with tempfile.TemporaryDirectory(prefix="bulksms-benchmark-") as folder, bench(Path(folder)) as running:
+        figures = uvloop.run(_run(running, arguments))
+    show(_TITLE, figures, Console(stderr=True, width=170))
+    document = {"before": before, "after": machine(), "figures": [figure.as_document() for figure in figures]}
+    text = json.dumps(document, indent=2) + "\n"
+    if arguments.json:
+        arguments.json.write_text(text)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+async def _run(running: Bench, arguments: argparse.Namespace) -> list[Figure]:
+    figures = await stage_by_stage(running, arguments.stage_batches, arguments.batch_size)
+    for recipients in arguments.recipients:
+        figures += await whole_way(running, recipients, arguments.batch_size)
+    return figures
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""Through the whole service: recipients streamed in, batches sent to the simulator, results told to the peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import psutil
+
+from benchmarks.dispatcher.processes import Bench
+from benchmarks.report import Figure, Meter
+from bulksms.dispatcher.v1 import dispatch_pb2 as pb
+from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
+from servicekit.grpc.client import open_channel
+
+_CHUNK = 5000
+_FIRST_PHONE = 306_900_000_000
+_PATIENCE_SECONDS = 600
+_POLL_SECONDS = 0.05
+TEXT = "Hello {{first_name}}, our spring sale begins today. Show this message for 20% off. acme.example/spring"
+
+
+async def whole_way(bench: Bench, recipients: int, batch_size: int) -> list[Figure]:
+    """One campaign in two parts: taken in while it is paused, then sent and told."""
+    url = await bench.new_database(f"throughput_{recipients}")
+    with bench.dispatcher(url, batch_size) as (process, address):
+        pid, simulator, peers = process.pid or 0, bench.simulator.pid or 0, bench.peers.pid or 0
+        channel = open_channel(address)
+        stub = DispatchServiceStub(channel)
+        memory = asyncio.create_task(_watch_memory(pid))
+        try:
+            await submit(stub, header_for(), 1)  # connections opened, statements prepared
+            await until(url, "SELECT NOT EXISTS (SELECT FROM outbox) AND EXISTS (SELECT FROM batches WHERE state = 4)")
+            header = header_for()
+            await stub.PauseCampaign(
+                pb.PauseCampaignRequest(
+                    request_id=str(uuid4()), tenant_id=header.tenant_id, campaign_id=header.campaign_id
+                )
+            )
+            meter = Meter(dispatcher=pid, postgres=bench.postgres_pid)
+            await submit(stub, header, recipients)
+            taken = meter.figure("submit: stream in, cut, store", recipients)
+            meter = Meter(dispatcher=pid, postgres=bench.postgres_pid, simulator=simulator, peers=peers)
+            await stub.ResumeCampaign(
+                pb.ResumeCampaignRequest(
+                    request_id=str(uuid4()), tenant_id=header.tenant_id, campaign_id=header.campaign_id
+                )
+            )
+            await until(url, "SELECT NOT EXISTS (SELECT FROM batches WHERE state <> 4)")
+            sent = meter.figure("send: claim, render, arm, POST, record", recipients)
+            await until(url, "SELECT NOT EXISTS (SELECT FROM outbox)")
+            told = meter.figure("send and tell: until campaign and ledger have heard of all", recipients)
+        finally:
+            memory.cancel()
+            await channel.close()
+        peak = {"dispatcher": round(_peaks.pop(pid, 0) / 1e6, 1)}
+    whole = Figure(
+        f"whole way, {recipients:,} recipients",
+        recipients,
+        round(taken.seconds + told.seconds, 3),
+        cpu_us={name: round(taken.cpu_us.get(name, 0) + spent, 2) for name, spent in told.cpu_us.items()},
+        peak_mb=peak,
+    )
+    return [taken, sent, told, whole]
+
+
+async def submit(
+    stub: DispatchServiceStub, header: pb.SubmissionHeader, recipients: int, first: int = _FIRST_PHONE
+) -> None:
+    """Stream a submission as the campaign service does."""
+
+    async def parts() -> AsyncIterator[pb.SubmitRequest]:
+        yield pb.SubmitRequest(header=header)
+        for start in range(0, recipients, _CHUNK):
+            size = min(_CHUNK, recipients - start)
+            yield pb.SubmitRequest(
+                chunk=pb.RecipientChunk(
+                    first_index=start,
+                    phones=range(first + start, first + start + size),
+                    values=[f"Maria{number % 1000}" for number in range(start, start + size)],
+                )
+            )
+        yield pb.SubmitRequest(end=pb.SubmissionEnd(recipients=recipients))
+
+    await stub.Submit(parts(), timeout=_PATIENCE_SECONDS)
+
+
+def header_for() -> pb.SubmissionHeader:
+    return pb.SubmissionHeader(
+        submission_id=str(uuid4()),
+        tenant_id="acme",
+        campaign_id=str(uuid4()),
+        enqueue_number=1,
+        reservation_id=str(uuid4()),
+        text=TEXT,
+        variable_names=["first_name"],
+        sender="Acme",
+    )
+
+
+async def until(url: str, question: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while not await connection.fetchval(question):  # noqa: ASYNC110 - another process's work
+                await asyncio.sleep(_POLL_SECONDS)
+    finally:
+        await connection.close()
+
+
+_peaks: dict[int, int] = {}
+
+
+async def _watch_memory(pid: int) -> None:
+    process = psutil.Process(pid)
+    while True:
+        _peaks[pid] = max(_peaks.get(pid, 0), process.memory_info().rss)
+        await asyncio.sleep(_POLL_SECONDS)
