@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from bulksms_dispatcher.settings import Settings
 from devstack.mitto.process import SimulatorProcess
 from devstack.servers import Servers
 from servicekit import migrations
+from servicekit.database import Database
 
 from .dispatcher_support import Dispatcher, Peers, Provider, serving, settings_for
 
@@ -69,12 +71,19 @@ async def peers() -> AsyncIterator[Peers]:
 
 @pytest.fixture
 def configure(
-    dispatcher_url: str, redis_url: str, redis_key_prefix: str, simulator: Provider, peers: Peers
+    dispatcher_url: str,
+    redis_url: str,
+    redis_key_prefix: str,
+    simulator: Provider,
+    peers: Peers,
+    tmp_path: Path,
 ) -> Callable[..., Settings]:
     """Settings of a dispatcher on this test's servers."""
 
     def with_changes(**changes: Any) -> Settings:
-        return settings_for(dispatcher_url, redis_url, redis_key_prefix, simulator.base_url, peers, **changes)
+        return settings_for(
+            dispatcher_url, redis_url, redis_key_prefix, simulator.base_url, peers, tmp_path / "journal", **changes
+        )
 
     return with_changes
 
@@ -83,3 +92,11 @@ def configure(
 async def dispatcher(configure: Callable[..., Settings]) -> AsyncIterator[Dispatcher]:
     async with serving(configure()) as running:
         yield running
+
+
+@pytest.fixture
+async def database(dispatcher_url: str) -> AsyncIterator[Database]:
+    """The dispatcher's database, for looking and for moving time."""
+    opened = Database(dispatcher_url, application_name="test", pool_size=2)
+    yield opened
+    await opened.stop()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -73,6 +74,35 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
     def __init__(self) -> None:
         self.told: list[results_pb2.RecordBatchResultRequest] = []
         self.refuse_with: errors.DomainError | None = None
+        self.final: dict[str, results_pb2.DeliveryReport] = {}
+        self.awaited_calls = 0
+
+    async def ListAwaitedReports(self, request: Any, context: Any) -> Any:
+        self.awaited_calls += 1
+        awaited = sorted(
+            (phone, message_id)
+            for told in self.told
+            for group in told.groups
+            if (told.campaign_id, told.enqueue_number) == (request.campaign_id, request.enqueue_number)
+            for phone, message_id in zip(group.phones, group.message_ids, strict=False)
+            if request.after_phone < phone <= request.last_phone and message_id not in self.final
+        )[: request.page_size]
+        return results_pb2.ListAwaitedReportsResponse(
+            phones=[phone for phone, _ in awaited], message_ids=[message_id for _, message_id in awaited]
+        )
+
+    async def RecordDeliveryReports(self, request: Any, context: Any) -> Any:
+        known = {
+            message_id
+            for told in self.told
+            if request.tenant_id in ("", told.tenant_id)
+            for group in told.groups
+            for message_id in group.message_ids
+        }
+        self.final |= {report.message_id: report for report in request.reports if report.message_id in known}
+        return results_pb2.RecordDeliveryReportsResponse(
+            unknown_indexes=[i for i, report in enumerate(request.reports) if report.message_id not in known]
+        )
 
     async def RecordBatchResult(self, request: Any, context: Any) -> Any:
         if self.refuse_with is not None:
@@ -187,7 +217,7 @@ class Dispatcher:
 
 
 def settings_for(
-    database: str, redis: str, key_prefix: str, simulator_url: str, peers: Peers, **changes: Any
+    database: str, redis: str, key_prefix: str, simulator_url: str, peers: Peers, journal: Path, **changes: Any
 ) -> Settings:
     """A dispatcher that is quick to notice everything."""
     values: dict[str, Any] = {
@@ -203,13 +233,16 @@ def settings_for(
         "sms_batch_size": 10,
         "queue_backoff": 0.05,
         "account_pause_seconds": 0.1,
-        "mitto_soft_timeout_seconds": 1.0,
-        "mitto_hard_timeout_seconds": 2.0,
-        "lease_seconds": 11.0,
+        # So that a busy machine is not taken for a silent provider; tests move leases in the database.
+        "mitto_soft_timeout_seconds": 10.0,
+        "mitto_hard_timeout_seconds": 20.0,
+        "lease_seconds": 20.0,
         "worker_concurrency": 4,
         "shutdown_grace_seconds": 5.0,
         "rate_limit_traffic_account_max": 0,
         "rate_limit_tenant_max": 0,
+        "hold_seconds": 0.3,
+        "journal_path": journal,
     }
     return Settings(**values | changes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -51,12 +51,23 @@ AMBIGUOUS_AFTER_ACCEPTANCE = {
 }
 
 
+SILENCE = {"mitto_soft_timeout_seconds": 1.0, "mitto_hard_timeout_seconds": 2.0}
+"""For behaviours whose outcome is that the provider's time is over."""
+
+
+@pytest.fixture
+async def hasty_when_silent(configure: Callable[..., Settings], behaviour: str) -> AsyncIterator[Dispatcher]:
+    is_silent = behaviour in ("never-answer", "accept-then-never-answer", "slow-drip")
+    async with serving(configure(**SILENCE if is_silent else {})) as running:
+        yield running
+
+
 @pytest.mark.parametrize(("behaviour", "reason"), AMBIGUOUS_AFTER_ACCEPTANCE.items())
 async def test_what_may_have_been_sent_is_ambiguous_and_not_sent_again(
-    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str, reason: str
+    hasty_when_silent: Dispatcher, simulator: Provider, peers: Peers, behaviour: str, reason: str
 ) -> None:
     simulator.script(behaviour)
-    batch = await send_one_batch(dispatcher, peers)
+    batch = await send_one_batch(hasty_when_silent, peers)
 
     assert batch.state == queue_pb2.BATCH_STATE_AMBIGUOUS
     assert not reason or batch.reason == reason
@@ -68,10 +79,10 @@ async def test_what_may_have_been_sent_is_ambiguous_and_not_sent_again(
 
 @pytest.mark.parametrize("behaviour", ["never-answer", "reset", "cut-request", "500", "502", "503"])
 async def test_what_the_provider_did_not_take_is_ambiguous_too_because_nobody_can_know(
-    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str
+    hasty_when_silent: Dispatcher, simulator: Provider, peers: Peers, behaviour: str
 ) -> None:
     simulator.script(behaviour)
-    batch = await send_one_batch(dispatcher, peers)
+    batch = await send_one_batch(hasty_when_silent, peers)
 
     assert batch.state == queue_pb2.BATCH_STATE_AMBIGUOUS
     assert peers.campaign.outcomes == {"AMBIGUOUS": RECIPIENTS}
@@ -146,6 +157,36 @@ async def test_only_the_refused_part_of_a_bulk_fails(dispatcher: Dispatcher, sim
     truth = {int(message.destination[1:]): message.message_id for message in simulator.accepted()}
     assert {number: told[number][2] for number in numbers if told[number][2]} == truth
     await eventually(lambda: peers.ledger.captured == 2)
+
+
+async def test_what_is_refused_for_now_is_sent_in_a_batch_of_its_own(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    refusal = PartialRefusal(form="item_error", positions=(1, 3), error_text="Handset busy, try later")
+    simulator.script(Behaviour(partial=refusal), repeat=1)
+    async with serving(configure(retryable_refusals=("try later",))) as dispatcher:
+        numbers = phones(RECIPIENTS)
+        await submit(dispatcher, numbers)
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+        assert await dispatcher.states() == {"ACCEPTED": 2}
+        _, rest = await dispatcher.batches()
+        assert (rest.recipients, rest.epoch, rest.attempts) == (2, 1, 1)
+    truth = {int(message.destination[1:]): message.message_id for message in simulator.accepted()}
+    assert {number: told[2] for number, told in peers.campaign.recipients.items()} == truth
+    assert simulator.times_accepted() == {1: RECIPIENTS}
+    assert peers.ledger.captured == RECIPIENTS
+
+
+async def test_what_is_refused_for_now_again_and_again_fails_at_last(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    refusal = PartialRefusal(form="item_error", destination_suffix="1", error_text="Handset busy, try later")
+    simulator.script(Behaviour(partial=refusal), repeat=10)
+    async with serving(configure(retryable_refusals=("try later",), queue_attempts=2)) as dispatcher:
+        await submit(dispatcher, phones(RECIPIENTS))
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS - 1, "FAILED": 1})
+        assert await dispatcher.states() == {"ACCEPTED": 1, "REJECTED": 2}
+    assert simulator.times_accepted() == {1: RECIPIENTS - 1}
 
 
 @pytest.mark.parametrize("form", ["short", "null_id"])

@@ -1,4 +1,5 @@
-"""The send protocol, every interleaving of it: one batch, two workers, crashes, freezes, lost answers and a cancel.
+"""The send protocol, every interleaving of it: one batch, two workers, crashes, freezes, lost answers and a cancel;
+evidence, the journal of answers, an operator's word and the end of patience.
 
 A model, not the code: it shows that the rules are enough, and that each of them is needed. The rules are switches, and
 each one switched off must produce its violation.
@@ -14,12 +15,14 @@ import pytest
 
 from bulksms_dispatcher.protocol import TRANSITIONS, BatchState
 
-READY, LEASED, ARMED, ACCEPTED, AMBIGUOUS, CANCELLED = (
+READY, LEASED, ARMED, ACCEPTED, REJECTED, AMBIGUOUS, UNKNOWN, CANCELLED = (
     BatchState.READY,
     BatchState.LEASED,
     BatchState.ARMED,
     BatchState.ACCEPTED,
+    BatchState.REJECTED,
     BatchState.AMBIGUOUS,
+    BatchState.UNKNOWN,
     BatchState.CANCELLED,
 )
 MAX_EPOCH = 3
@@ -37,6 +40,8 @@ class Step(Enum):
     """It has read the answer."""
     UNSURE = 5
     """The answer was lost."""
+    REFUSED = 7
+    """The provider has refused it whole, and the worker knows."""
     PERHAPS_ARMED = 6
     """The database did not confirm the arming: nothing is sent, the batch is handed back."""
 
@@ -56,6 +61,10 @@ class World:
     cancelled: bool = False
     sends: int = 0
     workers: tuple[Worker, Worker] = (Worker(), Worker())
+    journal: frozenset[int] = frozenset()
+    """Epochs whose acceptance is on a disk; it stays there when its worker crashes."""
+    refusals: frozenset[int] = frozenset()
+    """The same of refusals (429)."""
     moves: frozenset[tuple[BatchState, BatchState]] = frozenset()
 
 
@@ -68,6 +77,9 @@ class Rules:
     expired_armed_is_ambiguous: bool = True
     no_retry_when_unsure: bool = True
     cancel_spares_armed: bool = True
+    evidence_must_match: bool = True
+    journal_asks_for_the_epoch: bool = True
+    operator_knows_that_nobody_will_send: bool = True
 
 
 def moved(world: World, to: BatchState, **changes: object) -> World:
@@ -78,6 +90,7 @@ def successors(world: World, rules: Rules) -> Iterator[World]:
     for index in (0, 1):
         yield from worker_steps(world, index, rules)
     yield from reaper_steps(world, rules)
+    yield from resolutions(world, rules)
     if not world.cancelled:
         cancellable = (READY, LEASED) if rules.cancel_spares_armed else (READY, LEASED, ARMED)
         after = replace(world, cancelled=True)
@@ -98,6 +111,26 @@ def reaper_steps(world: World, rules: Rules) -> Iterator[World]:
             yield moved(world, back, epoch=world.epoch + 1)
 
 
+def resolutions(world: World, rules: Rules) -> Iterator[World]:
+    """What may be learnt of a batch from elsewhere, at any time."""
+    if world.epoch in world.journal and world.state in (ARMED, AMBIGUOUS):
+        yield moved(world, ACCEPTED)
+    refused = world.epoch in world.refusals or (world.refusals and not rules.journal_asks_for_the_epoch)
+    if refused and world.state is ARMED and world.epoch < MAX_EPOCH:
+        yield moved(world, CANCELLED if world.cancelled else READY, epoch=world.epoch + 1)
+    if world.state is AMBIGUOUS:
+        if world.sends or not rules.evidence_must_match:
+            yield moved(world, ACCEPTED)
+        yield moved(world, UNKNOWN)
+    # An operator says what is true when he says it.
+    if world.state is AMBIGUOUS:
+        may_still_send = any(worker.step is Step.ARMED for worker in world.workers)
+        if world.sends:
+            yield moved(world, ACCEPTED)
+        elif not may_still_send or not rules.operator_knows_that_nobody_will_send:
+            yield moved(world, REJECTED)
+
+
 def worker_steps(world: World, index: int, rules: Rules) -> Iterator[World]:
     worker = world.workers[index]
     mine = worker.epoch == world.epoch or not rules.epochs
@@ -113,6 +146,11 @@ def worker_steps(world: World, index: int, rules: Rules) -> Iterator[World]:
             yield replace(world, workers=at(world, index, Step.SENT), sends=world.sends + 1)
             if world.state is ARMED and mine:  # provably not sent (rule 3)
                 yield from handed_back(world, index)
+            refusals = world.refusals | {worker.epoch}
+            yield replace(world, workers=at(world, index, Step.REFUSED), refusals=refusals)
+        case Step.REFUSED:
+            if world.state is ARMED and mine:
+                yield from handed_back(world, index)
         case Step.PERHAPS_ARMED:
             if world.state in (LEASED, ARMED) and mine:
                 yield from handed_back(world, index)
@@ -123,7 +161,8 @@ def worker_steps(world: World, index: int, rules: Rules) -> Iterator[World]:
 def after_sending(world: World, index: int, rules: Rules, *, mine: bool) -> Iterator[World]:
     match world.workers[index].step:
         case Step.SENT:
-            yield replace(world, workers=at(world, index, Step.KNOWS))
+            journal = world.journal | {world.workers[index].epoch}
+            yield replace(world, workers=at(world, index, Step.KNOWS), journal=journal)
             yield replace(world, workers=at(world, index, Step.UNSURE))
         case Step.KNOWS:
             if world.state in (ARMED, AMBIGUOUS) and mine:
@@ -177,7 +216,7 @@ def violations(world: World) -> set[str]:
     found = set()
     if world.sends > 1:
         found.add("sent twice")
-    if world.sends and world.state in (READY, CANCELLED):
+    if world.sends and world.state in (READY, CANCELLED, REJECTED):
         found.add("sent, and told as not sent")
     if world.state is ACCEPTED and not world.sends:
         found.add("not sent, and told as sent")
@@ -200,7 +239,7 @@ def test_every_move_of_the_model_is_one_of_the_protocol_s() -> None:
 
 def test_nothing_gets_stuck() -> None:
     """From everywhere a final state, or AMBIGUOUS, can be reached."""
-    resting = (ACCEPTED, AMBIGUOUS, CANCELLED)
+    resting = (ACCEPTED, REJECTED, AMBIGUOUS, UNKNOWN, CANCELLED)
     for world in reachable(Rules()):
         if world.epoch == MAX_EPOCH:
             continue  # the model ends here, the protocol does not
@@ -223,6 +262,10 @@ def test_nothing_gets_stuck() -> None:
         ("expired_armed_is_ambiguous", "sent twice"),
         ("no_retry_when_unsure", "sent twice"),
         ("cancel_spares_armed", "sent, and told as not sent"),
+        ("evidence_must_match", "not sent, and told as sent"),
+        ("journal_asks_for_the_epoch", "sent twice"),
+        # A frozen worker that was armed sends when it wakes up: only who knows that it is gone may say "not sent".
+        ("operator_knows_that_nobody_will_send", "sent, and told as not sent"),
     ],
 )
 def test_each_rule_is_needed(switched_off: str, violation: str) -> None:

@@ -36,7 +36,6 @@ from .dispatcher_support import (
 )
 
 # On a busy machine a polite answer may take a second.
-PATIENT = {"mitto_soft_timeout_seconds": 10, "mitto_hard_timeout_seconds": 20, "lease_seconds": 20}
 
 
 @contextmanager
@@ -116,7 +115,7 @@ async def _resume(settings: Settings, head: pb.SubmissionHeader) -> None:
 async def test_a_frozen_worker_that_wakes_up_resolves_its_batch_by_the_late_answer(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    settings = configure(**PATIENT)
+    settings = configure()
     simulator.script(Behaviour(latency=Latency(constant_seconds=0.5)))
     with process(settings) as zombie:
         async with serving(configure(worker_concurrency=1)) as other:
@@ -139,7 +138,7 @@ async def test_a_frozen_worker_that_wakes_up_resolves_its_batch_by_the_late_answ
 async def test_a_graceful_stop_finishes_what_is_armed_and_leaves_nothing_ambiguous(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    settings = configure(sms_batch_size=1, **PATIENT)
+    settings = configure(sms_batch_size=1)
     slow = Behaviour(latency=Latency(constant_seconds=0.05))
     simulator.script(slow, repeat=60)
     async with serving(settings) as first:
@@ -203,7 +202,7 @@ async def test_without_redis_nothing_is_sent_and_everything_goes_on_when_it_is_b
 async def test_connections_to_the_database_cut_in_mid_campaign_cost_nothing(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    settings = configure(sms_batch_size=1, **PATIENT)
+    settings = configure(sms_batch_size=1)
     simulator.script(Behaviour(latency=Latency(constant_seconds=0.03)), repeat=100)
     killer = Database(settings.database_url, application_name="killer", pool_size=1)
     async with serving(settings) as dispatcher:

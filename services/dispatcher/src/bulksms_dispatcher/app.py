@@ -19,29 +19,42 @@ from bulksms.dispatcher.v1.dispatch_pb2_grpc import add_DispatchServiceServicer_
 from bulksms.dispatcher.v1.messages_pb2_grpc import add_MessageServiceServicer_to_server
 from bulksms.dispatcher.v1.queue_pb2_grpc import add_QueueServiceServicer_to_server
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from bulksms_dispatcher.awaited_reports import AwaitedReports
+from bulksms_dispatcher.batch_sizes import BatchSizes
 from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.evidence import EvidenceBook
 from bulksms_dispatcher.intake import Intake
+from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.notices import Notices
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import Limiter
+from bulksms_dispatcher.pacing.limits import Limit
 from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import MittoClient
+from bulksms_dispatcher.providers.status import StatusLookup
+from bulksms_dispatcher.resolutions import Resolutions
 from bulksms_dispatcher.servicers.dispatch import DispatchServicer
 from bulksms_dispatcher.servicers.messages import MessageServicer
 from bulksms_dispatcher.servicers.queue import QueueServicer
 from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.single_sends import SingleSends
+from bulksms_dispatcher.status_questions import StatusQuestions
 from bulksms_dispatcher.workers.credit_tellers import CaptureTeller, CreditTeller
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
+from bulksms_dispatcher.workers.holder import Holder
+from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.outbox import Teller, flush
 from bulksms_dispatcher.workers.pool import SenderPool
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
+from bulksms_dispatcher.workers.refresher import Refresher
 from bulksms_dispatcher.workers.result_teller import ResultTeller
+from bulksms_dispatcher.workers.retention import Retention
 from bulksms_dispatcher.workers.sender import Sender
+from bulksms_dispatcher.workers.sweeper import Sweeper
 from bulksms_dispatcher.workers.wakeups import Wakeups
 from servicekit.clock import SystemClock
 from servicekit.database import Database
@@ -56,12 +69,18 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 _OUTBOX_POLL = timedelta(seconds=1)
 _REDIS_TIMEOUT_SECONDS = 2.0
+_REFRESH_POLL = timedelta(seconds=1)
+_LOOKUPS_AT_ONCE = 8
+_RECOVERY_POLL = timedelta(seconds=10)
+_RETENTION_POLL = timedelta(minutes=10)
+_SWEEP_POLL = timedelta(seconds=15)
+_EVIDENCE_POLL = timedelta(seconds=0.5)
 _OUTBOX_FLUSH = timedelta(seconds=3)
 
 
 async def build(settings: Settings) -> Sequence[Component]:
     """All components of a dispatcher process."""
-    clock, metrics, notices = SystemClock(), Metrics(), Notices()
+    clock, metrics, notices, known = SystemClock(), Metrics(), Notices(), KnownIds()
     worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     database = Database.from_settings(settings, application_name=settings.name)
     redis = _open_redis(settings)
@@ -90,6 +109,8 @@ async def build(settings: Settings) -> Sequence[Component]:
         traffic_account_id=settings.mitto_traffic_account_id,
         limits=limits,
         margin=timedelta(milliseconds=settings.rate_limit_margin_ms),
+        slowdown=settings.slowdown,
+        refreshes=Limit(settings.status_refresh_max),
     )
     lanes = Lanes(database, worker, settings.lease, clock)
     gate = PacingGate(limiter, metrics, lanes.wake)
@@ -109,6 +130,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         on_change()
         await wakeups.send()
 
+    sizes = BatchSizes(database, settings.mitto_traffic_account_id, settings.batch_sizes)
     recorder = Recorder(
         database,
         limiter,
@@ -117,25 +139,58 @@ async def build(settings: Settings) -> Sequence[Component]:
         backoff=settings.backoff,
         account_pause=timedelta(seconds=settings.account_pause_seconds),
         lease=settings.lease,
+        retryable_refusals=settings.retryable_refusals,
         on_recorded=on_recorded,
     )
+    journal = Journal(settings.journal_path, metrics)
+    recovery = JournalRecovery(journal, database, recorder, known, metrics)
     sender = Sender(
         database,
         limiter,
         provider,
         recorder,
-        KnownIds(),
+        Holder(database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.hold_seconds)),
+        known,
+        journal,
         metrics,
         worker=worker,
         traffic_account_id=settings.mitto_traffic_account_id,
         lease=settings.lease,
+        sizes=sizes,
+        use_bulk=settings.use_bulk_sms,
     )
 
+    lookup = StatusLookup(
+        settings.mitto_base_url,
+        settings.mitto_api_key,
+        timedelta(seconds=settings.mitto_soft_timeout_seconds),
+        connections=_LOOKUPS_AT_ONCE,
+    )
+    awaited = AwaitedReports(database, ResultServiceStub(campaign_channel))
+    refresher = Refresher(
+        database,
+        limiter,
+        lookup,
+        awaited,
+        metrics,
+        settings.refresh_schedule,
+        concurrency=_LOOKUPS_AT_ONCE,
+    )
+
+    evidence = EvidenceBook(
+        database,
+        limiter,
+        provider,
+        known,
+        metrics,
+        window=timedelta(seconds=settings.evidence_window_seconds),
+        on_change=on_change,
+    )
     reaper = Reaper(database, timedelta(hours=settings.ambiguity_horizon_hours), on_change)
     intake = Intake(
         database,
         clock,
-        batch_size=settings.sms_batch_size,
+        batch_size=lambda: sizes.current,
         backlog_limit=settings.backlog_limit,
         on_stored=on_stored,
     )
@@ -148,12 +203,12 @@ async def build(settings: Settings) -> Sequence[Component]:
         ),
         (
             add_MessageServiceServicer_to_server,
-            MessageServicer(database, singles),  # type: ignore[abstract] # what is not built yet says so
+            MessageServicer(database, singles, StatusQuestions(database, limiter, lookup, awaited), evidence),
             "bulksms.dispatcher.v1.MessageService",
         ),
         (
             add_QueueServiceServicer_to_server,
-            QueueServicer(database, gate, limits, on_stored),  # type: ignore[abstract]
+            QueueServicer(database, gate, limits, Resolutions(database, on_stored), on_stored),
             "bulksms.dispatcher.v1.QueueService",
         ),
     ]
@@ -163,13 +218,25 @@ async def build(settings: Settings) -> Sequence[Component]:
         closing("campaign channel", campaign_channel.close),
         closing("ledger channel", ledger_channel.close),
         closing("provider", provider.close),
+        closing("status lookup", lookup.close),
+        PeriodicWorker("batch sizes", timedelta(seconds=1), sizes.refresh_once),
         PeriodicWorker("rate limits", timedelta(seconds=1), limits.refresh_once),
         PeriodicWorker("pacing gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),
         Heartbeat(database, worker),
+        *([PeriodicWorker("refresher", _REFRESH_POLL, refresher.refresh_once)] if settings.status_refresh_max else []),
+        PeriodicWorker("evidence", _EVIDENCE_POLL, evidence.look_once),
+        *(
+            [PeriodicWorker("retention", _RETENTION_POLL, Retention(database, settings.retention).delete_once)]
+            if settings.retention_days
+            else []
+        ),
+        PeriodicWorker("sweeper", _SWEEP_POLL, Sweeper(database, ledger).sweep_once),
         PeriodicWorker("reaper", timedelta(seconds=1), reaper.reap_once),
         *outbox,
         closing("outbox flush", partial(flush, tellers, _OUTBOX_FLUSH)),
         wakeups,
+        journal,
+        PeriodicWorker("journal recovery", _RECOVERY_POLL, recovery.recover_once),
         SenderPool(lanes, sender, gate, settings.worker_concurrency),
         build_server(settings, servicers),
     ]

@@ -35,9 +35,9 @@ def batch_id_of(submission_id: UUID, number: int) -> UUID:
     return derived_id(_BATCHES, submission_id, number)
 
 
-def capture_id_of(batch_id: UUID, epoch: int) -> UUID:
-    """The ledger's request id for an accepted batch: however often it is told, it is captured once."""
-    return derived_id(_CAPTURES, batch_id, epoch)
+def capture_id_of(batch_id: UUID, epoch: int, part: int = 0) -> UUID:
+    """The ledger's request id for an accepted batch, or for a late `part` of it: captured once however often told."""
+    return derived_id(_CAPTURES, batch_id, epoch, part) if part else derived_id(_CAPTURES, batch_id, epoch)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -21,6 +21,9 @@ class Metrics:
         self.pacing_available = meter.create_gauge(
             "dispatcher.pacing.available", description="1 while Redis answers, 0 while sending is stopped"
         )
+        self.refreshes = meter.create_counter(
+            "dispatcher.refreshes", description="Messages the provider was asked about, by result and status"
+        )
         self.outbox_told = meter.create_counter("dispatcher.outbox.told", description="Outbox entries acknowledged")
         self.outbox_refused = meter.create_counter(
             "dispatcher.outbox.refused", description="Outbox entries refused for good, by reason; they are kept"
@@ -28,4 +31,19 @@ class Metrics:
         self.alarms = meter.create_counter(
             "dispatcher.alarms",
             description="What a person should look at: answers that cannot be matched, parked batches",
+        )
+        self.evidence = meter.create_counter(
+            "dispatcher.evidence", description="Reports for unknown message ids, by what they proved"
+        )
+        self.uncaptured = meter.create_counter(
+            "dispatcher.credits.uncaptured", description="Messages proved sent after their reservation was closed"
+        )
+        self.journal_failures = meter.create_counter(
+            "dispatcher.journal.failures", description="Answers that could not be written to the journal"
+        )
+        self.journal_recovered = meter.create_counter(
+            "dispatcher.journal.recovered", description="Answers of a process that died, read back from its journal"
+        )
+        self.held = meter.create_counter(
+            "dispatcher.held", description="Recipients held back because an earlier message to them is unresolved"
         )

@@ -36,6 +36,11 @@ class Recipients:
         width = self.width
         return self.values[position * width : (position + 1) * width]
 
+    def only(self, positions: Sequence[int]) -> Recipients:
+        """Those at these positions, which ascend."""
+        values = [value for position in positions for value in self.values_of(position)]
+        return Recipients([self.phones[position] for position in positions], values)
+
 
 class _Packed(msgspec.Struct, array_like=True):
     deltas: bytes

@@ -11,7 +11,7 @@ from bulksms_dispatcher.recipients import Recipients
 from smstext.parts import UCS2_SINGLE, measure
 from smstext.template import Template
 
-__all__ = ["RenderedRequest", "render_bulk", "render_single"]
+__all__ = ["RenderedRequest", "count_parts", "render_alone", "render_bulk", "render_one", "render_single"]
 
 _json = msgspec.json.Encoder()
 
@@ -42,10 +42,30 @@ def render_bulk(
     return RenderedRequest(b'{"messages":[%b]}' % b",".join(messages), parts)
 
 
+def render_alone(
+    traffic_account_id: str,
+    sender: str,
+    text: str,
+    variable_names: Sequence[str],
+    recipients: Recipients,
+    left_out: Collection[int] = (),
+) -> RenderedRequest:
+    """The body of `send` for a campaign's batch of one; empty when its recipient is left out."""
+    messages, parts = _render(traffic_account_id, sender, text, variable_names, recipients, left_out)
+    return RenderedRequest(messages[0] if messages else b"", parts)
+
+
 def render_single(traffic_account_id: str, sender: str, text: str, phone: int) -> RenderedRequest:
     """The body of `send`; the text is taken as it is."""
     pattern = _pattern(traffic_account_id, sender, _json.encode(text))
     return RenderedRequest(pattern % phone, [count_parts(text)])
+
+
+def render_one(text: str, variable_names: Sequence[str], recipients: Recipients, position: int) -> str:
+    """The text one recipient of a bulk is sent."""
+    template = Template.parse(text)
+    values = recipients.values_of(position)
+    return template.render([values[variable_names.index(name)] for name in template.variable_names])
 
 
 def count_parts(text: str) -> int:

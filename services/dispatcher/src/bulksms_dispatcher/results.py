@@ -10,12 +10,27 @@ import msgspec
 
 from bulksms_dispatcher.recipients import pack_positions, unpack_positions
 
-__all__ = ["Group", "RecipientOutcome", "Resolved", "decode_groups", "encode_groups", "resolve", "whole"]
+__all__ = [
+    "OPERATOR",
+    "Group",
+    "RecipientOutcome",
+    "Resolved",
+    "decode_groups",
+    "encode_groups",
+    "named",
+    "resolve",
+    "whole",
+]
+
+OPERATOR = "OPERATOR"
+"""Reason of what rests on an operator's word alone."""
 
 
 class RecipientOutcome(IntEnum):
     """The numbers are those of the campaign contract's RecipientOutcome."""
 
+    DEFERRED = 0
+    """Not told: they are in another batch now, which will be."""
     ACCEPTED = 1
     FAILED = 2
     AMBIGUOUS = 3
@@ -85,6 +100,15 @@ def resolve(groups: Sequence[Group], recipients: int) -> list[Resolved]:
     if sum(len(group.positions) for group in resolved) != recipients:
         raise ValueError("the groups of a batch leave recipients out")
     return resolved
+
+
+def named(groups: Sequence[Group]) -> list[Resolved]:
+    """Groups that speak of some recipients only; those in none of them are not spoken of."""
+    return [
+        Resolved(group.outcome, group.reason, group.description, sorted(group.positions))
+        for group in groups
+        if group.positions
+    ]
 
 
 def encode_groups(groups: Sequence[Group]) -> bytes:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import ClassVar, Self
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope
+from bulksms_dispatcher.batch_sizes import BatchSizeRange
+from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.providers.mitto import Timeouts
+from bulksms_dispatcher.refreshes import RefreshSchedule
 from bulksms_dispatcher.retries import Backoff
-from servicekit.settings import ServiceSettings
+from servicekit.settings import CommaSeparated, ServiceSettings
 
 __all__ = ["Settings"]
 
@@ -40,7 +43,10 @@ class Settings(ServiceSettings):
     mitto_keepalive_seconds: float = Field(4.0, gt=0, le=300)
     account_pause_seconds: float = Field(60.0, gt=0, le=3600)
 
-    sms_batch_size: int = Field(5000, ge=1, le=10_000)
+    sms_batch_size: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = 5000
+    sms_batch_size_least: int = Field(100, ge=1, le=10_000)
+    sms_batch_size_most: int = Field(5000, ge=1, le=10_000)
+    use_bulk_sms: bool = True
     backlog_limit: int = Field(20_000_000, ge=1)
 
     rate_limit_traffic_account_max: int = Field(100, ge=0)
@@ -51,11 +57,23 @@ class Settings(ServiceSettings):
     queue_rate_window_ms: int = Field(1000, ge=1)
     rate_limit_margin_ms: int = Field(25, ge=0)
 
+    rate_limit_slowdown_seconds: float = Field(10.0, ge=0, le=3600)
+    rate_limit_recovery_seconds: float = Field(60.0, gt=0, le=3600)
+
+    status_refresh_max: int = Field(50, ge=0, le=10_000)
+    status_refresh_after_seconds: str = Field("30,120,300", pattern=r"^[0-9.]+(,[0-9.]+)*$")
+    status_refresh_horizon_hours: float = Field(72.0, gt=0)
+
     queue_attempts: int = Field(5, ge=0, le=100)
     queue_backoff: float = Field(3.0, gt=0, le=3600)
     lease_seconds: float = Field(60.0, gt=0, le=3600)
     worker_concurrency: int = Field(8, ge=1, le=256)
+    retryable_refusals: CommaSeparated = ()
+    retention_days: float = Field(90.0, ge=0)
+    hold_seconds: float = Field(30.0, gt=0, le=3600)
+    journal_path: Path = Path("/var/lib/bulksms/journal")
     ambiguity_horizon_hours: float = Field(72.0, gt=0)
+    evidence_window_seconds: float = Field(300.0, gt=0, le=86_400)
 
     @model_validator(mode="after")
     def _lease_outlasts_the_provider(self) -> Self:
@@ -68,10 +86,42 @@ class Settings(ServiceSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sizes_are_in_order(self) -> Self:
+        if self.sms_batch_size_least > self.sms_batch_size_most:
+            raise ValueError("SMS_BATCH_SIZE_LEAST must not be above SMS_BATCH_SIZE_MOST")
+        return self
+
+    @model_validator(mode="after")
+    def _refreshes_come_in_order(self) -> Self:
+        try:
+            times = [float(seconds) for seconds in self.status_refresh_after_seconds.split(",")]
+        except ValueError:
+            times = [0.0]
+        if times[0] <= 0 or times != sorted(set(times)):
+            raise ValueError("STATUS_REFRESH_AFTER_SECONDS must be growing numbers of seconds, such as 30,120,300")
+        return self
+
     @property
     def lease(self) -> timedelta:
         """How long a claimed or armed batch belongs to its worker."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def batch_sizes(self) -> BatchSizeRange:
+        """Recipients of a batch: a batch is one provider request, so one recipient where there is no bulk."""
+        if not self.use_bulk_sms:
+            return BatchSizeRange.fixed(1)
+        if self.sms_batch_size != "auto":
+            return BatchSizeRange.fixed(self.sms_batch_size)
+        least, most = self.sms_batch_size_least, self.sms_batch_size_most
+        return BatchSizeRange(
+            least,
+            most,
+            start=max(least, most // 5),
+            step=max(1, most // 20),
+            quick=timedelta(seconds=self.mitto_soft_timeout_seconds / 4),
+        )
 
     @property
     def backoff(self) -> Backoff:
@@ -87,6 +137,27 @@ class Settings(ServiceSettings):
             pool=connect,
             soft=timedelta(seconds=self.mitto_soft_timeout_seconds),
             hard=timedelta(seconds=self.mitto_hard_timeout_seconds),
+        )
+
+    @property
+    def retention(self) -> timedelta:
+        """How long settled batches are kept."""
+        return timedelta(days=self.retention_days)
+
+    @property
+    def slowdown(self) -> Slowdown:
+        """What a 429 does to the account's limits."""
+        return Slowdown(
+            timedelta(seconds=self.rate_limit_slowdown_seconds), timedelta(seconds=self.rate_limit_recovery_seconds)
+        )
+
+    @property
+    def refresh_schedule(self) -> RefreshSchedule:
+        """When the provider is asked about messages without a final report."""
+        times = self.status_refresh_after_seconds.split(",")
+        return RefreshSchedule(
+            tuple(timedelta(seconds=float(seconds)) for seconds in times),
+            horizon=timedelta(hours=self.status_refresh_horizon_hours),
         )
 
     @property

@@ -76,7 +76,7 @@ class SingleSends:
         message_id = message_id_of(wanted.tenant_id, wanted.request_id)
         replayed = not await self._note(message_id, wanted)
         with self._notices.expecting(message_id) as changed:
-            if not await self._is_queued(message_id):
+            if await self._is_to_be_queued(message_id):
                 await self._reserve(message_id, wanted)
                 await self._queue(message_id, wanted)
                 await self._wake()
@@ -104,9 +104,12 @@ class SingleSends:
             )
         return False
 
-    async def _is_queued(self, message_id: UUID) -> bool:
+    async def _is_to_be_queued(self, message_id: UUID) -> bool:
+        """False when it was queued before, or given up because its first caller died."""
         async with self._database.connect() as connection:
-            return await submissions.find(connection, message_id) is not None
+            if await submissions.find(connection, message_id) is not None:
+                return False
+            return await messages.is_waiting(connection, message_id)
 
     async def _reserve(self, message_id: UUID, wanted: SingleSend) -> None:
         request = ledger_pb2.ReserveRequest(
@@ -139,7 +142,10 @@ class SingleSends:
             traceparent=current_traceparent(),
         )
         async with self._database.begin() as connection:
-            if await submissions.insert(connection, submission):
+            if not await messages.is_waiting(connection, message_id):
+                # Settled or swept in the meantime; if it was never queued, the credit just taken is given back.
+                await messages.fail_unqueued(connection, message_id)
+            elif await submissions.insert(connection, submission):
                 await submissions.insert_batch(connection, submission, 0, Recipients([wanted.phone]))
 
     async def _outcome(self, message_id: UUID, tenant_id: str, changed: asyncio.Event) -> Message:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,9 +11,12 @@ from bulksms_dispatcher.providers.outcome import FollowUp, Verdict
 from bulksms_dispatcher.results import Group, RecipientOutcome, whole
 from bulksms_dispatcher.retries import Backoff
 
-__all__ = ["ATTEMPTS_EXHAUSTED", "Decision", "decide", "groups_of"]
+__all__ = ["ATTEMPTS_EXHAUSTED", "Decision", "decide", "groups_of", "is_retryable_refusal", "positions_asked"]
 
 ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"
+RETRYABLE_REFUSALS: tuple[str, ...] = ()
+"""What the provider says of a single message of a bulk that it would take later (rule 8). None is known (mitto.md);
+until one is, they are named by the setting RETRYABLE_REFUSALS."""
 _DEFAULT_REST = timedelta(seconds=1)
 
 
@@ -27,6 +30,8 @@ class Decision:
     costs_retry: bool = False
     account_rest: timedelta | None = None
     """How long the whole traffic account must not be used."""
+    slows_account: bool = False
+    """The provider found the account too fast: it goes on at half its rate."""
 
 
 def decide(verdict: Verdict, retries_made: int, backoff: Backoff, account_pause: timedelta) -> Decision:
@@ -38,8 +43,8 @@ def decide(verdict: Verdict, retries_made: int, backoff: Backoff, account_pause:
     match verdict.follow_up:
         case FollowUp.PAUSE_ACCOUNT:
             return Decision(BatchState.READY, verdict.reason, delay=account_pause, account_rest=account_pause)
-        case FollowUp.PARK:
-            return Decision(BatchState.DEAD, verdict.reason)
+        case FollowUp.PARK | FollowUp.CUT as follow_up:
+            return Decision(BatchState.DEAD if follow_up is FollowUp.PARK else BatchState.READY, verdict.reason)
         case FollowUp.RETRY:
             return _retry(verdict, retries_made, backoff)
         case FollowUp.NONE:
@@ -47,16 +52,32 @@ def decide(verdict: Verdict, retries_made: int, backoff: Backoff, account_pause:
 
 
 def _retry(verdict: Verdict, retries_made: int, backoff: Backoff) -> Decision:
+    # Of what is retried only 429 was refused by the provider itself.
     refused = verdict.kind is OutcomeKind.REFUSED
     rest = (verdict.retry_after or _DEFAULT_REST) if refused else None
     delay = backoff.delay(retries_made, verdict.retry_after)
     if delay is None:
-        return Decision(BatchState.DEAD, ATTEMPTS_EXHAUSTED, account_rest=rest)
-    return Decision(BatchState.READY, verdict.reason, delay, costs_retry=True, account_rest=rest)
+        return Decision(BatchState.DEAD, ATTEMPTS_EXHAUSTED, account_rest=rest, slows_account=refused)
+    return Decision(BatchState.READY, verdict.reason, delay, costs_retry=True, account_rest=rest, slows_account=refused)
 
 
-def groups_of(decision: Decision, verdict: Verdict, recipients: int, left_out: Sequence[int]) -> tuple[Group, ...]:
-    """What is told about the recipients; `left_out` were not in the request because they had opted out."""
+def is_retryable_refusal(description: str, also: Sequence[str] = ()) -> bool:
+    """True when the provider's words for one refused message mean "not now"; `also` are words from the settings."""
+    words = description.casefold()
+    return any(known.casefold() in words for known in (*RETRYABLE_REFUSALS, *also) if known)
+
+
+def groups_of(
+    decision: Decision,
+    verdict: Verdict,
+    recipients: int,
+    left_out: Sequence[int],
+    deferred: Callable[[str], bool] = lambda _description: False,
+) -> tuple[Group, ...]:
+    """What is told about the recipients; `left_out` were not in the request because they had opted out.
+
+    Those refused with words that are `deferred` are not told of: they go on in another batch.
+    """
     description = verdict.description
     match decision.target:
         case BatchState.AMBIGUOUS:
@@ -65,10 +86,10 @@ def groups_of(decision: Decision, verdict: Verdict, recipients: int, left_out: S
             return whole(RecipientOutcome.FAILED, left_out, reason=decision.reason, description=description)
         case BatchState.REJECTED if not verdict.refusals:
             return whole(RecipientOutcome.FAILED, left_out, reason=decision.reason, description=description)
-    asked = _positions_asked(recipients, left_out)
+    asked = positions_asked(recipients, left_out)
     refused = tuple(
         Group(
-            RecipientOutcome.FAILED,
+            RecipientOutcome.DEFERRED if deferred(refusal.description) else RecipientOutcome.FAILED,
             "PROVIDER_REJECTED",
             refusal.description,
             tuple(asked[position] for position in refusal.positions),
@@ -80,7 +101,7 @@ def groups_of(decision: Decision, verdict: Verdict, recipients: int, left_out: S
     return (*first, *refused, *suppressed)
 
 
-def _positions_asked(recipients: int, left_out: Sequence[int]) -> Sequence[int]:
+def positions_asked(recipients: int, left_out: Sequence[int]) -> Sequence[int]:
     """Position in the batch of each message of the request."""
     if not left_out:
         return range(recipients)

@@ -1,11 +1,12 @@
 -- Permits for one provider request of ARGV[1] messages, for all scopes or for none; answers how long to wait.
 -- Exact: at most `max` in any window of Redis's own time, because every permit of the last window is remembered.
 --
--- KEYS: one list per scope, then, as last key, the account's block.
--- ARGV: messages, then per scope: max requests (0: no limit), max messages (0: no limit), window in microseconds.
+-- KEYS: one list per scope, the account's first; then the account's slowdown and, as last key, its block.
+-- ARGV: messages, then per scope: max requests (0: no limit), max messages (0: no limit), window in microseconds; last,
+-- the time a slowed account takes to come back by its whole rate, in microseconds.
 -- Answers {0, 0} when granted, else {microseconds to wait, number of the scope that refused (0: the block)}.
 local messages = tonumber(ARGV[1])
-local scopes = #KEYS - 1
+local scopes = #KEYS - 2
 
 -- After a 429 or a refused key the account rests; the block's own expiry says for how long.
 local blocked = redis.call('PTTL', KEYS[#KEYS])
@@ -17,11 +18,27 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local longest, refused_by = 0, 0
 
-for scope = 1, scopes do
-  local key = KEYS[scope]
+-- What is left of the account's limits after a 429: `share` until `held_until`, then more in proportion to the time.
+local share = 1
+local slowed = redis.call('HMGET', KEYS[#KEYS - 1], 'share', 'held_until')
+if slowed[1] then
+  share = math.min(1, tonumber(slowed[1]) + math.max(0, now - tonumber(slowed[2])) / tonumber(ARGV[#ARGV]))
+end
+
+local function limits_of(scope)
   local max_requests = tonumber(ARGV[scope * 3 - 1])
   local max_messages = tonumber(ARGV[scope * 3])
-  local window = tonumber(ARGV[scope * 3 + 1])
+  if scope == 1 and share < 1 then
+    -- Never less than one: the account must go on to find out that it may.
+    max_requests = max_requests > 0 and math.max(1, math.floor(max_requests * share)) or 0
+    max_messages = max_messages > 0 and math.max(1, math.floor(max_messages * share)) or 0
+  end
+  return max_requests, max_messages, tonumber(ARGV[scope * 3 + 1])
+end
+
+for scope = 1, scopes do
+  local key = KEYS[scope]
+  local max_requests, max_messages, window = limits_of(scope)
   if max_requests > 0 or max_messages > 0 then
     -- An entry is "time:messages"; the list is in order of time.
     local entries = redis.call('LRANGE', key, 0, -1)
@@ -70,9 +87,7 @@ end
 
 for scope = 1, scopes do
   local key = KEYS[scope]
-  local max_requests = tonumber(ARGV[scope * 3 - 1])
-  local max_messages = tonumber(ARGV[scope * 3])
-  local window = tonumber(ARGV[scope * 3 + 1])
+  local max_requests, max_messages, window = limits_of(scope)
   if max_requests > 0 or max_messages > 0 then
     local weight = max_messages > 0 and math.min(messages, max_messages) or messages
     redis.call('RPUSH', key, string.format('%.0f:%d', now, weight))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
 
-__all__ = ["Limit", "LimitScope", "Limits"]
+__all__ = ["Limit", "LimitScope", "Limits", "Slowdown"]
 
 
 class LimitScope(IntEnum):
@@ -25,6 +25,14 @@ class Limit:
     max_requests: int
     max_messages: int = 0
     window: timedelta = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Slowdown:
+    """After a 429 the account's limits are halved for `hold`; then they come back, by the whole in `recovery`."""
+
+    hold: timedelta = timedelta(seconds=10)
+    recovery: timedelta = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ __all__ = ["KnownIds"]
 
 
 class KnownIds:
-    """The ids of the latest answers, at most about `capacity` of them (64-bit hashes: some 20 MB at the default).
+    """The ids of the latest answers, at most about `capacity` of them (64-bit hashes: some 4 MB at the default).
 
     Older ids, and those given to other replicas, are caught by bulk id and first id in the database.
     """
 
-    def __init__(self, capacity: int = 200_000) -> None:
+    def __init__(self, capacity: int = 50_000) -> None:
         self._capacity = capacity
         self._hashes: set[int] = set()
         self._answers: deque[tuple[int, ...]] = deque()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import httpcore
 from pydantic import SecretStr
@@ -19,10 +20,12 @@ __all__ = ["BULK_PATH", "SEND_PATH", "MittoClient", "NotArmed", "Timeouts"]
 
 BULK_PATH = "/api/v1.1/Messages/sendmessagesbulk"
 SEND_PATH = "/api/v1.1/Messages/send"
+MESSAGES_PATH = "/api/v1.1/Messages"
 
 # A polite answer has about 110 bytes a message; ten times that is no answer any more.
 _ANSWER_BYTES = 64 * 1024
 _ANSWER_BYTES_PER_MESSAGE = 1024
+QUESTION_CONNECTIONS = 16
 
 
 class NotArmed(Exception):  # noqa: N818 - said by `arm`, not an error of the exchange
@@ -74,6 +77,16 @@ class MittoClient:
             http2=False,
             retries=0,
         )
+        # Of their own: a question must never keep a batch waiting for a connection.
+        self._questions = httpcore.AsyncConnectionPool(
+            ssl_context=ssl.create_default_context() if self._base.scheme == b"https" else None,
+            max_connections=QUESTION_CONNECTIONS,
+            max_keepalive_connections=QUESTION_CONNECTIONS,
+            keepalive_expiry=keepalive.total_seconds(),
+            http1=True,
+            http2=False,
+            retries=0,
+        )
 
     @property
     def server_address(self) -> str:
@@ -88,6 +101,31 @@ class MittoClient:
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.aclose()
+        await self._questions.aclose()
+
+    async def get_message(self, message_id: str) -> Exchange:
+        """Ask for one message (`GET Messages/{id}`); harmless to repeat. Raises nothing but cancellation."""
+        timeout = self._timeouts.soft.total_seconds()
+        request = httpcore.Request(
+            b"GET",
+            self._url(f"{MESSAGES_PATH}/{quote(message_id, safe='')}"),
+            headers=self._headers,
+            extensions={"timeout": dict.fromkeys(("pool", "connect", "write", "read"), timeout)},
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self._questions.handle_async_request(request)
+                try:
+                    body = await _read(response, _ANSWER_BYTES)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            return Exchange(Phase.SENDING, Fault.READ_TIMEOUT)
+        except _KNOWN_ERRORS as error:
+            return Exchange(Phase.SENDING, _fault_of(error))
+        if body is None:
+            return Exchange(Phase.ANSWERING, Fault.ANSWER_TOO_LARGE, response.status)
+        return Exchange(Phase.ANSWERED, Fault.NONE, response.status, body, self._retry_after(response.headers))
 
     async def post(
         self,
@@ -126,12 +164,7 @@ class MittoClient:
         timeouts = self._timeouts
         request = httpcore.Request(
             b"POST",
-            httpcore.URL(
-                scheme=self._base.scheme,
-                host=self._base.host,
-                port=self._base.port,
-                target=self._base.target.rstrip(b"/") + path.encode(),
-            ),
+            self._url(path),
             headers=[*self._headers, (b"Content-Length", b"%d" % len(body))],
             content=body,
             extensions={
@@ -160,6 +193,14 @@ class MittoClient:
             return Exchange(progress.phase, Fault.ANSWER_TOO_LARGE, progress.status)
         progress.move_to(Phase.ANSWERED)
         return Exchange(Phase.ANSWERED, Fault.NONE, response.status, answer, retry_after)
+
+    def _url(self, path: str) -> httpcore.URL:
+        return httpcore.URL(
+            scheme=self._base.scheme,
+            host=self._base.host,
+            port=self._base.port,
+            target=self._base.target.rstrip(b"/") + path.encode(),
+        )
 
     def _retry_after(self, headers: list[tuple[bytes, bytes]]) -> timedelta | None:
         for name, value in headers:

@@ -49,6 +49,7 @@ class FollowUp(Enum):
     NONE = "nothing: final"
     RETRY = "another try after the backoff, or after what the provider asked for"
     PAUSE_ACCOUNT = "another try once the traffic account is no longer paused; costs no retry"
+    CUT = "another try at once, in smaller batches; costs no retry (only where sizes follow the provider)"
     PARK = "a person must change the configuration first; may be requeued"
 
 

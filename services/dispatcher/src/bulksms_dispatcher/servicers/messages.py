@@ -8,8 +8,11 @@ from typing import Any
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import messages_pb2_grpc
 from bulksms_dispatcher.arguments import Arguments
+from bulksms_dispatcher.evidence import EvidenceBook
 from bulksms_dispatcher.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus, fold_evidence
+from bulksms_dispatcher.providers.answers import MAX_ID_LENGTH
 from bulksms_dispatcher.single_sends import SingleSend, SingleSends
+from bulksms_dispatcher.status_questions import StatusQuestions
 from bulksms_dispatcher.storage import messages
 from servicekit import errors
 from servicekit.database import Database
@@ -24,11 +27,15 @@ _MAX_RAW_STATUS, _MAX_DESCRIPTION = 64, 200
 
 
 class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
-    """The contract of each RPC is its comment in the proto; RefreshMessageStatus is not built yet."""
+    """The contract of each RPC is its comment in the proto."""
 
-    def __init__(self, database: Database, singles: SingleSends) -> None:
+    def __init__(
+        self, database: Database, singles: SingleSends, questions: StatusQuestions, evidence: EvidenceBook
+    ) -> None:
         self._database = database
         self._singles = singles
+        self._questions = questions
+        self._evidence = evidence
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
         arguments = Arguments()
@@ -73,6 +80,19 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
             next_page_token=str(found[size - 1].message_id) if len(found) > size else "",
         )
 
+    async def RefreshMessageStatus(
+        self, request: pb.RefreshMessageStatusRequest, context: Context
+    ) -> pb.RefreshMessageStatusResponse:
+        arguments = Arguments()
+        tenant_id = arguments.tenant(request.tenant_id)
+        if not 0 < len(request.message_id) <= MAX_ID_LENGTH or not request.message_id.isprintable():
+            arguments.reject("message_id", f"must be 1-{MAX_ID_LENGTH} printable characters")
+        arguments.check()
+        status, provider_status = await self._questions.refresh(tenant_id, request.message_id)
+        return pb.RefreshMessageStatusResponse(
+            status=pb.MessageStatus.ValueType(status), provider_status=provider_status
+        )
+
     async def RecordDeliveryEvidence(
         self, request: pb.RecordDeliveryEvidenceRequest, context: Context
     ) -> pb.RecordDeliveryEvidenceResponse:
@@ -93,6 +113,11 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
             return pb.RecordDeliveryEvidenceResponse()
         async with self._database.begin() as connection:
             known = await messages.record_reports(connection, fold_evidence(reports))
+        # They stay unknown for the gateway: once one has resolved a recipient, campaign knows its id, and the gateway's
+        # next round delivers the status.
+        await self._evidence.note(
+            [(r.provider_message_id, r.raw_status) for r in reports if r.provider_message_id not in known]
+        )
         return pb.RecordDeliveryEvidenceResponse(
             unknown_indexes=[index for index, report in enumerate(reports) if report.provider_message_id not in known]
         )

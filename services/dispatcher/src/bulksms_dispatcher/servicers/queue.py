@@ -18,6 +18,7 @@ from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limits import Limit, LimitScope
 from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.resolutions import OperatorsWord, Resolutions, Word, no_batch
 from bulksms_dispatcher.storage import queue
 from servicekit import errors
 from servicekit.database import Database
@@ -27,6 +28,8 @@ __all__ = ["QueueServicer"]
 Context = Any
 _REQUEUE = "REQUEUE"
 MAX_REASON = 500
+OPERATOR_METADATA = "x-operator"
+_WORDS = {pb.RESOLUTION_ACCEPTED: Word.ACCEPTED, pb.RESOLUTION_NOT_SENT: Word.NOT_SENT}
 # The limiter remembers every permit of a window.
 MAX_REQUESTS, MAX_MESSAGES, MAX_WINDOW_MS = 10_000, 10_000_000, 3_600_000
 
@@ -39,11 +42,13 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         database: Database,
         gate: PacingGate,
         limits: CurrentLimits,
+        resolutions: Resolutions,
         wake: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
         self._gate = gate
         self._limits = limits
+        self._resolutions = resolutions
         self._wake = wake
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Context) -> pb.GetQueueStatsResponse:
@@ -97,7 +102,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             record = await queue.find_batch(connection, batch_id)
             attempts = await queue.list_attempts(connection, batch_id)
         if record is None:
-            raise _no_batch(batch_id)
+            raise no_batch(batch_id)
         return pb.GetBatchResponse(batch=_batch(record), attempts=[_attempt(attempt) for attempt in attempts])
 
     async def ListDeadBatches(self, request: pb.ListDeadBatchesRequest, context: Context) -> pb.ListDeadBatchesResponse:
@@ -132,12 +137,27 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             if done_for is None:
                 if not await queue.requeue_dead(connection, batch_id):
                     raise _not_dead(batch_id, await queue.find_batch(connection, batch_id))
-                await queue.save_operation(connection, request_id, _REQUEUE, batch_id, reason)
+                await queue.save_operation(connection, request_id, _REQUEUE, batch_id, reason, _operator(context))
             record = await queue.find_batch(connection, batch_id)
         if record is None:
-            raise _no_batch(batch_id)
+            raise no_batch(batch_id)
         await self._wake()
         return pb.RequeueDeadBatchResponse(batch=_batch(record))
+
+    async def ResolveBatch(self, request: pb.ResolveBatchRequest, context: Context) -> pb.ResolveBatchResponse:
+        arguments = Arguments()
+        request_id = arguments.uuid("request_id", request.request_id)
+        batch_id = arguments.uuid("batch_id", request.batch_id)
+        known_from = arguments.text("evidence", request.evidence, most=MAX_REASON)
+        word = _WORDS.get(request.resolution)
+        if word is None:
+            arguments.reject("resolution", "must be ACCEPTED or NOT_SENT")
+        arguments.check()
+        assert word is not None  # noqa: S101 - checked above
+        record = await self._resolutions.resolve(
+            OperatorsWord(request_id, batch_id, word, known_from, _operator(context))
+        )
+        return pb.ResolveBatchResponse(batch=_batch(record))
 
     async def GetRateLimits(self, request: pb.GetRateLimitsRequest, context: Context) -> pb.GetRateLimitsResponse:
         limits = await self._limits.read()
@@ -166,6 +186,12 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         limit = Limit(wanted.max_requests, wanted.max_messages, timedelta(milliseconds=wanted.window_ms))
         await self._limits.change(scope, wanted.key, limit)
         return pb.SetRateLimitResponse(limit=_rate_limit(scope, wanted.key, limit))
+
+
+def _operator(context: Context) -> str:
+    """Who asks, for the audit: who the caller says it is, and where the call comes from."""
+    named = [str(value) for key, value in context.invocation_metadata() or () if key == OPERATOR_METADATA]
+    return f"{' '.join(named)[:100]} {context.peer()[:100]}".strip().replace("\0", "")
 
 
 def _tenant_filter(tenant_id: str) -> str:
@@ -227,15 +253,9 @@ def _rate_limit(scope: LimitScope, key: str, limit: Limit) -> pb.RateLimit:
     )
 
 
-def _no_batch(batch_id: UUID) -> errors.DomainError:
-    return errors.not_found(
-        "BATCH_NOT_FOUND", "There is no such batch: take its id from ListBatches.", batch_id=batch_id
-    )
-
-
 def _not_dead(batch_id: UUID, record: BatchRecord | None) -> errors.DomainError:
     if record is None:
-        return _no_batch(batch_id)
+        return no_batch(batch_id)
     return errors.wrong_state(
         "BATCH_STATE",
         f"Only a DEAD batch can be requeued, this one is {record.state.name}.",

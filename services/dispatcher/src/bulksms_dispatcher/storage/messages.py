@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_dispatcher.messages import DeliveryEvidence, Message, MessageStatus
 from bulksms_dispatcher.results import Group, RecipientOutcome
 
-__all__ = ["delete_unsent", "find", "find_fingerprint", "insert", "list_page", "record_reports", "settle"]
+__all__ = [
+    "delete_unsent",
+    "fail_unqueued",
+    "find",
+    "find_abandoned",
+    "find_by_any_id",
+    "find_fingerprint",
+    "insert",
+    "is_waiting",
+    "list_page",
+    "name",
+    "record_reports",
+    "settle",
+    "settled",
+]
+
+UNSETTLED = "INTERRUPTED_UNSETTLED"
+"""Reason of a message that failed because its caller died, as long as its credit may still be held."""
 
 _COLUMNS = """message_id, tenant_id, phone, sender, status, reason, description, provider_message_id, parts, created_at,
               updated_at"""
@@ -27,6 +45,11 @@ _DELETE_UNSENT = text("""
       AND NOT EXISTS (SELECT 1 FROM submissions WHERE submission_id = :message_id)
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id")
+_FIND_ANY = text(f"""
+    SELECT {_COLUMNS} FROM messages
+    WHERE tenant_id = :tenant_id AND (message_id = CAST(:own_id AS uuid) OR provider_message_id = :provider_id)
+    ORDER BY message_id = CAST(:own_id AS uuid) DESC NULLS LAST LIMIT 1
+""")
 _FINGERPRINT = text("SELECT fingerprint FROM messages WHERE message_id = :message_id")
 _LIST = text(f"""
     SELECT {_COLUMNS} FROM messages
@@ -43,6 +66,28 @@ _SETTLE = text(f"""
         provider_message_id = coalesce(:provider_message_id, provider_message_id)
     WHERE message_id = :message_id
 """)
+# Evidence that came after its time was over: it was sent all the same. A report may have come first.
+_NAME = text(f"""
+    UPDATE messages
+    SET status = CASE WHEN status IN ({MessageStatus.UNCONFIRMED}, {MessageStatus.FAILED}) THEN {MessageStatus.SENT}
+                      ELSE status END,
+        reason = '', provider_message_id = :provider_message_id, updated_at = clock_timestamp()
+    WHERE message_id = :message_id AND provider_message_id IS NULL
+""")
+_FIND_ABANDONED = text(f"""
+    SELECT m.message_id, m.tenant_id FROM messages m
+    WHERE (m.status = {MessageStatus.QUEUED} OR m.reason = '{UNSETTLED}')
+      AND m.created_at < now() - make_interval(secs => :age_seconds)
+      AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = m.message_id)
+    ORDER BY m.created_at LIMIT :limit
+""")
+_LOCK = text("SELECT status FROM messages WHERE message_id = :message_id FOR UPDATE")
+_FAIL_UNQUEUED = text(f"""
+    UPDATE messages SET status = {MessageStatus.FAILED}, reason = '{UNSETTLED}', updated_at = clock_timestamp()
+    WHERE message_id = :message_id
+      AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = :message_id)
+""")
+_SETTLED = text(f"UPDATE messages SET reason = 'INTERRUPTED' WHERE message_id = :message_id AND reason = '{UNSETTLED}'")
 # One row per message id: the most final of its reports. Delivered and failed stay; "sent" changes nothing by itself.
 _REPORTS = text(f"""
     WITH reports AS (
@@ -94,6 +139,17 @@ async def find(connection: AsyncConnection, tenant_id: str, message_id: UUID) ->
     return None if row is None else _message(row._asdict())
 
 
+async def find_by_any_id(connection: AsyncConnection, tenant_id: str, message_id: str) -> Message | None:
+    """Read one by our id or by the provider's."""
+    try:
+        own_id = UUID(message_id)
+    except ValueError:
+        own_id = None
+    parameters = {"tenant_id": tenant_id, "own_id": own_id, "provider_id": message_id}
+    row = (await connection.execute(_FIND_ANY, parameters)).one_or_none()
+    return None if row is None else _message(row._asdict())
+
+
 async def find_fingerprint(connection: AsyncConnection, message_id: UUID) -> bytes | None:
     """What it was asked for with."""
     found = (await connection.execute(_FINGERPRINT, {"message_id": message_id})).scalar_one_or_none()
@@ -118,6 +174,33 @@ async def settle(connection: AsyncConnection, message_id: UUID, group: Group, pr
             "provider_message_id": provider_message_id,
         },
     )
+
+
+async def is_waiting(connection: AsyncConnection, message_id: UUID) -> bool:
+    """True when it may still be queued; it stays so until the transaction ends."""
+    return (await connection.execute(_LOCK, {"message_id": message_id})).scalar_one_or_none() == MessageStatus.QUEUED
+
+
+async def find_abandoned(connection: AsyncConnection, age: timedelta, limit: int) -> list[tuple[UUID, str]]:
+    """(id, tenant) of messages asked for so long ago that were never queued, or failed and are not settled."""
+    parameters = {"age_seconds": age.total_seconds(), "limit": limit}
+    return [(row.message_id, row.tenant_id) for row in await connection.execute(_FIND_ABANDONED, parameters)]
+
+
+async def fail_unqueued(connection: AsyncConnection, message_id: UUID) -> bool:
+    """Give it up unless it was queued; its credit is to be settled then."""
+    await connection.execute(_LOCK, {"message_id": message_id})  # who queues it has it locked
+    return (await connection.execute(_FAIL_UNQUEUED, {"message_id": message_id})).rowcount == 1
+
+
+async def settled(connection: AsyncConnection, message_id: UUID) -> None:
+    """Its credit is not held any more."""
+    await connection.execute(_SETTLED, {"message_id": message_id})
+
+
+async def name(connection: AsyncConnection, message_id: UUID, provider_message_id: str) -> None:
+    """Write the id that evidence found for a message nobody believed in any more."""
+    await connection.execute(_NAME, {"message_id": message_id, "provider_message_id": provider_message_id})
 
 
 async def record_reports(connection: AsyncConnection, reports: Sequence[DeliveryEvidence]) -> set[str]:

@@ -18,6 +18,7 @@ __all__ = [
     "OutboxKind",
     "acknowledge",
     "count_pending",
+    "give_up_capture",
     "postpone",
     "release",
     "take",
@@ -52,6 +53,8 @@ class OutboxEntry:
     campaign_id: UUID
     reservation_id: UUID
     enqueue_number: int
+    part: int
+    """0: all recipients of the batch; else some of them, that evidence has named."""
     first_phone: int
     last_phone: int
     groups: bytes | None = None
@@ -71,7 +74,7 @@ _TAKE = """
     )
     SELECT taken.outbox_id, taken.kind, taken.batch_id, taken.epoch, taken.state, taken.tries, taken.accepted,
            taken.parts, coalesce(answers.bulk_id, '') AS bulk_id, b.traceparent, b.tenant_id, b.campaign_id,
-           s.reservation_id, s.enqueue_number, b.first_phone, b.last_phone {more}
+           s.reservation_id, s.enqueue_number, taken.part, b.first_phone, b.last_phone {more}
     FROM taken
     JOIN batches b ON b.batch_id = taken.batch_id
     JOIN submissions s ON s.submission_id = b.submission_id
@@ -79,7 +82,8 @@ _TAKE = """
     ORDER BY taken.outbox_id
 """
 _TAKE_PLAIN = text(_TAKE.format(more=""))
-_TAKE_WITH_RECIPIENTS = text(_TAKE.format(more=", taken.groups, b.packed, answers.message_ids"))
+_WITH_RECIPIENTS = ", taken.groups, b.packed, coalesce(taken.message_ids, answers.message_ids) AS message_ids"
+_TAKE_WITH_RECIPIENTS = text(_TAKE.format(more=_WITH_RECIPIENTS))
 _ACKNOWLEDGE = text("DELETE FROM outbox WHERE outbox_id = ANY(:ids)")
 _POSTPONE = text("""
     UPDATE outbox
@@ -87,6 +91,12 @@ _POSTPONE = text("""
     WHERE outbox_id = ANY(:ids)
 """)
 _RELEASE = text("UPDATE outbox SET next_try = now(), holder = '' WHERE kind = ANY(:kinds) AND holder = :holder")
+_GIVE_UP = text("""
+    WITH given_up AS (DELETE FROM outbox WHERE outbox_id = ANY(:ids) RETURNING batch_id, epoch, part, accepted)
+    INSERT INTO uncaptured (batch_id, epoch, part, units, reason)
+    SELECT batch_id, epoch, part, accepted, :reason FROM given_up
+    ON CONFLICT DO NOTHING
+""")
 _COUNT = text("SELECT count(*) FROM outbox")
 
 
@@ -118,6 +128,11 @@ async def postpone(connection: AsyncConnection, outbox_ids: Sequence[int], delay
     """Try again later; `refused` is the reason of a refusal that repeating will hardly change."""
     parameters = {"ids": list(outbox_ids), "delay_seconds": delay.total_seconds(), "refused": refused}
     await connection.execute(_POSTPONE, parameters)
+
+
+async def give_up_capture(connection: AsyncConnection, outbox_ids: Sequence[int], reason: str) -> None:
+    """Move captures that can never be made to where they are kept for the accounts."""
+    await connection.execute(_GIVE_UP, {"ids": list(outbox_ids), "reason": reason})
 
 
 async def count_pending(connection: AsyncConnection) -> int:

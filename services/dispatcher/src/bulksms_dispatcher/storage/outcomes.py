@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -12,21 +12,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_dispatcher.batches import NO_CAMPAIGN
 from bulksms_dispatcher.protocol import BatchState, check_transition
 from bulksms_dispatcher.recipients import pack_ids
-from bulksms_dispatcher.results import RecipientOutcome, encode_groups, whole
-from bulksms_dispatcher.storage import campaigns, messages
+from bulksms_dispatcher.results import Group, RecipientOutcome, encode_groups, whole
+from bulksms_dispatcher.storage import campaigns, messages, refreshes, splits
 from bulksms_dispatcher.storage.outbox import OutboxKind
 from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
 
-__all__ = ["return_to_queue", "settle"]
+__all__ = ["return_to_queue", "settle", "tell_part"]
 
 
-_SETTLE = text("""
+# A batch of which evidence has named a recipient was accepted: no late refusal takes that back.
+_SETTLE = text(f"""
     UPDATE batches
     SET state = :target, reason = :reason, bulk_id = :bulk_id, lease_until = NULL, worker = '',
         updated_at = clock_timestamp()
     WHERE batch_id = :batch_id AND epoch = :epoch AND state = ANY(:origins)
+      AND (:target <> {BatchState.REJECTED} OR evidenced = 0)
     RETURNING campaign_id, submission_id, attempts
 """)
+_WHOSE = text("SELECT campaign_id, submission_id FROM batches WHERE batch_id = :batch_id")
 _END_ATTEMPT = text("""
     UPDATE attempts
     SET ended_at = clock_timestamp(), outcome = :outcome, reason = :reason, http_status = :http_status,
@@ -50,9 +53,9 @@ _ANSWER = text("""
         message_ids = excluded.message_ids, body = excluded.body, received_at = clock_timestamp()
 """)
 _TELL = text("""
-    INSERT INTO outbox (kind, batch_id, epoch, state, groups, accepted, parts)
-    VALUES (:kind, :batch_id, :epoch, :state, :groups, :accepted, :parts)
-    ON CONFLICT (batch_id, epoch, state, kind) DO NOTHING
+    INSERT INTO outbox (kind, batch_id, epoch, state, part, groups, message_ids, accepted, parts)
+    VALUES (:kind, :batch_id, :epoch, :state, :part, :groups, :message_ids, :accepted, :parts)
+    ON CONFLICT (batch_id, epoch, state, kind, part) DO NOTHING
 """)
 # The epoch rises whenever a batch goes back: whatever an earlier holder still writes finds another epoch.
 _RETURN = text(f"""
@@ -86,7 +89,12 @@ async def settle(
     """Move a batch to where its try has brought it; False when it is in none of `origins` under this epoch."""
     for origin in origins:
         check_transition(origin, settlement.target)
-    answered, tried = settlement.answered, settlement.tried
+    answered, tried, deferred = settlement.answered, settlement.tried, settlement.deferred
+    number, cancelled = 0, False
+    if deferred is not None:
+        campaign_id, submission_id = (await connection.execute(_WHOSE, {"batch_id": batch_id})).one()
+        cancelled = (await campaigns.lock_shared(connection, campaign_id)).cancelled
+        number = await splits.lock_number(connection, submission_id)
     row = (
         await connection.execute(
             _SETTLE,
@@ -106,11 +114,28 @@ async def settle(
         await _write_attempt(
             connection, batch_id, epoch, row.attempts, tried, settlement.accepted, armed=_is_armed(origins)
         )
+    if settlement.target is BatchState.ACCEPTED:
+        await refreshes.add(connection, batch_id)
     if answered is not None:
         await _write_answer(connection, batch_id, epoch, answered)
     if row.campaign_id == NO_CAMPAIGN:
-        ids = answered.message_ids if answered else ()
+        vouched = settlement.vouched.message_ids if settlement.vouched else ()
+        ids = answered.message_ids if answered else vouched
         await messages.settle(connection, row.submission_id, settlement.groups[0], ids[0] if ids else None)
+    if deferred is not None:
+        new_id = await splits.insert(
+            connection,
+            batch_id,
+            row.submission_id,
+            number,
+            deferred.recipients,
+            reason=deferred.reason,
+            delay=deferred.delay,
+            later_epochs=1,
+            retries=1,
+        )
+        if cancelled:
+            await _cancel_returned(connection, new_id)
     await _tell(connection, batch_id, epoch, settlement, is_single_message=row.campaign_id == NO_CAMPAIGN)
     return True
 
@@ -123,6 +148,7 @@ async def return_to_queue(
     origins: Collection[BatchState],
     *,
     delay: timedelta = timedelta(0),
+    reason: str = "",
     tried: Tried | None = None,
     costs_retry: bool = False,
 ) -> bool:
@@ -138,7 +164,7 @@ async def return_to_queue(
                 "epoch": epoch,
                 "origins": [int(origin) for origin in origins],
                 "delay_seconds": delay.total_seconds(),
-                "reason": tried.reason if tried else "",
+                "reason": tried.reason if tried else reason,
                 "retries": int(costs_retry),
             },
         )
@@ -152,6 +178,35 @@ async def return_to_queue(
     if flags.cancelled:
         await _cancel_returned(connection, batch_id)
     return True
+
+
+async def tell_part(
+    connection: AsyncConnection,
+    batch_id: UUID,
+    epoch: int,
+    state: BatchState,
+    part: int,
+    positions: Sequence[int],
+    message_ids: Sequence[str],
+    *,
+    campaign: bool,
+    captured: bool,
+) -> None:
+    """Queue the news that some recipients of a batch were accepted; `part` tells such news of one batch apart."""
+    group = Group(RecipientOutcome.ACCEPTED, positions=tuple(positions))
+    entry = {
+        "batch_id": batch_id,
+        "epoch": epoch,
+        "state": state,
+        "part": part,
+        "message_ids": pack_ids(message_ids),
+        "accepted": len(positions),
+        "parts": 0,
+    }
+    if campaign:
+        await connection.execute(_TELL, entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups([group])})
+    if captured:
+        await connection.execute(_TELL, entry | {"kind": OutboxKind.CAPTURE, "groups": None})
 
 
 async def _cancel_returned(connection: AsyncConnection, batch_id: UUID) -> None:
@@ -208,10 +263,13 @@ async def _tell(
     is_single_message: bool,
 ) -> None:
     """Queue what the campaign service and the ledger must hear."""
+    ids = settlement.vouched.message_ids if settlement.vouched else ()
     entry = {
         "batch_id": batch_id,
         "epoch": epoch,
         "state": settlement.target,
+        "part": 0,
+        "message_ids": pack_ids(ids) if ids else None,
         "accepted": settlement.accepted,
         "parts": settlement.parts,
     }

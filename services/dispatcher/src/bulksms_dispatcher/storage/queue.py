@@ -17,6 +17,7 @@ __all__ = [
     "Depth",
     "Figures",
     "find_batch",
+    "find_operation",
     "list_attempts",
     "list_batches",
     "list_dead",
@@ -94,8 +95,10 @@ _REQUEUE = text(f"""
     WHERE batch_id = :batch_id AND state = {BatchState.DEAD}
 """)
 _OPERATION = text("SELECT batch_id FROM operations WHERE request_id = :request_id AND kind = :kind")
+_FIND_OPERATION = text("SELECT kind, batch_id FROM operations WHERE request_id = :request_id")
 _SAVE_OPERATION = text("""
-    INSERT INTO operations (request_id, kind, batch_id, reason) VALUES (:request_id, :kind, :batch_id, :reason)
+    INSERT INTO operations (request_id, kind, batch_id, reason, operator)
+    VALUES (:request_id, :kind, :batch_id, :reason, :operator)
     ON CONFLICT DO NOTHING
 """)
 
@@ -161,9 +164,23 @@ async def operation_batch(connection: AsyncConnection, request_id: UUID, kind: s
     return (await connection.execute(_OPERATION, parameters)).scalar_one_or_none()
 
 
-async def save_operation(connection: AsyncConnection, request_id: UUID, kind: str, batch_id: UUID, reason: str) -> None:
-    """Remember who asked for what, and why."""
-    parameters = {"request_id": request_id, "kind": kind, "batch_id": batch_id, "reason": reason}
+async def find_operation(connection: AsyncConnection, request_id: UUID) -> tuple[str, UUID] | None:
+    """What an operator's request was, and about which batch, when it was done before."""
+    row = (await connection.execute(_FIND_OPERATION, {"request_id": request_id})).one_or_none()
+    return None if row is None else (row.kind, row.batch_id)
+
+
+async def save_operation(
+    connection: AsyncConnection, request_id: UUID, kind: str, batch_id: UUID, reason: str, operator: str
+) -> None:
+    """Remember who asked for what, when, and why."""
+    parameters = {
+        "request_id": request_id,
+        "kind": kind,
+        "batch_id": batch_id,
+        "reason": reason,
+        "operator": operator,
+    }
     await connection.execute(_SAVE_OPERATION, parameters)
 
 

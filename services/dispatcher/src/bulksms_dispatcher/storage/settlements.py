@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from bulksms_dispatcher.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.recipients import Recipients
 from bulksms_dispatcher.results import Group
 
-__all__ = ["Answered", "Settlement", "Tried"]
+__all__ = ["Answered", "Deferred", "Settlement", "Tried", "Vouched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,23 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Vouched:
+    """Messages that were accepted although no answer says so, and the ids of those evidence has named, in order."""
+
+    accepted: int
+    message_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Recipients that were refused for now: they become a batch of their own, one retry the poorer."""
+
+    recipients: Recipients
+    delay: timedelta
+    reason: str = "PROVIDER_REFUSED_FOR_NOW"
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """Where a batch goes and what is told about its recipients."""
 
@@ -42,8 +61,13 @@ class Settlement:
     description: str = ""
     parts: int = 0
     answered: Answered | None = None
+    deferred: Deferred | None = None
+    vouched: Vouched | None = None
+    """Instead of an answer: what evidence or an operator says was accepted."""
 
     @property
     def accepted(self) -> int:
         """Messages the provider took."""
+        if self.vouched is not None:
+            return self.vouched.accepted
         return len(self.answered.message_ids) if self.answered else 0

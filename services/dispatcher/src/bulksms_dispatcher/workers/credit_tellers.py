@@ -20,6 +20,9 @@ from servicekit.telemetry import context_from_traceparent, link_from_traceparent
 
 __all__ = ["CaptureTeller", "CreditTeller"]
 
+# Evidence that comes after the reservation was closed: its credits were given back, and repeating changes nothing.
+_TOO_LATE = frozenset({"RESERVATION_STATE", "RESERVATION_EXCEEDED", "RESERVATION_NOT_FOUND"})
+
 _tracer = trace.get_tracer("bulksms.dispatcher")
 
 
@@ -61,8 +64,10 @@ class CaptureTeller(Teller):
         reasons = {result.request_id: result.error_reason for result in response.results}
         captured = []
         for entry in entries:
-            reason = reasons.get(str(capture_id_of(entry.batch_id, entry.epoch)), "NO_RESULT")
-            if reason:
+            reason = reasons.get(str(capture_id_of(entry.batch_id, entry.epoch, entry.part)), "NO_RESULT")
+            if reason in _TOO_LATE and entry.part:
+                await self.books.uncaptured([entry], reason)
+            elif reason:
                 await self.books.refused([entry], reason)
             else:
                 captured.append(entry)
@@ -106,7 +111,7 @@ class CreditTeller(Teller):
 def _capture_request(entry: OutboxEntry) -> ledger_pb2.CaptureRequest:
     """The capture of an accepted batch; the same request id however often it is told."""
     return ledger_pb2.CaptureRequest(
-        request_id=str(capture_id_of(entry.batch_id, entry.epoch)),
+        request_id=str(capture_id_of(entry.batch_id, entry.epoch, entry.part)),
         tenant_id=entry.tenant_id,
         reservation_id=str(entry.reservation_id),
         units=entry.accepted,

@@ -65,6 +65,19 @@ class Bookkeeper:
         async with self._database.begin() as connection:
             await outbox.postpone(connection, [e.outbox_id for e in entries], _REFUSED_DELAY, reason)
 
+    async def uncaptured(self, entries: Sequence[OutboxEntry], reason: str) -> None:
+        """It can never be captured: kept in a table of its own, for the accounts, and never tried again."""
+        async with self._database.begin() as connection:
+            await outbox.give_up_capture(connection, [entry.outbox_id for entry in entries], reason)
+        self._metrics.uncaptured.add(sum(entry.accepted for entry in entries), {"reason": reason})
+        for entry in entries:
+            _log.error(
+                "messages sent whose credits were given back",
+                batch_id=str(entry.batch_id),
+                units=entry.accepted,
+                reason=reason,
+            )
+
     async def _again(self, entries: Sequence[OutboxEntry], error: DomainError) -> None:
         tries = min(entry.tries for entry in entries)
         delay = min(_FIRST_DELAY * (1 << min(tries, 10)), _MAX_DELAY)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from bulksms_dispatcher.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.recipients import unpack_positions
 from bulksms_dispatcher.results import RecipientOutcome, whole
-from bulksms_dispatcher.storage import leases, outcomes
+from bulksms_dispatcher.storage import evidence, leases, outcomes
 from bulksms_dispatcher.storage.leases import Expired
 from bulksms_dispatcher.storage.settlements import Settlement, Tried
 from servicekit import logs
@@ -18,7 +18,6 @@ __all__ = ["Reaper"]
 
 _LIMIT = 100
 WORKER_LOST = "WORKER_LOST"
-NO_EVIDENCE = "NO_EVIDENCE"
 _log = logs.get_logger("bulksms.dispatcher.reaper")
 
 
@@ -42,9 +41,9 @@ class Reaper:
             if batch.state is BatchState.LEASED:
                 await self._return(batch)
             else:
-                await self._settle(batch, BatchState.AMBIGUOUS, RecipientOutcome.AMBIGUOUS, WORKER_LOST)
+                await self._doubt(batch)
         for batch in unresolved:
-            await self._settle(batch, BatchState.UNKNOWN, RecipientOutcome.UNKNOWN, NO_EVIDENCE)
+            await self._give_up(batch)
         if expired or unresolved:
             self._on_change()
         return len(expired) == _LIMIT or len(unresolved) == _LIMIT
@@ -57,11 +56,25 @@ class Reaper:
         if returned:
             _log.warning("lease ran out: batch is ready again", batch_id=str(batch.batch_id), worker=batch.worker)
 
-    async def _settle(self, batch: Expired, target: BatchState, outcome: RecipientOutcome, reason: str) -> None:
+    async def _doubt(self, batch: Expired) -> None:
         left_out = unpack_positions(batch.left_out) if batch.left_out else []
-        tried = Tried(OutcomeKind.AMBIGUOUS, reason) if target is BatchState.AMBIGUOUS else None
-        settlement = Settlement(target, whole(outcome, left_out, reason=reason), tried=tried, reason=reason)
+        settlement = Settlement(
+            BatchState.AMBIGUOUS,
+            whole(RecipientOutcome.AMBIGUOUS, left_out, reason=WORKER_LOST),
+            tried=Tried(OutcomeKind.AMBIGUOUS, WORKER_LOST),
+            reason=WORKER_LOST,
+        )
         async with self._database.begin() as connection:
-            settled = await outcomes.settle(connection, batch.batch_id, batch.epoch, (batch.state,), settlement)
+            settled = await outcomes.settle(connection, batch.batch_id, batch.epoch, (BatchState.ARMED,), settlement)
         if settled:
-            _log.error("batch needs attention", batch_id=str(batch.batch_id), state=target.name, reason=reason)
+            _log.error("batch needs attention", batch_id=str(batch.batch_id), state="AMBIGUOUS", reason=WORKER_LOST)
+
+    async def _give_up(self, batch: Expired) -> None:
+        """Time is over; those whom evidence has named stay accepted, and are captured now."""
+        async with self._database.begin() as connection:
+            unresolved = await evidence.lock_unresolved(connection, batch.batch_id)
+            if unresolved is None or unresolved.state is not BatchState.AMBIGUOUS:
+                return
+            settlement = unresolved.given_up(await evidence.read_ids(connection, batch.batch_id))
+            await outcomes.settle(connection, batch.batch_id, unresolved.epoch, (BatchState.AMBIGUOUS,), settlement)
+        _log.error("batch needs attention", batch_id=str(batch.batch_id), state="UNKNOWN", reason=settlement.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import TypeVar
@@ -17,11 +18,12 @@ from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.providers.outcome import FollowUp, Verdict
+from bulksms_dispatcher.recipients import unpack
 from bulksms_dispatcher.results import RecipientOutcome, whole
 from bulksms_dispatcher.retries import Backoff
 from bulksms_dispatcher.storage import outcomes
-from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
-from bulksms_dispatcher.verdicts import Decision, decide, groups_of
+from bulksms_dispatcher.storage.settlements import Answered, Deferred, Settlement, Tried
+from bulksms_dispatcher.verdicts import Decision, decide, groups_of, is_retryable_refusal
 from servicekit import logs
 from servicekit.database import Database, DatabaseUnavailable
 
@@ -53,6 +55,7 @@ class Recorder:
         backoff: Backoff,
         account_pause: timedelta,
         lease: timedelta,
+        retryable_refusals: Sequence[str] = (),
         on_recorded: Callable[[LeasedBatch], None],
     ) -> None:
         self._database = database
@@ -62,6 +65,7 @@ class Recorder:
         self._backoff = backoff
         self._account_pause = account_pause
         self._lease = lease
+        self._retryable_refusals = retryable_refusals
         self._on_recorded = on_recorded
 
     async def hand_back(
@@ -70,12 +74,13 @@ class Recorder:
         *,
         origins: Collection[BatchState] = (BatchState.LEASED,),
         delay: timedelta = timedelta(0),
+        reason: str = "",
     ) -> None:
         """Make an unsent batch READY again; costs no retry."""
 
         async def body(connection: AsyncConnection) -> bool:
             return await outcomes.return_to_queue(
-                connection, batch.batch_id, batch.epoch, batch.campaign_id, origins, delay=delay
+                connection, batch.batch_id, batch.epoch, batch.campaign_id, origins, delay=delay, reason=reason
             )
 
         # Perhaps armed, certainly not sent: only this worker knows, so it tries as long as the lease lasts.
@@ -99,30 +104,31 @@ class Recorder:
         settlement = Settlement(BatchState.CANCELLED, groups, reason="OPTED_OUT")
         await self._settle(batch, (BatchState.LEASED,), settlement, _HAND_BACK_PATIENCE)
 
-    async def record(self, batch: LeasedBatch, verdict: Verdict, left_out: Sequence[int], parts: Sequence[int]) -> None:
-        """Write what a try came to, and what follows from it."""
+    async def record(self, batch: LeasedBatch, verdict: Verdict, left_out: Sequence[int], parts: Sequence[int]) -> bool:
+        """Write what a try came to, and what follows from it; False when the database was away for too long."""
         decision = decide(verdict, batch.retries, self._backoff, self._account_pause)
         self._report(batch, verdict, decision)
         if decision.account_rest is not None:
-            await self._rest(decision.account_rest)
+            await self._rest(decision.account_rest, slower=decision.slows_account)
         tried = Tried(verdict.kind, verdict.reason, verdict.http_status, self._worker)
         origin = BatchState.LEASED if verdict.kind is OutcomeKind.NOT_SENT else BatchState.ARMED
         if decision.target is BatchState.READY:
             recorded = await self._return(batch, origin, decision, tried)
         else:
-            settlement = _settlement(batch, decision, verdict, left_out, parts, tried)
+            settlement = self._settlement(batch, decision, verdict, left_out, parts, tried)
             recorded = await self._settle_result(batch, origin, settlement, left_out)
         if not recorded and verdict.kind is OutcomeKind.REFUSED:
             # It came so late that the batch is ambiguous by now: resolved, but never sent again (rule 5).
             late = Decision(BatchState.REJECTED, verdict.reason)
-            settlement = _settlement(batch, late, verdict, left_out, parts, tried)
+            settlement = self._settlement(batch, late, verdict, left_out, parts, tried)
             recorded = await self._settle(batch, (BatchState.AMBIGUOUS,), settlement, _OUTCOME_PATIENCE)
-        if not recorded:
+        if recorded is False:
             _log.warning("outcome not taken: the batch has moved on", batch_id=str(batch.batch_id), epoch=batch.epoch)
+        return recorded is not None
 
     async def _settle_result(
         self, batch: LeasedBatch, origin: BatchState, settlement: Settlement, left_out: Sequence[int]
-    ) -> bool:
+    ) -> bool | None:
         origins = [origin]
         if settlement.target in (BatchState.ACCEPTED, BatchState.REJECTED):
             origins.append(BatchState.AMBIGUOUS)  # a late answer is evidence
@@ -135,7 +141,7 @@ class Recorder:
             await self.mark_ambiguous(batch, "ID_KNOWN", left_out)
             return True
 
-    async def _return(self, batch: LeasedBatch, origin: BatchState, decision: Decision, tried: Tried) -> bool:
+    async def _return(self, batch: LeasedBatch, origin: BatchState, decision: Decision, tried: Tried) -> bool | None:
         async def body(connection: AsyncConnection) -> bool:
             return await outcomes.return_to_queue(
                 connection,
@@ -150,7 +156,7 @@ class Recorder:
 
         recorded = await self._persist(body, batch, _OUTCOME_PATIENCE)
         self._on_recorded(batch)
-        return bool(recorded)
+        return recorded
 
     async def _settle(
         self,
@@ -158,13 +164,13 @@ class Recorder:
         origins: Collection[BatchState],
         settlement: Settlement,
         patience: timedelta,
-    ) -> bool:
+    ) -> bool | None:
         async def body(connection: AsyncConnection) -> bool:
             return await outcomes.settle(connection, batch.batch_id, batch.epoch, origins, settlement)
 
         recorded = await self._persist(body, batch, patience)
         self._on_recorded(batch)
-        return bool(recorded)
+        return recorded
 
     async def _persist(
         self, body: Callable[[AsyncConnection], Awaitable[T]], batch: LeasedBatch, patience: timedelta
@@ -190,9 +196,39 @@ class Recorder:
             await asyncio.sleep(min(0.05 * 2 ** min(attempt, 10), 2.0))
         raise AssertionError("unreachable: the loop returns or raises")
 
-    async def _rest(self, duration: timedelta) -> None:
+    def _settlement(
+        self,
+        batch: LeasedBatch,
+        decision: Decision,
+        verdict: Verdict,
+        left_out: Sequence[int],
+        parts: Sequence[int],
+        tried: Tried,
+    ) -> Settlement:
+        delay = self._backoff.delay(batch.retries)
+
+        def is_deferred(description: str) -> bool:
+            is_retryable = is_retryable_refusal(description, self._retryable_refusals)
+            return is_retryable and delay is not None and not batch.is_single_message
+
+        settlement = _settlement(batch, decision, verdict, left_out, parts, tried, is_deferred)
+        positions = [
+            i
+            for group in settlement.groups
+            if group.outcome is RecipientOutcome.DEFERRED
+            for i in group.positions or ()
+        ]
+        if not positions or delay is None:
+            return settlement
+        return replace(settlement, deferred=Deferred(unpack(batch.packed).only(sorted(positions)), delay))
+
+    async def _rest(self, duration: timedelta, *, slower: bool) -> None:
         try:
-            await self._limiter.block_account(duration)
+            if slower:
+                share = await self._limiter.back_off(duration)
+                _log.warning("traffic account slowed down", share_of_limits=share)
+            else:
+                await self._limiter.block_account(duration)
         except PacingUnavailable:
             # Without Redis nothing is sent anyway.
             _log.warning("account could not be blocked")
@@ -221,6 +257,7 @@ def _settlement(
     left_out: Sequence[int],
     parts: Sequence[int],
     tried: Tried,
+    is_deferred: Callable[[str], bool],
 ) -> Settlement:
     accepted = decision.target is BatchState.ACCEPTED
     refused = {position for refusal in verdict.refusals for position in refusal.positions}
@@ -229,7 +266,7 @@ def _settlement(
         answered = Answered(verdict.http_status, verdict.bulk_id, verdict.message_ids, verdict.body[:_MAX_BODY])
     return Settlement(
         decision.target,
-        groups_of(decision, verdict, batch.recipients, left_out),
+        groups_of(decision, verdict, batch.recipients, left_out, is_deferred),
         tried=tried,
         reason=decision.reason,
         description=verdict.description,

@@ -12,7 +12,7 @@ from bulksms.campaign.v1 import results_pb2
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.recipients import unpack, unpack_ids
-from bulksms_dispatcher.results import RecipientOutcome, Resolved, decode_groups, resolve
+from bulksms_dispatcher.results import OPERATOR, RecipientOutcome, Resolved, decode_groups, named, resolve
 from bulksms_dispatcher.storage import outbox
 from bulksms_dispatcher.storage.outbox import OutboxEntry, OutboxKind
 from bulksms_dispatcher.workers.outbox import CALL_TIMEOUT_SECONDS, HIDE, Teller
@@ -67,7 +67,8 @@ class ResultTeller(Teller):
 
 def _result_request(entry: OutboxEntry) -> results_pb2.RecordBatchResultRequest:
     phones = unpack(entry.packed or b"").phones
-    groups = resolve(decode_groups(entry.groups or b"\x90"), len(phones))
+    stored = decode_groups(entry.groups or b"\x90")
+    groups = named(stored) if entry.part else resolve(stored, len(phones))
     return results_pb2.RecordBatchResultRequest(
         tenant_id=entry.tenant_id,
         campaign_id=str(entry.campaign_id),
@@ -78,17 +79,22 @@ def _result_request(entry: OutboxEntry) -> results_pb2.RecordBatchResultRequest:
         traceparent=entry.traceparent,
         first_phone=entry.first_phone,
         last_phone=entry.last_phone,
-        groups=[_outcome_group(group, phones, entry.message_ids) for group in groups],
+        groups=[
+            _outcome_group(group, phones, entry.message_ids)
+            for group in groups
+            if group.outcome is not RecipientOutcome.DEFERRED
+        ],
     )
 
 
 def _outcome_group(group: Resolved, phones: Sequence[int], message_ids: bytes | None) -> results_pb2.OutcomeGroup:
     everyone = len(group.positions) == len(phones)
-    accepted = group.outcome is RecipientOutcome.ACCEPTED
+    # What only an operator vouches for has no ids.
+    has_ids = group.outcome is RecipientOutcome.ACCEPTED and group.reason != OPERATOR
     return results_pb2.OutcomeGroup(
         outcome=results_pb2.RecipientOutcome.ValueType(group.outcome),
         reason=group.reason,
         description=group.description,
         phones=phones if everyone else [phones[position] for position in group.positions],
-        message_ids=unpack_ids(message_ids or b"") if accepted else (),
+        message_ids=unpack_ids(message_ids or b"") if has_ids else (),
     )

@@ -6,22 +6,27 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from bulksms_dispatcher.batch_sizes import BatchSizes
 from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.journal.journal import Journal
+from bulksms_dispatcher.journal.records import RawAnswer
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.pacing.limits import LimitScope
 from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH, MittoClient, NotArmed
-from bulksms_dispatcher.providers.outcome import Exchange, Fault, Phase, Verdict, classify
+from bulksms_dispatcher.providers.outcome import Exchange, Fault, FollowUp, Phase, Verdict, classify
 from bulksms_dispatcher.recipients import pack_positions, unpack
-from bulksms_dispatcher.requests import RenderedRequest, render_bulk, render_single
-from bulksms_dispatcher.storage import claims, suppressions
+from bulksms_dispatcher.requests import RenderedRequest, render_alone, render_bulk, render_single
+from bulksms_dispatcher.storage import claims, holds, suppressions
+from bulksms_dispatcher.workers.holder import Holder
 from bulksms_dispatcher.workers.recorder import DATABASE_ERRORS, Recorder
 from bulksms_dispatcher.workers.tries import Try
 from servicekit import logs
@@ -54,28 +59,39 @@ class Sender:
         limiter: Limiter,
         provider: MittoClient,
         recorder: Recorder,
+        holder: Holder,
         known: KnownIds,
+        journal: Journal,
         metrics: Metrics,
         *,
         worker: str,
         traffic_account_id: str,
         lease: timedelta,
+        sizes: BatchSizes,
+        use_bulk: bool = True,
     ) -> None:
         self._database = database
         self._limiter = limiter
         self._provider = provider
         self._recorder = recorder
+        self._holder = holder
         self._known = known
+        self._journal = journal
         self._metrics = metrics
         self._worker = worker
         self._account = traffic_account_id
         self._lease = lease
+        self._sizes = sizes
+        self._use_bulk = use_bulk
 
     async def send(self, batch: LeasedBatch, claim_started_ns: int) -> Paced | None:
         """Send one batch and record what became of it; a Paced when its limit was reached and it went back.
 
         Raises PacingUnavailable after handing the batch back. Cancelled in mid-air, the batch is AMBIGUOUS.
         """
+        if self._sizes.is_too_large(batch):
+            await self._cut(batch)
+            return None
         claimed_ns = time.time_ns()
         try:
             permit = await self._limiter.acquire(batch.tenant_id, batch.recipients)
@@ -97,11 +113,16 @@ class Sender:
     async def _send(self, batch: LeasedBatch, span: trace.Span) -> None:
         attempt = Try(batch, current_traceparent())
         try:
-            request, version = await self._render(attempt)
+            rendered = await self._render(attempt)
+            if rendered is None:
+                return
+            request, version = rendered
             if not request.messages:
                 await self._recorder.record_all_left_out(batch)
                 return
             exchange = await self._post(attempt, request, version)
+            # On disk before anything is made of it: whatever happens now, the next process finds it there.
+            ticket = await self._keep(batch, exchange)
             verdict = classify(exchange, request.messages, self._known)
             self._known.add(verdict.message_ids)
         except BaseException:
@@ -119,27 +140,60 @@ class Sender:
             await self._recorder.hand_back(batch, origins=attempt.held_states)
             return
         self._measure(attempt, verdict)
+        verdict = await self._learn(attempt, verdict)
         try:
             with _tracer.start_as_current_span("record"):
-                await self._recorder.record(batch, verdict, attempt.left_out, attempt.parts)
+                if await self._recorder.record(batch, verdict, attempt.left_out, attempt.parts):
+                    self._journal.committed(ticket)
         except asyncio.CancelledError:
             _log.error("outcome not recorded before the end", batch_id=str(batch.batch_id), kind=verdict.kind.value)
             raise
 
-    async def _render(self, attempt: Try) -> tuple[RenderedRequest, int]:
-        """The request without those who have opted out, and the version of the list they were looked up in."""
+    async def _cut(self, batch: LeasedBatch) -> None:
+        """Cut before the size shrank: what is too much becomes a batch of its own, and both are claimed again."""
+        recipients, size = unpack(batch.packed), self._sizes.current
+        first, rest = recipients.only(range(size)), recipients.only(range(size, batch.recipients))
+        async with self._database.begin() as connection:
+            await holds.split_off(connection, batch, self._worker, first, rest, timedelta(0), reason="")
+        await self._recorder.hand_back(batch)
+
+    async def _learn(self, attempt: Try, verdict: Verdict) -> Verdict:
+        """Let the batch size follow; a batch found too large that can be cut is cut instead of parked."""
+        batch = attempt.batch
+        await self._sizes.observe(batch, verdict, time.monotonic() - attempt.sent_at)
+        if verdict.reason == "BATCH_TOO_LARGE" and self._sizes.can_be_cut(batch):
+            return replace(verdict, follow_up=FollowUp.CUT)
+        return verdict
+
+    async def _keep(self, batch: LeasedBatch, exchange: Exchange) -> Path | None:
+        if exchange.phase is not Phase.ANSWERED:
+            return None  # what was lost on the way proves nothing
+        retry_after = exchange.retry_after.total_seconds() if exchange.retry_after is not None else None
+        answer = RawAnswer(batch.batch_id, batch.epoch, batch.attempts + 1, exchange.status, retry_after, exchange.body)
+        return await self._journal.append(answer)
+
+    async def _render(self, attempt: Try) -> tuple[RenderedRequest, int] | None:
+        """The request without those who have opted out, and the version of the list they were looked up in.
+
+        None when recipients must wait for the fate of an earlier message: the batch was handed back without them.
+        """
         batch = attempt.batch
         with _tracer.start_as_current_span("render"):
             recipients = unpack(batch.packed)
             async with self._database.connect() as connection:
                 suppressed = await suppressions.find(connection, batch.tenant_id, recipients.phones)
+                held = await self._holder.find(connection, batch, recipients.phones)
+            if held:
+                await self._holder.hold(batch, recipients, held)
+                return None
             if batch.is_single_message:
                 # Its opt-out was checked when it was asked for, and it has waited for next to nothing since.
                 request = render_single(self._account, batch.sender, batch.text, recipients.phones[0])
             else:
                 if suppressed.phones:
                     attempt.left_out = [i for i, phone in enumerate(recipients.phones) if phone in suppressed.phones]
-                request = render_bulk(
+                render = render_alone if self._goes_alone(batch) else render_bulk
+                request = render(
                     self._account,
                     batch.sender,
                     batch.text,
@@ -150,9 +204,13 @@ class Sender:
         attempt.parts = list(request.parts)
         return request, suppressed.version
 
+    def _goes_alone(self, batch: LeasedBatch) -> bool:
+        """Through `Messages/send`. What was cut before USE_BULK_SMS was switched off goes as it was cut."""
+        return batch.is_single_message or (not self._use_bulk and batch.recipients == 1)
+
     async def _post(self, attempt: Try, request: RenderedRequest, version: int) -> Exchange:
         batch = attempt.batch
-        path = SEND_PATH if batch.is_single_message else BULK_PATH
+        path = SEND_PATH if self._goes_alone(batch) else BULK_PATH
 
         async def arm() -> None:
             await self._arm(attempt, version)

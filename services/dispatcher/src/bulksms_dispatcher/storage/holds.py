@@ -1,0 +1,98 @@
+"""Holds: numbers with an unresolved message, and batches split so that they wait while the others go out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.recipients import Recipients
+from bulksms_dispatcher.storage import campaigns, splits
+from bulksms_dispatcher.storage.evidence import EvidenceState
+
+__all__ = ["HELD", "Doubtful", "DoubtfulNumbers", "find_doubtful", "read_numbers", "split_off"]
+
+HELD = "EARLIER_MESSAGE_UNRESOLVED"
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """An ambiguous batch; another `evidenced` means that fewer of its recipients are in doubt."""
+
+    batch_id: UUID
+    epoch: int
+    evidenced: int
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtfulNumbers:
+    """Its recipients as stored, and those of them that are not in doubt."""
+
+    packed: bytes
+    left_out: bytes | None
+    resolved: Sequence[int]
+
+
+# The partial index of ambiguous batches: usually empty, and then this costs next to nothing.
+_FIND = text(f"""
+    SELECT batch_id, epoch, evidenced FROM batches
+    WHERE state = {BatchState.AMBIGUOUS} AND first_phone <= :last AND last_phone >= :first AND batch_id <> :batch_id
+""")
+_NUMBERS = text(f"""
+    SELECT packed, left_out, ARRAY(
+        SELECT e.position FROM evidence e WHERE e.batch_id = b.batch_id AND e.state = {EvidenceState.MATCHED}
+    ) AS resolved
+    FROM batches b WHERE batch_id = :batch_id
+""")
+_SHRINK = text(f"""
+    UPDATE batches
+    SET packed = :packed, recipients = :recipients, first_phone = :first_phone, last_phone = :last_phone,
+        updated_at = clock_timestamp()
+    WHERE batch_id = :batch_id AND state = {BatchState.LEASED} AND epoch = :epoch AND worker = :worker
+""")
+
+
+async def find_doubtful(connection: AsyncConnection, batch: LeasedBatch) -> list[Doubtful]:
+    """Other ambiguous batches whose range of numbers meets this one's."""
+    parameters = {"first": batch.first_phone, "last": batch.last_phone, "batch_id": batch.batch_id}
+    return [Doubtful(*row) for row in await connection.execute(_FIND, parameters)]
+
+
+async def read_numbers(connection: AsyncConnection, batch_id: UUID) -> DoubtfulNumbers:
+    """Who they were."""
+    row = (await connection.execute(_NUMBERS, {"batch_id": batch_id})).one()
+    return DoubtfulNumbers(row.packed, row.left_out, row.resolved)
+
+
+async def split_off(
+    connection: AsyncConnection,
+    batch: LeasedBatch,
+    worker: str,
+    kept: Recipients,
+    held: Recipients,
+    delay: timedelta,
+    *,
+    reason: str = HELD,
+) -> bool:
+    """Move `held` into a READY batch of their own; False when the batch is not this worker's any more.
+
+    Locks in the order used everywhere: campaign, submission, batch.
+    """
+    flags = await campaigns.lock_shared(connection, batch.campaign_id)
+    if flags.cancelled:
+        return False
+    number = await splits.lock_number(connection, batch.submission_id)
+    shrunk = await connection.execute(
+        _SHRINK,
+        splits.packed_fields(kept) | {"batch_id": batch.batch_id, "epoch": batch.epoch, "worker": worker},
+    )
+    if not shrunk.rowcount:
+        return False
+    await splits.insert(connection, batch.batch_id, batch.submission_id, number, held, reason=reason, delay=delay)
+    return True

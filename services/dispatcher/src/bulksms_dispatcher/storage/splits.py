@@ -1,0 +1,74 @@
+"""Splits: some recipients of a batch as a READY batch of their own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.batches import batch_id_of
+from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.recipients import Recipients, pack
+
+__all__ = ["insert", "lock_number", "packed_fields"]
+
+_LOCK = text("SELECT batches FROM submissions WHERE submission_id = :submission_id FOR UPDATE")
+_COUNT = text("UPDATE submissions SET batches = batches + 1 WHERE submission_id = :submission_id")
+# To the campaign service, what is told of a later epoch counts, and these recipients may have been told of.
+_INSERT = text(f"""
+    INSERT INTO batches (batch_id, tenant_id, campaign_id, submission_id, number, recipients, first_phone, last_phone,
+                         packed, priority, state, epoch, retries, reason, not_before)
+    SELECT :new_id, tenant_id, campaign_id, submission_id, :number, :recipients, :first_phone, :last_phone, :packed,
+           priority, {BatchState.READY}, epoch + :later_epochs, retries + :retries, :reason,
+           clock_timestamp() + make_interval(secs => :delay_seconds)
+    FROM batches WHERE batch_id = :batch_id
+""")
+
+
+async def lock_number(connection: AsyncConnection, submission_id: UUID) -> int:
+    """The number the submission's next batch will have; ask before any batch is locked (lock order)."""
+    return int((await connection.execute(_LOCK, {"submission_id": submission_id})).scalar_one())
+
+
+async def insert(
+    connection: AsyncConnection,
+    parent_id: UUID,
+    submission_id: UUID,
+    number: int,
+    recipients: Recipients,
+    *,
+    reason: str,
+    delay: timedelta,
+    later_epochs: int = 0,
+    retries: int = 0,
+) -> UUID:
+    """Store the new batch; returns its id. The parent's row is not touched."""
+    new_id = batch_id_of(submission_id, number)
+    await connection.execute(_COUNT, {"submission_id": submission_id})
+    await connection.execute(
+        _INSERT,
+        packed_fields(recipients)
+        | {
+            "batch_id": parent_id,
+            "new_id": new_id,
+            "number": number,
+            "reason": reason,
+            "delay_seconds": delay.total_seconds(),
+            "later_epochs": later_epochs,
+            "retries": retries,
+        },
+    )
+    return new_id
+
+
+def packed_fields(recipients: Recipients) -> dict[str, object]:
+    """The columns that say who is in a batch."""
+    phones = recipients.phones
+    return {
+        "packed": pack(recipients),
+        "recipients": len(phones),
+        "first_phone": phones[0],
+        "last_phone": phones[-1],
+    }

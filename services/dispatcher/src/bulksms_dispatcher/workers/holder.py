@@ -1,0 +1,87 @@
+"""The holder: who has a message on the same account that nobody knows the fate of is not written to again yet."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.recipients import Recipients, unpack, unpack_positions
+from bulksms_dispatcher.storage import holds
+from bulksms_dispatcher.storage.holds import HELD, Doubtful
+from bulksms_dispatcher.workers.recorder import Recorder
+from servicekit import logs
+from servicekit.database import Database
+
+__all__ = ["Holder"]
+
+# Of some 5,000 numbers each; what is not remembered is read again.
+_REMEMBERED = 64
+_log = logs.get_logger("bulksms.dispatcher.holder")
+
+
+class Holder:
+    """Finds numbers in doubt and defers them; they go out once the earlier message is resolved, or given up as UNKNOWN.
+
+    Costs a sending worker one look into an index that is empty as long as no batch is ambiguous.
+    """
+
+    def __init__(
+        self, database: Database, recorder: Recorder, metrics: Metrics, *, worker: str, delay: timedelta
+    ) -> None:
+        self._database = database
+        self._recorder = recorder
+        self._metrics = metrics
+        self._worker = worker
+        self._delay = delay
+        self._numbers: OrderedDict[Doubtful, frozenset[int]] = OrderedDict()
+
+    async def find(self, connection: AsyncConnection, batch: LeasedBatch, phones: Sequence[int]) -> frozenset[int]:
+        """Those of the batch's numbers that are in doubt."""
+        doubtful = await holds.find_doubtful(connection, batch)
+        if not doubtful:
+            return frozenset()
+        wanted = frozenset(phones)
+        found: set[int] = set()
+        for each in doubtful:
+            found |= wanted & await self._numbers_of(connection, each)
+        return frozenset(found)
+
+    async def hold(self, batch: LeasedBatch, recipients: Recipients, held: frozenset[int]) -> None:
+        """Defer these numbers of a leased batch and hand it back; the others, if any, are claimed again at once."""
+        kept, deferred = _divided(recipients, held)
+        if not kept.phones:
+            await self._recorder.hand_back(batch, delay=self._delay, reason=HELD)
+            return
+        async with self._database.begin() as connection:
+            split = await holds.split_off(connection, batch, self._worker, kept, deferred, self._delay)
+        if split:
+            self._metrics.held.add(len(held))
+            _log.warning(
+                "recipients held: an earlier message is unresolved", batch_id=str(batch.batch_id), recipients=len(held)
+            )
+        await self._recorder.hand_back(batch, origins=(BatchState.LEASED,))
+
+    async def _numbers_of(self, connection: AsyncConnection, doubtful: Doubtful) -> frozenset[int]:
+        known = self._numbers.get(doubtful)
+        if known is None:
+            stored = await holds.read_numbers(connection, doubtful.batch_id)
+            out = {*stored.resolved, *(unpack_positions(stored.left_out) if stored.left_out else ())}
+            phones = unpack(stored.packed).phones
+            known = frozenset(phone for position, phone in enumerate(phones) if position not in out)
+            self._numbers[doubtful] = known
+            while len(self._numbers) > _REMEMBERED:
+                self._numbers.popitem(last=False)
+        return known
+
+
+def _divided(recipients: Recipients, held: frozenset[int]) -> tuple[Recipients, Recipients]:
+    """Without them, and only them."""
+    kept = [position for position, phone in enumerate(recipients.phones) if phone not in held]
+    deferred = [position for position, phone in enumerate(recipients.phones) if phone in held]
+    return recipients.only(kept), recipients.only(deferred)

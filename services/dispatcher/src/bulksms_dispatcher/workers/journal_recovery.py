@@ -1,0 +1,95 @@
+"""The journal's other half: answers that a process took with it to its grave, read back and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from bulksms_dispatcher.journal.journal import Journal
+from bulksms_dispatcher.journal.records import RawAnswer, decode_all
+from bulksms_dispatcher.journal.slots import claim_abandoned
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.providers.known_ids import KnownIds
+from bulksms_dispatcher.providers.outcome import Exchange, Phase, classify
+from bulksms_dispatcher.recipients import unpack, unpack_positions
+from bulksms_dispatcher.requests import render_bulk, render_single
+from bulksms_dispatcher.storage import recovery
+from bulksms_dispatcher.storage.recovery import SentBatch
+from bulksms_dispatcher.workers.recorder import Recorder
+from servicekit import logs
+from servicekit.database import Database
+
+__all__ = ["JournalRecovery"]
+
+_BATCHES_AT_ONCE = 1000
+_log = logs.get_logger("bulksms.dispatcher.journal")
+
+
+class JournalRecovery:
+    """Reads the segments of processes that are gone: the last owner of the own slot, and of every unlocked one.
+
+    A segment is deleted once every answer in it is in the database or has become meaningless there.
+    """
+
+    def __init__(
+        self, journal: Journal, database: Database, recorder: Recorder, known: KnownIds, metrics: Metrics
+    ) -> None:
+        self._journal = journal
+        self._database = database
+        self._recorder = recorder
+        self._known = known
+        self._metrics = metrics
+
+    async def recover_once(self) -> None:
+        """One round of the worker."""
+        while self._journal.left_behind:
+            await self._recover(self._journal.left_behind[0])
+            del self._journal.left_behind[0]
+        for slot in claim_abandoned(self._journal.folder):
+            for segment in slot.segments():
+                await self._recover(segment)
+
+    async def _recover(self, segment: Path) -> None:
+        answers = list(decode_all(await asyncio.to_thread(segment.read_bytes)))
+        recovered = 0
+        for start in range(0, len(answers), _BATCHES_AT_ONCE):
+            recovered += await self._recover_open(answers[start : start + _BATCHES_AT_ONCE])
+        await asyncio.to_thread(segment.unlink)
+        _log.info("journal read back", answers=len(answers), recovered=recovered)
+
+    async def _recover_open(self, answers: Sequence[RawAnswer]) -> int:
+        async with self._database.connect() as connection:
+            waiting: set[UUID] = await recovery.find_open(connection, [answer.batch_id for answer in answers])
+        recovered = 0
+        for answer in answers:
+            if answer.batch_id in waiting:
+                recovered += await self._recover_answer(answer)
+        return recovered
+
+    async def _recover_answer(self, answer: RawAnswer) -> bool:
+        async with self._database.connect() as connection:
+            sent = await recovery.find_sent(connection, answer.batch_id)
+        if sent is None or (sent.batch.epoch, sent.batch.attempts) != (answer.epoch, answer.attempt):
+            return False
+        left_out = unpack_positions(sent.left_out) if sent.left_out else []
+        parts = _parts(sent, left_out)
+        exchange = Exchange(Phase.ANSWERED, status=answer.status, body=answer.body, retry_after=answer.retry_after)
+        verdict = classify(exchange, len(parts), self._known)
+        if verdict.kind is OutcomeKind.AMBIGUOUS and sent.state is BatchState.AMBIGUOUS:
+            return False  # it says no more than is known
+        self._known.add(verdict.message_ids)
+        await self._recorder.record(sent.batch, verdict, left_out, parts)
+        self._metrics.journal_recovered.add(1, {"outcome": verdict.kind.value})
+        _log.warning("answer recovered from the journal", batch_id=str(answer.batch_id), outcome=verdict.kind.value)
+        return True
+
+
+def _parts(sent: SentBatch, left_out: Sequence[int]) -> Sequence[int]:
+    """Of each message that was asked for."""
+    batch, recipients = sent.batch, unpack(sent.batch.packed)
+    if batch.is_single_message:
+        return render_single("", batch.sender, batch.text, recipients.phones[0]).parts
+    return render_bulk("", batch.sender, batch.text, batch.variable_names, recipients, frozenset(left_out)).parts

@@ -1,0 +1,162 @@
+"""The refresher: asks the provider about accepted messages that have no final report, until they have one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from opentelemetry import trace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_dispatcher.awaited_reports import AwaitedReports
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.limiter import Limiter
+from bulksms_dispatcher.providers.status import LookupResult, ProviderWord, StatusLookup
+from bulksms_dispatcher.refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
+from bulksms_dispatcher.storage import refreshes
+from servicekit import logs
+from servicekit.database import Database
+from servicekit.errors import Category, DomainError
+from servicekit.telemetry import context_from_traceparent
+
+__all__ = ["Refresher"]
+
+# Pages, not batches, are what is held in memory and what a crash repeats.
+_BATCHES_AT_ONCE = 8
+_PAGE = 200
+# A page that has not got its permits by then is put off; it is hidden from other replicas for longer than that.
+_PAGE_SECONDS, _HIDE = 30.0, timedelta(seconds=90)
+_LONGEST_NAP_SECONDS = 1.0
+_PUT_OFF, _LEAST_GAP = timedelta(seconds=5), timedelta(seconds=1)
+_DEFAULT_REST, _ACCOUNT_REST = timedelta(seconds=5), timedelta(seconds=60)
+
+_log = logs.get_logger("bulksms.dispatcher.refresher")
+_tracer = trace.get_tracer("bulksms.dispatcher")
+
+
+@dataclass(slots=True)
+class _Page:
+    """What was learnt about some awaited messages."""
+
+    words: dict[str, ProviderWord] = field(default_factory=dict)
+    rest: timedelta | None = None
+    """Set when the provider does not want to be asked now."""
+
+
+class Refresher:
+    """One per process, any number of processes: a batch is hidden from the others while it is asked about."""
+
+    def __init__(
+        self,
+        database: Database,
+        limiter: Limiter,
+        lookup: StatusLookup,
+        reports: AwaitedReports,
+        metrics: Metrics,
+        schedule: RefreshSchedule,
+        *,
+        concurrency: int,
+    ) -> None:
+        self._database = database
+        self._limiter = limiter
+        self._lookup = lookup
+        self._reports = reports
+        self._metrics = metrics
+        self._schedule = schedule
+        self._asking = asyncio.Semaphore(concurrency)
+
+    async def refresh_once(self) -> bool:
+        """One round of the worker; True when there may be more."""
+        async with self._database.begin() as connection:
+            taken = await refreshes.take(connection, _BATCHES_AT_ONCE, self._schedule.first[0], _HIDE)
+        results = await asyncio.gather(*(self._refresh(due) for due in taken), return_exceptions=True)
+        for failure in results:
+            if failure is not None:
+                raise failure
+        return len(taken) == _BATCHES_AT_ONCE
+
+    async def _refresh(self, due: DueRefresh) -> None:
+        context = context_from_traceparent(due.traceparent)
+        with _tracer.start_as_current_span("refresh statuses", context=context) as span:
+            try:
+                awaited = await self._reports.list_awaited(due, _PAGE)
+                page = await self._ask_about(awaited)
+                final = await self._reports.record(due, page.words)
+            except DomainError as error:
+                await self._after_refusal(due, error)
+                return
+            span.set_attributes(
+                {
+                    "bulksms.batch_id": str(due.batch_id),
+                    "bulksms.round": due.round,
+                    "bulksms.awaited": len(awaited),
+                    "bulksms.final": final,
+                }
+            )
+        await self._plan(due, awaited, page)
+
+    async def _ask_about(self, awaited: Sequence[AwaitedMessage]) -> _Page:
+        page = _Page()
+        try:
+            async with asyncio.timeout(_PAGE_SECONDS), asyncio.TaskGroup() as group:
+                for message in awaited:
+                    group.create_task(self._ask(message.message_id, page))
+        except TimeoutError:
+            page.rest = page.rest or _PUT_OFF
+        except BaseExceptionGroup as group_error:
+            raise group_error.exceptions[0] from group_error  # PacingUnavailable: nothing is asked without it
+        return page
+
+    async def _ask(self, message_id: str, page: _Page) -> None:
+        async with self._asking:
+            while page.rest is None and (wait := await self._limiter.acquire_leftover()):  # noqa: ASYNC110
+                await asyncio.sleep(min(wait.total_seconds(), _LONGEST_NAP_SECONDS))
+            if page.rest is not None:
+                return
+            word = await self._lookup.ask(message_id)
+            self._metrics.refreshes.add(1, {"result": word.result.name, "status": word.status.name})
+            if word.result in (LookupResult.TOO_FAST, LookupResult.REFUSED):
+                default = _DEFAULT_REST if word.result is LookupResult.TOO_FAST else _ACCOUNT_REST
+                page.rest = word.retry_after or default
+                await self._limiter.block_refreshes(page.rest)
+                _log.warning("status refresh rests", result=word.result.name, seconds=page.rest.total_seconds())
+                return
+            page.words[message_id] = word
+
+    async def _plan(self, due: DueRefresh, awaited: Sequence[AwaitedMessage], page: _Page) -> None:
+        """What follows: the rest of the round, the same page later, the next round, or nothing any more."""
+        if page.rest is not None:
+            rest = page.rest
+            await self._write(lambda connection: refreshes.postpone(connection, due, rest))
+            return
+        if len(awaited) == _PAGE:
+            reached = awaited[-1].phone
+            await self._write(lambda connection: refreshes.advance(connection, due, reached))
+            return
+        if not awaited and not due.after_phone:
+            await self._write(lambda connection: refreshes.forget(connection, due))
+            return
+        offset = self._schedule.after_acceptance(due.round + 1)
+        if offset is None:
+            # The provider has been asked to the end: they stay SENT, which is all that anyone knows.
+            _log.warning("status refresh given up", batch_id=str(due.batch_id), rounds=due.round)
+            self._metrics.alarms.add(1, {"alarm": "NEVER_REPORTED"})
+            await self._write(lambda connection: refreshes.forget(connection, due))
+            return
+        following = offset
+        await self._write(
+            lambda connection: refreshes.begin_round(connection, due, due.round + 1, following, _LEAST_GAP)
+        )
+
+    async def _after_refusal(self, due: DueRefresh, error: DomainError) -> None:
+        if error.category is Category.NOT_FOUND:
+            await self._write(lambda connection: refreshes.forget(connection, due))
+            return
+        _log.info("status refresh put off", batch_id=str(due.batch_id), reason=error.reason)
+        await self._write(lambda connection: refreshes.postpone(connection, due, error.retry_after or _PUT_OFF))
+
+    async def _write(self, body: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+        async with self._database.begin() as connection:
+            await body(connection)

@@ -1,0 +1,66 @@
+"""SMS_BATCH_SIZE=auto: batches grow while the provider answers well, and shrink when they are too much for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pydantic import ValidationError
+
+from bulksms_dispatcher.settings import Settings
+from devstack.mitto.behaviours import Behaviour
+from devstack.mitto.rules import Match
+
+from .dispatcher_support import Peers, Provider, eventually, header, phones, serving, submit
+
+AUTO = {"sms_batch_size": "auto", "sms_batch_size_least": 10, "sms_batch_size_most": 100}
+
+
+async def test_batches_grow_while_the_provider_answers_well(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    async with serving(configure(**AUTO)) as dispatcher:
+        for round_number in range(12):
+            numbers = phones(200, first=306_900_000_000 + 1000 * round_number)
+            await submit(dispatcher, numbers)
+            await eventually(lambda: len(peers.campaign.recipients) == 200 * (round_number + 1))  # noqa: B023
+    sizes = [request.messages for request in simulator.requests()]
+    assert sizes[0] == 20
+    assert max(sizes) > 50
+    assert max(sizes) <= 100
+    assert simulator.times_accepted() == {1: 2400}
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(status=413), Behaviour(status=429)], ids=["413", "429"])
+async def test_batches_that_were_cut_too_large_are_cut_again_and_every_recipient_is_sent_to_once(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers, behaviour: Behaviour
+) -> None:
+    simulator.script(behaviour, match=Match(path="bulk"))
+    async with serving(configure(**AUTO)) as first, serving(configure(**AUTO)):
+        # One batch alone: the answers to others would let the size grow again before it is tried anew.
+        await submit(
+            first,
+            numbers := phones(20),
+            header(text="Hello {{first_name}}", variable_names=["first_name"]),
+            values=[f"N{number % 1000}" for number in numbers],
+        )
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 20})
+        assert set(await first.states()) == {"ACCEPTED"}
+    assert simulator.times_accepted() == {1: 20}
+    assert all(message.text == f"Hello N{int(message.destination) % 1000}" for message in simulator.accepted())
+    assert [request.messages for request in simulator.requests()] == [20, 10, 10]
+
+
+async def test_a_batch_that_cannot_be_smaller_is_parked(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    simulator.script(Behaviour(status=413), match=Match(path="bulk"), repeat=100)
+    async with serving(configure(**AUTO)) as dispatcher:
+        await submit(dispatcher, phones(20))
+        await eventually(lambda: peers.campaign.outcomes == {"FAILED": 20})
+        assert await dispatcher.states() == {"DEAD": 2}
+
+
+def test_bounds_that_contradict_each_other_are_refused(configure: Callable[..., Settings]) -> None:
+    with pytest.raises(ValidationError, match="SMS_BATCH_SIZE_LEAST"):
+        configure(sms_batch_size="auto", sms_batch_size_least=200, sms_batch_size_most=100)

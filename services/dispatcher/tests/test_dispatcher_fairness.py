@@ -1,0 +1,84 @@
+"""Fairness and priority: nobody waits for another tenant's hundred thousands, and urgent goes before the rest."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from bulksms.dispatcher.v1 import dispatch_pb2
+from bulksms_dispatcher.settings import Settings
+
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, eventually, header, phones, serving, submit
+
+LANES = {"306": dispatch_pb2.PRIORITY_LOW, "447": dispatch_pb2.PRIORITY_NORMAL, "491": dispatch_pb2.PRIORITY_URGENT}
+
+
+@pytest.mark.parametrize("priority", [dispatch_pb2.PRIORITY_NORMAL, dispatch_pb2.PRIORITY_URGENT])
+async def test_ten_go_out_within_seconds_while_another_tenants_200_000_are_queued(
+    configure: Callable[..., Settings],
+    simulator: Provider,
+    peers: Peers,
+    priority: dispatch_pb2.Priority.ValueType,
+) -> None:
+    # 200 batches at 10 requests a second: the large one alone takes 20 s.
+    settings = configure(
+        sms_batch_size=1000, rate_limit_traffic_account_max=5, rate_limit_traffic_account_window_ms=500
+    )
+    async with serving(settings) as first, serving(settings) as second:
+        await submit(first, phones(200_000), header(tenant_id="large"))
+        asked_at = time.time()
+        await submit(second, phones(10, first=447_700_900_000), header(tenant_id="small", priority=priority))
+        ten = {447_700_900_000 + number for number in range(10)}
+        await eventually(lambda: ten <= set(peers.campaign.recipients))
+        stats = await first.batches(tenant_id="large")
+    waited = max(m.received_at for m in simulator.accepted() if m.destination.startswith("+4477")) - asked_at
+    assert waited < 3
+    assert any(batch.state == 1 for batch in stats), "the large one was still queued"
+
+
+async def test_urgent_goes_before_normal_and_normal_before_low(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    settings = configure(
+        sms_batch_size=1,
+        rate_limit_traffic_account_max=10,
+        rate_limit_traffic_account_window_ms=500,
+        rate_limit_margin_ms=50,
+    )
+    async with serving(settings) as dispatcher:
+        heads = {
+            prefix: header(tenant_id=TENANT, campaign_id=str(uuid.uuid4()), priority=priority)
+            for prefix, priority in LANES.items()
+        }
+        for head in heads.values():
+            await dispatcher.dispatch.PauseCampaign(
+                dispatch_pb2.PauseCampaignRequest(
+                    request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=head.campaign_id
+                )
+            )
+        for prefix, head in heads.items():
+            await submit(dispatcher, phones(20, first=int(prefix.ljust(12, "0"))), head)
+        for head in heads.values():  # the least urgent first
+            await _resume(dispatcher, head.campaign_id)
+        resumed_at = time.time()
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})
+    # What had its permit when the others were resumed is under way; from then on the order is strict.
+    settled_at = resumed_at + timedelta(milliseconds=300).total_seconds()
+    arrivals: dict[str, list[float]] = {prefix: [] for prefix in LANES}
+    for message in simulator.accepted():
+        if message.received_at > settled_at:
+            arrivals[message.destination[1:4]].append(message.received_at)
+    low, normal, urgent = (arrivals[prefix] for prefix in LANES)
+    assert len(low) >= 10
+    assert max(urgent) <= min(normal) + 0.1  # two requests under way at once may overtake each other
+    assert max(normal) <= min(low) + 0.1
+
+
+async def _resume(dispatcher: Dispatcher, campaign_id: str) -> None:
+    await dispatcher.dispatch.ResumeCampaign(
+        dispatch_pb2.ResumeCampaignRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=campaign_id)
+    )
