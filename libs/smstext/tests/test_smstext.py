@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smstext.parts import Encoding, measure
+from smstext.parts import GSM_BASIC, GSM_EXTENSION, Encoding, count_parts, measure
 from smstext.phone import PhoneProblem, mask_phone, parse_phone
 from smstext.sender import check_sender
 from smstext.template import Template, TemplateError
@@ -62,6 +62,36 @@ def test_braces_that_are_no_placeholder_are_refused_with_the_cure(text: str) -> 
 def test_parts_follow_the_standard(text: str, encoding: Encoding, parts: int) -> None:
     size = measure(text)
     assert (size.encoding, size.parts) == (encoding, parts)
+
+
+# Every way a batch can be told apart: all GSM, with extensions, Greek, beyond the BMP, and mixed.
+ALPHABETS = ["abc `", "".join(sorted(GSM_BASIC)), "".join(sorted(GSM_BASIC | GSM_EXTENSION)), "abαβ", "ab€α😀"]
+
+
+@given(
+    st.sampled_from(ALPHABETS).flatmap(lambda letters: st.text(letters, max_size=200)),
+    st.lists(st.sampled_from(ALPHABETS).flatmap(lambda letters: st.text(letters, max_size=150)), max_size=5),
+)
+def test_parts_of_many_texts_are_those_of_each(shared: str, own: list[str]) -> None:
+    texts = [shared + each for each in own]
+    assert count_parts(texts, shared, "".join(own)) == [measure(text).parts for text in texts]
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=200))
+def test_the_short_cut_for_ascii_texts_agrees_with_the_standard(text: str) -> None:
+    is_gsm = all(character in GSM_BASIC | GSM_EXTENSION for character in text)
+    units = sum(2 if is_gsm and character in GSM_EXTENSION else 1 for character in text)
+    size = measure(text)
+    assert (size.encoding, size.units) == (Encoding.GSM7 if is_gsm else Encoding.UCS2, units)
+
+
+VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=5))
+def test_rendering_all_is_rendering_each(rows: list[tuple[str, str]]) -> None:
+    template = Template.parse("100% {{a|%s}} {b} {{b}}, {{a}}%")
+    assert template.render_all(list(zip(*rows, strict=True))) == [template.render(row) for row in rows]
 
 
 @pytest.mark.parametrize("sender", ["Astronote", "abc", "A1234567890", "123", "12345678901234", "1a2"])

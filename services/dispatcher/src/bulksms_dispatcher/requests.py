@@ -1,17 +1,34 @@
-"""Request bodies: texts rendered for each recipient, straight into the provider's JSON."""
+"""Request bodies: texts rendered for each recipient, and the provider's JSON around them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 
 from bulksms_dispatcher.recipients import Recipients
-from smstext.parts import UCS2_SINGLE, measure
+from smstext.parts import count_parts, measure
 from smstext.template import Template
 
-__all__ = ["RenderedRequest", "count_parts", "render_alone", "render_bulk", "render_one", "render_single"]
+__all__ = ["RenderedRequest", "render_alone", "render_bulk", "render_one", "render_single"]
+
+
+class _Sms(msgspec.Struct, gc=False):
+    text: str
+    sender: str
+
+
+class _Message(msgspec.Struct, gc=False, rename="camel"):
+    traffic_account_id: str
+    destination: str
+    sms: _Sms
+
+
+class _Bulk(msgspec.Struct):
+    messages: Sequence[_Message]
+
 
 _json = msgspec.json.Encoder()
 
@@ -38,8 +55,12 @@ def render_bulk(
     left_out: Collection[int] = (),
 ) -> RenderedRequest:
     """The body of `sendmessagesbulk` for all recipients but the positions `left_out`."""
-    messages, parts = _render(traffic_account_id, sender, text, variable_names, recipients, left_out)
-    return RenderedRequest(b'{"messages":[%b]}' % b",".join(messages), parts)
+    phones, texts, parts = _render(text, variable_names, recipients, left_out)
+    messages = [
+        _Message(traffic_account_id, f"+{phone}", _Sms(rendered, sender))
+        for phone, rendered in zip(phones, texts, strict=True)
+    ]
+    return RenderedRequest(_json.encode(_Bulk(messages)), parts)
 
 
 def render_alone(
@@ -51,14 +72,16 @@ def render_alone(
     left_out: Collection[int] = (),
 ) -> RenderedRequest:
     """The body of `send` for a campaign's batch of one; empty when its recipient is left out."""
-    messages, parts = _render(traffic_account_id, sender, text, variable_names, recipients, left_out)
-    return RenderedRequest(messages[0] if messages else b"", parts)
+    phones, texts, parts = _render(text, variable_names, recipients, left_out)
+    if not phones:
+        return RenderedRequest(b"", parts)
+    return RenderedRequest(_json.encode(_Message(traffic_account_id, f"+{phones[0]}", _Sms(texts[0], sender))), parts)
 
 
 def render_single(traffic_account_id: str, sender: str, text: str, phone: int) -> RenderedRequest:
     """The body of `send`; the text is taken as it is."""
-    pattern = _pattern(traffic_account_id, sender, _json.encode(text))
-    return RenderedRequest(pattern % phone, [count_parts(text)])
+    body = _json.encode(_Message(traffic_account_id, f"+{phone}", _Sms(text, sender)))
+    return RenderedRequest(body, [measure(text).parts])
 
 
 def render_one(text: str, variable_names: Sequence[str], recipients: Recipients, position: int) -> str:
@@ -68,51 +91,21 @@ def render_one(text: str, variable_names: Sequence[str], recipients: Recipients,
     return template.render([values[variable_names.index(name)] for name in template.variable_names])
 
 
-def count_parts(text: str) -> int:
-    """Parts of a text; short ones, the usual case, without looking at each character."""
-    if len(text) <= UCS2_SINGLE and (text.isascii() or max(text) <= "\uffff"):
-        return 1  # fits one part in either encoding
-    return measure(text).parts
-
-
 def _render(
-    traffic_account_id: str,
-    sender: str,
-    text: str,
-    variable_names: Sequence[str],
-    recipients: Recipients,
-    left_out: Collection[int],
-) -> tuple[list[bytes], Sequence[int]]:
-    template = Template.parse(text)
+    text: str, variable_names: Sequence[str], recipients: Recipients, left_out: Collection[int]
+) -> tuple[Sequence[int], Sequence[str], Sequence[int]]:
+    """Phones, texts and parts of those who are in the request."""
+    if left_out:
+        recipients = recipients.only([i for i in range(len(recipients.phones)) if i not in left_out])
+    template, phones = Template.parse(text), recipients.phones
+    if not phones:
+        return (), (), ()
     if not template.placeholders:
         constant = template.render(())
-        phones: Sequence[int] = recipients.phones
-        if left_out:
-            phones = [phone for position, phone in enumerate(phones) if position not in left_out]
-        pattern = _pattern(traffic_account_id, sender, _json.encode(constant))
-        return [pattern % phone for phone in phones], [count_parts(constant)] * len(phones)
+        return phones, [constant] * len(phones), [measure(constant).parts] * len(phones)
     # The submission names its values in its own order; the template has one of its own.
-    order = [variable_names.index(name) for name in template.variable_names]
-    in_order = order == list(range(recipients.width))
-    head, middle, tail = _pieces(traffic_account_id, sender)
-    messages: list[bytes] = []
-    parts: list[int] = []
-    for position, phone in enumerate(recipients.phones):
-        if position in left_out:
-            continue
-        values = recipients.values_of(position)
-        rendered = template.render(values if in_order else [values[index] for index in order])
-        messages.append(b"%b%d%b%b%b" % (head, phone, middle, _json.encode(rendered), tail))
-        parts.append(count_parts(rendered))
-    return messages, parts
-
-
-def _pieces(traffic_account_id: str, sender: str) -> tuple[bytes, bytes, bytes]:
-    """What is the same in all messages: up to the number, up to the text, and after it."""
-    head = b'{"trafficAccountId":%b,"destination":"+' % _json.encode(traffic_account_id)
-    return head, b'","sms":{"text":', b',"sender":%b}}' % _json.encode(sender)
-
-
-def _pattern(traffic_account_id: str, sender: str, encoded_text: bytes) -> bytes:
-    head, middle, tail = _pieces(traffic_account_id, sender)
-    return head.replace(b"%", b"%%") + b"%d" + (middle + encoded_text + tail).replace(b"%", b"%%")
+    columns = [recipients.column(variable_names.index(name)) for name in template.variable_names]
+    texts = template.render_all(columns)
+    defaults = (placeholder.default for placeholder in template.placeholders)
+    parts = count_parts(texts, "".join(template.literals), "".join((*chain.from_iterable(columns), *defaults)))
+    return phones, texts, parts

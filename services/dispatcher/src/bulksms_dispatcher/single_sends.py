@@ -20,7 +20,6 @@ from bulksms_dispatcher.messages import (
 )
 from bulksms_dispatcher.notices import Notices
 from bulksms_dispatcher.recipients import Recipients
-from bulksms_dispatcher.requests import count_parts
 from bulksms_dispatcher.storage import messages, submissions, suppressions
 from bulksms_dispatcher.submissions import Submission
 from servicekit import deadlines, errors
@@ -30,6 +29,7 @@ from servicekit.errors import DomainError
 from servicekit.grpc.errors import domain_errors
 from servicekit.ids import derived_id
 from servicekit.telemetry import current_traceparent
+from smstext.parts import measure
 
 __all__ = ["SingleSend", "SingleSends"]
 
@@ -92,7 +92,7 @@ class SingleSends:
                     raise errors.wrong_state(
                         "RECIPIENT_OPTED_OUT", "The recipient does not want messages: opt the number in first."
                     )
-                message = Message(message_id, wanted.tenant_id, wanted.phone, wanted.sender, count_parts(wanted.text))
+                message = Message(message_id, wanted.tenant_id, wanted.phone, wanted.sender, measure(wanted.text).parts)
                 if await messages.insert(connection, message, fingerprint):
                     return True
                 found = await messages.find_fingerprint(connection, message_id)

@@ -10,9 +10,10 @@ from bulksms_dispatcher.batches import NO_CAMPAIGN
 from bulksms_dispatcher.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.providers.sightings import Sighting, text_digest
 from bulksms_dispatcher.recipients import unpack, unpack_positions
-from bulksms_dispatcher.requests import count_parts, render_one
+from bulksms_dispatcher.requests import render_one
 from bulksms_dispatcher.results import OPERATOR, Group, RecipientOutcome
 from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried, Vouched
+from smstext.parts import measure
 
 __all__ = ["EVIDENCE", "NO_EVIDENCE", "Unresolved"]
 
@@ -117,10 +118,10 @@ class Unresolved:
         if not positions:
             return 0
         if self.is_single_message:
-            return count_parts(self.text)
+            return measure(self.text).parts
         recipients = unpack(self.packed)
         return sum(
-            count_parts(render_one(self.text, self.variable_names, recipients, position)) for position in positions
+            measure(render_one(self.text, self.variable_names, recipients, position)).parts for position in positions
         )
 
 
