@@ -260,7 +260,7 @@ def _settlement(
     is_deferred: Callable[[str], bool],
 ) -> Settlement:
     accepted = decision.target is BatchState.ACCEPTED
-    refused = {position for refusal in verdict.refusals for position in refusal.positions}
+    refused_parts = (parts[position] for refusal in verdict.refusals for position in refusal.positions)
     answered = None
     if verdict.http_status:
         answered = Answered(verdict.http_status, verdict.bulk_id, verdict.message_ids, verdict.body[:_MAX_BODY])
@@ -270,6 +270,6 @@ def _settlement(
         tried=tried,
         reason=decision.reason,
         description=verdict.description,
-        parts=sum(count for i, count in enumerate(parts) if i not in refused) if accepted else 0,
+        parts=sum(parts) - sum(refused_parts) if accepted else 0,
         answered=answered,
     )
