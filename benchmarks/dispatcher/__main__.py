@@ -11,6 +11,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from benchmarks.dispatcher.parts import part_by_part
 from benchmarks.dispatcher.processes import Bench, bench
 from benchmarks.dispatcher.stages import stage_by_stage
 from benchmarks.dispatcher.throughput import whole_way
@@ -43,7 +44,8 @@ def main() -> int:
 
 
 async def _run(running: Bench, arguments: argparse.Namespace) -> list[Figure]:
-    figures = await stage_by_stage(running, arguments.stage_batches, arguments.batch_size)
+    figures = part_by_part(arguments.batch_size)
+    figures += await stage_by_stage(running, arguments.stage_batches, arguments.batch_size)
     for recipients in arguments.recipients:
         figures += await whole_way(running, recipients, arguments.batch_size)
     return figures

@@ -54,6 +54,7 @@ class Bench:
             "RATE_LIMIT_TRAFFIC_ACCOUNT_MAX": "0",
             "RATE_LIMIT_TENANT_MAX": "0",
             "STATUS_REFRESH_MAX": "0",
+            "JOURNAL_PATH": str(self.folder / "journal"),
         }
 
     @contextmanager

@@ -16,7 +16,7 @@ from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
 from servicekit.grpc.client import open_channel
 
 _CHUNK = 5000
-_FIRST_PHONE = 306_900_000_000
+FIRST_PHONE = 306_900_000_000
 _PATIENCE_SECONDS = 600
 _POLL_SECONDS = 0.05
 TEXT = "Hello {{first_name}}, our spring sale begins today. Show this message for 20% off. acme.example/spring"
@@ -29,45 +29,65 @@ async def whole_way(bench: Bench, recipients: int, batch_size: int) -> list[Figu
         pid, simulator, peers = process.pid or 0, bench.simulator.pid or 0, bench.peers.pid or 0
         channel = open_channel(address)
         stub = DispatchServiceStub(channel)
-        memory = asyncio.create_task(_watch_memory(pid))
+        memory = MemoryWatch(pid)
+        watching = asyncio.create_task(memory.run())
         try:
             await submit(stub, header_for(), 1)  # connections opened, statements prepared
             await until(url, "SELECT NOT EXISTS (SELECT FROM outbox) AND EXISTS (SELECT FROM batches WHERE state = 4)")
+            memory.note("idle")
             header = header_for()
-            await stub.PauseCampaign(
-                pb.PauseCampaignRequest(
-                    request_id=str(uuid4()), tenant_id=header.tenant_id, campaign_id=header.campaign_id
-                )
-            )
+            campaign = {"tenant_id": header.tenant_id, "campaign_id": header.campaign_id}
+            await stub.PauseCampaign(pb.PauseCampaignRequest(request_id=str(uuid4()), **campaign))
             meter = Meter(dispatcher=pid, postgres=bench.postgres_pid)
             await submit(stub, header, recipients)
-            taken = meter.figure("submit: stream in, cut, store", recipients)
+            taken = meter.figure("intake: stream in, cut, store", recipients)
+            memory.note("intake")
             meter = Meter(dispatcher=pid, postgres=bench.postgres_pid, simulator=simulator, peers=peers)
-            await stub.ResumeCampaign(
-                pb.ResumeCampaignRequest(
-                    request_id=str(uuid4()), tenant_id=header.tenant_id, campaign_id=header.campaign_id
-                )
-            )
+            await stub.ResumeCampaign(pb.ResumeCampaignRequest(request_id=str(uuid4()), **campaign))
             await until(url, "SELECT NOT EXISTS (SELECT FROM batches WHERE state <> 4)")
             sent = meter.figure("send: claim, render, arm, POST, record", recipients)
             await until(url, "SELECT NOT EXISTS (SELECT FROM outbox)")
             told = meter.figure("send and tell: until campaign and ledger have heard of all", recipients)
+            memory.note("send and tell")
         finally:
-            memory.cancel()
+            watching.cancel()
             await channel.close()
-        peak = {"dispatcher": round(_peaks.pop(pid, 0) / 1e6, 1)}
     whole = Figure(
         f"whole way, {recipients:,} recipients",
         recipients,
         round(taken.seconds + told.seconds, 3),
         cpu_us={name: round(taken.cpu_us.get(name, 0) + spent, 2) for name, spent in told.cpu_us.items()},
-        peak_mb=peak,
+        peak_mb=memory.peak_mb,
     )
     return [taken, sent, told, whole]
 
 
+class MemoryWatch:
+    """Most resident memory of a process, by what it was doing."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb: dict[str, float] = {}
+        self._process = psutil.Process(pid)
+        self._peak = 0
+
+    def note(self, stage: str) -> None:
+        """End a stage."""
+        self._look()
+        self.peak_mb[stage] = round(self._peak / 1e6, 1)
+        self._peak = 0
+
+    async def run(self) -> None:
+        """Look all the time."""
+        while True:
+            self._look()
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _look(self) -> None:
+        self._peak = max(self._peak, self._process.memory_info().rss)
+
+
 async def submit(
-    stub: DispatchServiceStub, header: pb.SubmissionHeader, recipients: int, first: int = _FIRST_PHONE
+    stub: DispatchServiceStub, header: pb.SubmissionHeader, recipients: int, first: int = FIRST_PHONE
 ) -> None:
     """Stream a submission as the campaign service does."""
 
@@ -108,13 +128,3 @@ async def until(url: str, question: str) -> None:
                 await asyncio.sleep(_POLL_SECONDS)
     finally:
         await connection.close()
-
-
-_peaks: dict[int, int] = {}
-
-
-async def _watch_memory(pid: int) -> None:
-    process = psutil.Process(pid)
-    while True:
-        _peaks[pid] = max(_peaks.get(pid, 0), process.memory_info().rss)
-        await asyncio.sleep(_POLL_SECONDS)
