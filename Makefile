@@ -16,9 +16,11 @@ SOURCES := libs services tests benchmarks examples protos/hatch_build.py conftes
 WORKERS ?= 2
 # What `make up` and `make demo` keep: data, logs, state.json.
 FOLDER ?= .devstack
+# What `make bench` measures; their options differ, so ARGS goes with one of them.
+ONLY ?= ledger dispatcher gateway enqueue
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stubs up down status trace demo test test-faults bench lint format clean
+.PHONY: help setup stubs up down status trace demo test test-faults bench soak lint format clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,8 +64,11 @@ test-faults: setup ## Run the long fault suites (about an hour); FAULT_KILLS, FA
 	FAULT_KILLS=$${FAULT_KILLS:-200} FAULT_FREEZES=$${FAULT_FREEZES:-100} FAULT_CAMPAIGNS=$${FAULT_CAMPAIGNS:-50} \
 		$(BIN)/python -m pytest -s tests/faults $(ARGS)
 
-bench: setup ## Print the ledger's figures as a table and JSON; ARGS="--help" lists the options
-	$(BIN)/python -m benchmarks.ledger $(ARGS)
+bench: setup ## Print figures as tables and JSON; ONLY="ledger dispatcher gateway enqueue" chooses, ARGS="--help" lists options
+	@for one in $(ONLY); do $(BIN)/python -m benchmarks.$$one $(ARGS) || exit 1; done
+
+soak: setup ## Send steadily for SOAK_MINUTES (30), then check that nothing was lost, sent twice, or kept growing
+	$(BIN)/python -m benchmarks.soak --minutes $${SOAK_MINUTES:-30} $(ARGS)
 
 lint: setup ## Check style, types, the contract and the direction of imports
 	$(BIN)/ruff check .

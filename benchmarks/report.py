@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -74,6 +77,17 @@ def show(title: str, figures: Sequence[Figure], console: Console) -> None:
         latency = ["" if value is None else f"{value:,.1f}" for value in (one.p50_ms, one.p99_ms)]
         table.add_row(one.scenario, f"{one.items:,}", f"{one.per_second:,.0f}", *latency, cpu, peak)
     console.print(table)
+
+
+def publish(title: str, figures: Sequence[Figure], before: Mapping[str, object], path: Path | None) -> None:
+    """The table to standard error; the JSON document to a file, or to standard output."""
+    show(title, figures, Console(stderr=True, width=170))
+    document = {"before": before, "after": machine(), "figures": [figure.as_document() for figure in figures]}
+    text = json.dumps(document, indent=2) + "\n"
+    if path is None:
+        sys.stdout.write(text)
+    else:
+        path.write_text(text)
 
 
 def machine() -> dict[str, object]:

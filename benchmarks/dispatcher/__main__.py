@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 from pathlib import Path
 
 import uvloop
-from rich.console import Console
 
 from benchmarks.dispatcher.parts import part_by_part
 from benchmarks.dispatcher.processes import Bench, bench
 from benchmarks.dispatcher.stages import stage_by_stage
 from benchmarks.dispatcher.throughput import whole_way
-from benchmarks.report import Figure, machine, show
+from benchmarks.report import Figure, machine, publish
 from servicekit import logs
 
 _TITLE = "Limits off; simulator, PostgreSQL (fsync on) and peers beside it"
@@ -33,13 +30,7 @@ def main() -> int:
     before = machine()
     with tempfile.TemporaryDirectory(prefix="bulksms-benchmark-") as folder, bench(Path(folder)) as running:
         figures = uvloop.run(_run(running, arguments))
-    show(_TITLE, figures, Console(stderr=True, width=170))
-    document = {"before": before, "after": machine(), "figures": [figure.as_document() for figure in figures]}
-    text = json.dumps(document, indent=2) + "\n"
-    if arguments.json:
-        arguments.json.write_text(text)
-    else:
-        sys.stdout.write(text)
+    publish(_TITLE, figures, before, arguments.json)
     return 0
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from benchmarks.processes import QUIET, peers, serving
 from bulksms_dispatcher.app import MIGRATIONS
-from devstack.health import is_serving
-from devstack.ports import accepts_connections, choose_port, release_port
-from devstack.process_run import base_environment
+from devstack.mitto.process import SimulatorProcess
 from devstack.processes import ManagedProcess
 from devstack.servers import ServerOptions, Servers
 from servicekit import migrations
-
-_ROOT = Path(__file__).resolve().parents[2]
-QUIET = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "LOG_LEVEL": "WARNING"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +21,7 @@ class Bench:
 
     servers: Servers
     postgres_pid: int
-    simulator: ManagedProcess
+    simulator: SimulatorProcess
     simulator_url: str
     peers: ManagedProcess
     peers_address: str
@@ -60,12 +54,8 @@ class Bench:
     @contextmanager
     def dispatcher(self, database_url: str, batch_size: int) -> Iterator[tuple[ManagedProcess, str]]:
         """A running dispatcher and its address."""
-        with _process(
-            "dispatcher",
-            ["-m", "bulksms_dispatcher", "serve"],
-            self.folder,
-            self.environment(database_url, batch_size),
-        ) as started:
+        environment = self.environment(database_url, batch_size)
+        with serving("dispatcher", ["-m", "bulksms_dispatcher", "serve"], self.folder, environment) as started:
             yield started
 
 
@@ -77,44 +67,7 @@ def bench(folder: Path) -> Iterator[Bench]:
             Servers(ServerOptions(folder, ephemeral=True, fsync=True, database_url=None, redis_url=None))
         )
         assert servers.postgres is not None
-        port = choose_port()
-        stack.callback(release_port, port)
-        simulator = ManagedProcess(
-            "simulator",
-            [sys.executable, "-m", "devstack.mitto"],
-            log_path=folder / "simulator.log",
-            environment={
-                **base_environment(),
-                "SIMULATOR_LISTEN": f"127.0.0.1:{port}",
-                "SIMULATOR_LOG": str(folder / "accepted.log"),
-            },
-            folder=_ROOT,
-            ready=partial(accepts_connections, port),
-        )
-        simulator.start()
-        stack.callback(simulator.stop)
-        peers, address = stack.enter_context(_process("peers", ["-m", "benchmarks.dispatcher.peers"], folder, QUIET))
+        simulator = stack.enter_context(SimulatorProcess(folder))
+        others, address = stack.enter_context(peers(folder))
         pid = servers.postgres.process.pid or 0
-        yield Bench(servers, pid, simulator, f"http://127.0.0.1:{port}", peers, address, folder)
-
-
-@contextmanager
-def _process(
-    name: str, arguments: list[str], folder: Path, environment: Mapping[str, str]
-) -> Iterator[tuple[ManagedProcess, str]]:
-    port = choose_port()
-    is_ready = is_serving if name == "dispatcher" else accepts_connections
-    process = ManagedProcess(
-        name,
-        [sys.executable, *arguments],
-        log_path=folder / f"{name}-{port}.log",
-        environment={**base_environment(), "GRPC_LISTEN": f"127.0.0.1:{port}", **environment},
-        folder=_ROOT,
-        ready=partial(is_ready, port),
-    )
-    process.start()
-    try:
-        yield process, f"127.0.0.1:{port}"
-    finally:
-        process.stop()
-        release_port(port)
+        yield Bench(servers, pid, simulator, simulator.base_url, others, address, folder)

@@ -26,7 +26,7 @@ async def whole_way(bench: Bench, recipients: int, batch_size: int) -> list[Figu
     """One campaign in two parts: taken in while it is paused, then sent and told."""
     url = await bench.new_database(f"throughput_{recipients}")
     with bench.dispatcher(url, batch_size) as (process, address):
-        pid, simulator, peers = process.pid or 0, bench.simulator.pid or 0, bench.peers.pid or 0
+        pid, simulator, peers = process.pid or 0, bench.simulator.pid, bench.peers.pid or 0
         channel = open_channel(address)
         stub = DispatchServiceStub(channel)
         memory = MemoryWatch(pid)

@@ -1,4 +1,4 @@
-"""The campaign service and the ledger, standing in: they take every result and every capture, and keep nothing."""
+"""The campaign service and the ledger, standing in: they take results, reports and captures, and keep nothing."""
 # ruff: noqa: N802, ARG002 - names and parameters are those of the generated base classes
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ class Campaign(results_pb2_grpc.ResultServiceServicer):
 
     async def RecordBatchResult(self, request: Any, context: Any) -> Any:
         return results_pb2.RecordBatchResultResponse(changed=1)
+
+    async def RecordDeliveryReports(self, request: Any, context: Any) -> Any:
+        return results_pb2.RecordDeliveryReportsResponse(changed=len(request.reports))
 
 
 class Ledger(ledger_pb2_grpc.LedgerServiceServicer):

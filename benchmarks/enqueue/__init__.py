@@ -1,0 +1,1 @@
+"""How long EnqueueCampaign takes to answer, whatever the size of the audience."""

@@ -1,0 +1,114 @@
+"""`python -m benchmarks.enqueue`: EnqueueCampaign on a large audience, one call at a time with pauses between.
+
+The campaign service runs in this process without its workers: nothing is launched, so that what is measured is the
+answer, not 64 million recipients copied beside it. The ledger has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+from pydantic import SecretStr
+
+import bulksms_campaign
+from benchmarks.processes import serving
+from benchmarks.report import Figure, Meter, machine, publish
+from bulksms.ledger.v1 import ledger_pb2
+from bulksms_campaign.app import build
+from bulksms_campaign.settings import Settings
+from bulksms_client import AsyncClient
+from bulksms_ledger.app import MIGRATIONS
+from devstack.servers import ServerOptions, Servers
+from servicekit import logs, migrations
+from servicekit.grpc.server import GrpcServer
+from servicekit.lifecycle import running
+from servicekit.settings import Endpoint
+from servicekit.worker import PeriodicWorker
+
+_TITLE = "EnqueueCampaign, one call at a time: count, reserve, flip; PostgreSQL with fsync on, ledger beside it"
+_FIRST_PHONE = 306_900_000_000
+
+
+def main() -> int:
+    """Run it; figures to standard output as JSON, the table to standard error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.enqueue", description=__doc__)
+    parser.add_argument("--contacts", type=int, default=1_000_000)
+    parser.add_argument("--calls", type=int, default=64)
+    parser.add_argument("--pause-ms", type=float, default=100.0, help="from an answer to the next call")
+    parser.add_argument("--json", type=Path, help="write the JSON document there instead")
+    arguments = parser.parse_args()
+    logs.configure("WARNING")
+    before = machine()
+    with (
+        tempfile.TemporaryDirectory(prefix="bulksms-benchmark-") as folder,
+        Servers(ServerOptions(Path(folder), ephemeral=True, fsync=True, database_url=None, redis_url=None)) as servers,
+    ):
+        figures = uvloop.run(_run(arguments, servers, Path(folder)))
+    publish(_TITLE, figures, before, arguments.json)
+    return 0
+
+
+async def _run(arguments: argparse.Namespace, servers: Servers, folder: Path) -> list[Figure]:
+    assert servers.postgres is not None
+    postgres = servers.postgres.process.pid or 0
+    urls = {name: servers.create_database(name).url for name in ("campaign", "ledger")}
+    await migrations.upgrade(urls["campaign"], Path(bulksms_campaign.__file__).parent / "migrations")
+    await migrations.upgrade(urls["ledger"], MIGRATIONS)
+    with serving("ledger", ["-m", "bulksms_ledger", "serve"], folder, {"DATABASE_URL": urls["ledger"]}) as ledger:
+        components = await build(_settings(urls["campaign"], ledger[1]))
+        idle = [component for component in components if not isinstance(component, PeriodicWorker)]
+        async with running(idle):
+            server = next(component for component in idle if isinstance(component, GrpcServer))
+            async with AsyncClient(campaign=server.address, ledger=ledger[1], tenant_id="acme", timeout=30) as client:
+                started = time.perf_counter()
+                await _prepare(client, arguments.contacts)
+                imported = Figure("import contacts", arguments.contacts, round(time.perf_counter() - started, 3))
+                meter = Meter(campaign=os.getpid(), ledger=ledger[0].pid or 0, postgres=postgres)
+                latencies = await _enqueue(client, arguments.calls, arguments.pause_ms / 1000)
+                scenario = f"EnqueueCampaign, {arguments.contacts:,} contacts"
+                return [imported, meter.figure(scenario, arguments.calls, latencies)]
+
+
+def _settings(database_url: str, ledger_address: str) -> Settings:
+    return Settings.model_validate(
+        {
+            "database_url": SecretStr(database_url),
+            "ledger_address": ledger_address,
+            "dispatcher_address": "127.0.0.1:1",
+            "grpc_listen": Endpoint("127.0.0.1", 0),
+            "log_level": "WARNING",
+        }
+    )
+
+
+async def _prepare(client: AsyncClient, contacts: int) -> None:
+    await client.credits.open_account()
+    await client.credits.set_subscription(ledger_pb2.SUBSCRIPTION_STATUS_ACTIVE, reason="benchmark")
+    await client.credits.grant(10**9)
+    lines = "".join(f"Maria,+{_FIRST_PHONE + number}\n" for number in range(contacts))
+    await client.contacts.import_csv(io.BytesIO(f"first_name,phone\n{lines}".encode()), groups=["customers"])
+
+
+async def _enqueue(client: AsyncClient, calls: int, pause_seconds: float) -> list[float]:
+    """How long each took; the first, which opens connections and prepares statements, is not counted."""
+    latencies = []
+    for number in range(calls + 1):
+        campaign = await client.campaigns.create(
+            name=f"c{number}", text="Hi {{first_name}}", sender="Acme", groups=["customers"]
+        )
+        await asyncio.sleep(pause_seconds)
+        started = time.perf_counter()
+        await client.campaigns.enqueue(campaign.campaign_id)
+        latencies.append(time.perf_counter() - started)
+    return latencies[1:]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
