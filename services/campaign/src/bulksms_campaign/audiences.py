@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bulksms_campaign.arguments import ArgumentCheck
+from bulksms_campaign.arguments import groups_from
+from servicekit.arguments import ArgumentCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ def check_audience(
 ) -> Audience:
     """The audience of a request; exactly one of `all_contacts` and `groups` must be set."""
     if all_contacts == bool(groups):
-        check.wrong(field, "set exactly one of all_contacts and groups")
+        check.wrong(field, "must have exactly one of all_contacts and groups")
     return Audience(
         all_contacts,
-        check.groups(f"{field}.groups", groups),
-        check.groups(f"{field}.exclude_groups", exclude_groups),
+        groups_from(check, f"{field}.groups", groups),
+        groups_from(check, f"{field}.exclude_groups", exclude_groups),
     )

@@ -7,8 +7,8 @@ from datetime import datetime
 from enum import IntEnum
 from uuid import UUID
 
-from bulksms_campaign.arguments import ArgumentCheck
 from bulksms_campaign.audiences import Audience
+from servicekit.arguments import ArgumentCheck
 from servicekit.errors import DomainError, not_found, wrong_state
 from smstext.sender import check_sender
 from smstext.template import Template, TemplateError

@@ -9,11 +9,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms_ledger.accounts import Account, Balance, Subscription
-from bulksms_ledger.checking import invalid_arguments
 from bulksms_ledger.entries import Entry, Evidence
 from bulksms_ledger.refusals import Refusal, RefusalReason
 from bulksms_ledger.reservations import Reservation
-from servicekit.errors import Category, DomainError, FieldViolation
+from servicekit.arguments import invalid_field
+from servicekit.errors import Category, DomainError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -22,7 +22,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 def error(refusal: Refusal) -> DomainError:
     """The error a refusal is answered with."""
     if refusal.reason is RefusalReason.INVALID_ARGUMENT:
-        return invalid_arguments([FieldViolation(refusal.field, refusal.message)])
+        return invalid_field(refusal.field, refusal.message)
     return DomainError(_CATEGORIES[refusal.reason], refusal.reason.value, refusal.message, metadata=refusal.metadata)
 
 

@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1 import ledger_pb2_grpc
-from bulksms_ledger import paging, refusals, requests, responses
+from bulksms_ledger import refusals, requests, responses
 from bulksms_ledger.accounts import Account
 from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.checking import Checker
 from bulksms_ledger.group_commit import GroupCommit
 from bulksms_ledger.operations import Answer, Decision, Operation
 from bulksms_ledger.refusals import Refusal
+from bulksms_ledger.reservations import ReservationState
 from bulksms_ledger.storage.reading import Reader
 from bulksms_ledger.storage.verifying import verify_account
+from servicekit.arguments import ArgumentCheck
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.errors import DomainError
+from servicekit.paging import Listing, position, word
 
 # grpc calls every method with the message and its context; errors are raised, so no method needs the context.
 Context = Any
@@ -49,14 +51,15 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.GetAccountResponse(account=responses.account(account, self._clock.now()))
 
     async def ListAccounts(self, request: pb.ListAccountsRequest, context: Context) -> pb.ListAccountsResponse:
-        check = Checker()
-        size = paging.page_size(check, request.page_size)
-        after = check.finish(paging.after_name(check, request.page_token, "accounts"))
+        check = ArgumentCheck()
+        size = check.page_size(request.page_size)
+        listing = Listing("accounts")
+        after = check.passed(listing.after(check, request.page_token, word))
         found = await self._reader.accounts(after=after, limit=size + 1)
         now = self._clock.now()
         return pb.ListAccountsResponse(
             accounts=[responses.account(account, now) for account in found[:size]],
-            next_page_token=paging.token(found[size - 1].tenant_id, "accounts") if len(found) > size else "",
+            next_page_token=listing.next_token(found, size, lambda account: account.tenant_id),
         )
 
     async def SetSubscription(self, request: pb.SetSubscriptionRequest, context: Context) -> pb.SetSubscriptionResponse:
@@ -94,10 +97,10 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.CaptureResponse(reservation=responses.reservation(_present(answer.reservation)), replayed=replayed)
 
     async def BatchCapture(self, request: pb.BatchCaptureRequest, context: Context) -> pb.BatchCaptureResponse:
-        check = Checker()
+        check = ArgumentCheck()
         if not 1 <= len(request.captures) <= requests.CAPTURES_MAX:
-            check.refuse("captures", f"must be at least 1 and at most {requests.CAPTURES_MAX}")
-        results = check.finish([pb.CaptureResult(request_id=capture.request_id) for capture in request.captures])
+            check.wrong("captures", f"must be at least 1 and at most {requests.CAPTURES_MAX}")
+        results = check.passed([pb.CaptureResult(request_id=capture.request_id) for capture in request.captures])
         by_tenant: defaultdict[str, list[tuple[Operation, pb.CaptureResult]]] = defaultdict(list)
         for capture, result in zip(request.captures, results, strict=True):
             try:
@@ -138,9 +141,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         )
 
     async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
-        check = Checker()
+        check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
-        as_of = check.finish(check.instant("as_of", request.as_of) if request.HasField("as_of") else None)
+        as_of = check.passed(check.instant("as_of", request.as_of) if request.HasField("as_of") else None)
         if as_of is None:
             return pb.GetBalanceResponse(
                 balance=responses.balance((await self._account(tenant_id)).balance(self._clock.now()))
@@ -151,9 +154,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.GetBalanceResponse(balance=responses.balance(balance))
 
     async def GetReservation(self, request: pb.GetReservationRequest, context: Context) -> pb.GetReservationResponse:
-        check = Checker()
+        check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
-        reservation_id = check.finish(check.uuid("reservation_id", request.reservation_id))
+        reservation_id = check.passed(check.uuid("reservation_id", request.reservation_id))
         reservation = await self._reader.reservation(tenant_id, reservation_id)
         if reservation is None:
             raise responses.error(refusals.reservation_not_found(tenant_id, reservation_id))
@@ -162,26 +165,26 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def ListReservations(
         self, request: pb.ListReservationsRequest, context: Context
     ) -> pb.ListReservationsResponse:
-        check = Checker()
+        check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
-        size = paging.page_size(check, request.page_size)
-        state = requests.reservation_state(check, request.state)
-        listing = ("reservations", tenant_id, str(request.state))
-        before = check.finish(paging.after_version(check, request.page_token, *listing))
+        size = check.page_size(request.page_size)
+        state = check.enum("state", ReservationState, request.state)
+        listing = Listing("reservations", tenant_id, request.state)
+        before = check.passed(listing.after(check, request.page_token, position))
         await self._account(tenant_id)
         found = await self._reader.reservations(tenant_id, state=state, before=before, limit=size + 1)
         return pb.ListReservationsResponse(
             reservations=[responses.reservation(reservation) for reservation in found[:size]],
-            next_page_token=paging.token(found[size - 1].opened_version, *listing) if len(found) > size else "",
+            next_page_token=listing.next_token(found, size, lambda reservation: reservation.opened_version),
         )
 
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> pb.ListEntriesResponse:
-        check = Checker()
+        check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
         reservation_id = check.optional_uuid("reservation_id", request.reservation_id)
-        size = paging.page_size(check, request.page_size)
-        listing = ("entries", tenant_id, request.campaign_id, str(reservation_id))
-        after = check.finish(paging.after_version(check, request.page_token, *listing))
+        size = check.page_size(request.page_size)
+        listing = Listing("entries", tenant_id, request.campaign_id, reservation_id)
+        after = check.passed(listing.after(check, request.page_token, position))
         await self._account(tenant_id)
         found = await self._reader.entries(
             tenant_id,
@@ -192,7 +195,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         )
         return pb.ListEntriesResponse(
             entries=[responses.entry(entry) for entry in found[:size]],
-            next_page_token=paging.token(found[size - 1].version, *listing) if len(found) > size else "",
+            next_page_token=listing.next_token(found, size, lambda entry: entry.version),
         )
 
     async def VerifyAccount(self, request: pb.VerifyAccountRequest, context: Context) -> pb.VerifyAccountResponse:

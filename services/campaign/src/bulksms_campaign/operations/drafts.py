@@ -8,7 +8,6 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.arguments import invalid_field
 from bulksms_campaign.audiences import Audience
 from bulksms_campaign.campaigns import (
     Campaign,
@@ -29,6 +28,7 @@ from bulksms_campaign.storage.campaigns import (
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.requests import MutationKey, claim_request, find_answer
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task
+from servicekit.arguments import invalid_field
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.ids import derived_id

@@ -16,7 +16,6 @@ from opentelemetry import metrics
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.arguments import ArgumentCheck
 from bulksms_campaign.bells import Bells
 from bulksms_campaign.campaigns import Campaign, CampaignState, Step, check_content
 from bulksms_campaign.counters import Counters
@@ -39,6 +38,7 @@ from bulksms_campaign.storage.reservations import (
 )
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task, withdraw_tasks
 from servicekit import logs
+from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
 from servicekit.errors import DomainError, FieldViolation, conflict, invalid_argument
 from servicekit.ids import derived_id

@@ -14,7 +14,6 @@ import grpc
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1.campaign_pb2_grpc import CampaignServiceServicer
-from bulksms_campaign.arguments import ArgumentCheck, invalid_field
 from bulksms_campaign.campaigns import (
     Campaign,
     CampaignContent,
@@ -31,14 +30,12 @@ from bulksms_campaign.operations.drafts import ContentChange, Drafts
 from bulksms_campaign.operations.enqueue import Enqueue
 from bulksms_campaign.operations.preview import Previews
 from bulksms_campaign.operations.status import DEFAULT_RATE, MAX_RATE, StatusReader
-from bulksms_campaign.pages import decode_number, decode_pair, encode_token
 from bulksms_campaign.recipients import RecipientStatus
 from bulksms_campaign.servicers.messages import (
     audience_from,
     campaign_message,
     counters_message,
     counters_of,
-    priority_from,
     recipient_message,
     status_message,
     timestamp,
@@ -48,7 +45,9 @@ from bulksms_campaign.storage.counters import read_counters
 from bulksms_campaign.storage.events import list_events
 from bulksms_campaign.storage.recipients import list_recipients, recount
 from bulksms_campaign.storage.requests import MutationKey
+from servicekit.arguments import ArgumentCheck, invalid_field
 from servicekit.database import Database
+from servicekit.paging import Listing, position
 from smstext.sender import check_sender
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -81,7 +80,7 @@ class CampaignServicer(CampaignServiceServicer):
             text=request.text,
             sender=request.sender,
             audience=audience_from(check, request.audience),
-            priority=priority_from(check, request.priority) or CampaignPriority.NORMAL,
+            priority=check.enum("priority", CampaignPriority, request.priority) or CampaignPriority.NORMAL,
         )
         check_content(check, content)
         check.finish()
@@ -99,16 +98,17 @@ class CampaignServicer(CampaignServiceServicer):
         check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
         size = check.page_size(request.page_size)
-        state = _state(check, request.state)
+        state = check.enum("state", CampaignState, request.state)
+        listing = Listing("campaigns", tenant_id, request.state)
+        after = listing.after(check, request.page_token, _newest_key)
         check.finish()
-        after = _newest_key(request.page_token)
         async with self._database.connect() as connection:
             found = await list_campaigns(connection, tenant_id, state, after, size + 1)
             page = found[:size]
             counters = await read_counters(connection, [campaign.campaign_id for campaign in page])
         token = ""
         if len(found) > size:
-            token = encode_token(page[-1].created_at.isoformat(), str(page[-1].campaign_id))
+            token = listing.token(page[-1].created_at.isoformat(), str(page[-1].campaign_id))
         return pb.ListCampaignsResponse(
             campaigns=[campaign_message(item, counters_of(counters, item.campaign_id)) for item in page],
             next_page_token=token,
@@ -132,8 +132,7 @@ class CampaignServicer(CampaignServiceServicer):
         check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
         campaign_id = check.uuid("campaign_id", request.campaign_id)
-        if not 0 <= request.samples <= 20:
-            check.wrong("samples", "must be between 0 (for the default of 3) and 20")
+        check.number("samples", request.samples, least=0, most=20)
         check.finish()
         preview = await self._operations.previews.preview(tenant_id, campaign_id, request.samples or 3)
         return pb.PreviewCampaignResponse(
@@ -237,22 +236,24 @@ class CampaignServicer(CampaignServiceServicer):
     async def ListRecipients(self, request: pb.ListRecipientsRequest, context: Context) -> pb.ListRecipientsResponse:
         check = ArgumentCheck()
         size = check.page_size(request.page_size)
-        status = _recipient_status(check, request.status)
+        status = check.enum("status", RecipientStatus, request.status)
+        listing = Listing("recipients", request.tenant_id, request.campaign_id, request.status)
+        after = listing.after(check, request.page_token, position) or 0
         check.finish()
-        after = decode_number(request.page_token) or 0
         campaign = await self._read(request.tenant_id, request.campaign_id)
         async with self._database.connect() as connection:
             rows, reached = await list_recipients(connection, campaign.campaign_id, status, after, size)
         return pb.ListRecipientsResponse(
             recipients=[recipient_message(row) for row in rows],
-            next_page_token="" if reached is None else encode_token(reached),
+            next_page_token="" if reached is None else listing.token(reached),
         )
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
         check = ArgumentCheck()
         size = check.page_size(request.page_size)
+        listing = Listing("events", request.tenant_id, request.campaign_id)
+        after = listing.after(check, request.page_token, position) or 0
         check.finish()
-        after = decode_number(request.page_token) or 0
         campaign = await self._read(request.tenant_id, request.campaign_id)
         async with self._database.connect() as connection:
             rows = await list_events(connection, campaign.campaign_id, after, size + 1)
@@ -261,7 +262,7 @@ class CampaignServicer(CampaignServiceServicer):
                 pb.CampaignEvent(sequence=row.sequence, kind=row.kind, detail=row.detail, at=timestamp(row.at))
                 for row in rows[:size]
             ],
-            next_page_token=encode_token(rows[size - 1].sequence) if len(rows) > size else "",
+            next_page_token=listing.next_token(rows, size, lambda row: row.sequence),
         )
 
     async def RecountCampaign(self, request: pb.RecountCampaignRequest, context: Context) -> pb.RecountCampaignResponse:
@@ -315,7 +316,7 @@ def _change(check: ArgumentCheck, request: pb.UpdateCampaignRequest) -> ContentC
         text=request.text if request.HasField("text") else None,
         sender=request.sender if request.HasField("sender") else None,
         audience=audience_from(check, request.audience) if request.HasField("audience") else None,
-        priority=priority_from(check, request.priority),
+        priority=check.enum("priority", CampaignPriority, request.priority),
     )
     if change.name is not None:
         check.text("name", change.name, least=1, most=200)
@@ -327,37 +328,9 @@ def _change(check: ArgumentCheck, request: pb.UpdateCampaignRequest) -> ContentC
 
 
 def _moment(check: ArgumentCheck, request: pb.ScheduleCampaignRequest) -> datetime | None:
-    if not request.HasField("scheduled_at"):
-        return None
-    try:
-        return request.scheduled_at.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        check.wrong("scheduled_at", "is not a moment: give a timestamp between the years 1 and 9999")
-        return None
+    return check.instant("scheduled_at", request.scheduled_at) if request.HasField("scheduled_at") else None
 
 
-def _state(check: ArgumentCheck, value: int) -> CampaignState | None:
-    try:
-        return CampaignState(value) if value else None
-    except ValueError:
-        check.wrong("state", "is unknown: leave it unspecified for every state")
-        return None
-
-
-def _recipient_status(check: ArgumentCheck, value: int) -> RecipientStatus | None:
-    try:
-        return RecipientStatus(value) if value else None
-    except ValueError:
-        check.wrong("status", "is unknown: leave it unspecified for every status")
-        return None
-
-
-def _newest_key(token: str) -> tuple[datetime, UUID] | None:
-    key = decode_pair(token)
-    if key is None:
-        return None
-    try:
-        moment, campaign_id = datetime.fromisoformat(key[0]), UUID(key[1])
-    except ValueError:
-        raise invalid_field("page_token", "is not a token of this list: pass next_page_token unchanged") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)), campaign_id
+def _newest_key(created_at: str, campaign_id: str) -> tuple[datetime, UUID]:
+    moment = datetime.fromisoformat(created_at)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)), UUID(campaign_id)

@@ -14,12 +14,13 @@ import grpc
 
 from bulksms.campaign.v1 import contacts_pb2 as pb
 from bulksms.campaign.v1.contacts_pb2_grpc import ContactServiceServicer
-from bulksms_campaign.arguments import ArgumentCheck, invalid_field
+from bulksms_campaign.arguments import groups_from, phone_from, region_from
 from bulksms_campaign.contacts import MAX_NAME, clean_name
 from bulksms_campaign.operations.contacts import Contacts
 from bulksms_campaign.operations.imports import ImportHeader, Imports
-from bulksms_campaign.pages import decode_number, encode_token
 from bulksms_campaign.servicers.messages import audience_from, contact_message, import_line_message
+from servicekit.arguments import ArgumentCheck, invalid_field
+from servicekit.paging import Listing, position
 
 Context = grpc.aio.ServicerContext[Any, Any]
 MAX_PIECE = 1 << 20
@@ -63,22 +64,24 @@ class ContactServicer(ContactServiceServicer):
         tenant_id = check.tenant_id(request.tenant_id)
         import_id = check.uuid("import_id", request.import_id)
         size = check.page_size(request.page_size)
+        listing = Listing("import lines", tenant_id, import_id)
+        after = listing.after(check, request.page_token, position) or 0
         check.finish()
-        rows = await self._imports.lines(tenant_id, import_id, decode_number(request.page_token) or 0, size + 1)
+        rows = await self._imports.lines(tenant_id, import_id, after, size + 1)
         return pb.ListImportLinesResponse(
             lines=[import_line_message(row) for row in rows[:size]],
-            next_page_token=encode_token(rows[size - 1].line_number) if len(rows) > size else "",
+            next_page_token=listing.next_token(rows, size, lambda row: row.line_number),
         )
 
     async def UpsertContact(self, request: pb.UpsertContactRequest, context: Context) -> pb.UpsertContactResponse:
         check = ArgumentCheck()
         check.request_id(request.request_id)
         tenant_id = check.tenant_id(request.tenant_id)
-        region = check.region("default_region", request.default_region)
-        phone = check.phone("contact.phone", request.contact.phone, region)
+        region = region_from(check, "default_region", request.default_region)
+        phone = phone_from(check, "contact.phone", request.contact.phone, region)
         first_name = _name(check, "contact.first_name", request.contact.first_name)
         last_name = _name(check, "contact.last_name", request.contact.last_name)
-        groups = check.groups("contact.groups", list(request.contact.groups))
+        groups = groups_from(check, "contact.groups", list(request.contact.groups))
         check.finish()
         upserted = await self._contacts.upsert(
             tenant_id, phone, first_name=first_name, last_name=last_name, groups=groups
@@ -92,14 +95,15 @@ class ContactServicer(ContactServiceServicer):
     async def ListContacts(self, request: pb.ListContactsRequest, context: Context) -> pb.ListContactsResponse:
         check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
-        groups = check.groups("group", [request.group] if request.group else [])
+        groups = groups_from(check, "group", [request.group] if request.group else [])
         size = check.page_size(request.page_size)
+        listing = Listing("contacts", tenant_id, request.group)
+        after = listing.after(check, request.page_token, position) or 0
         check.finish()
-        after = decode_number(request.page_token) or 0
         found = await self._contacts.list(tenant_id, groups[0] if groups else "", after, size + 1)
         return pb.ListContactsResponse(
             contacts=[contact_message(contact) for contact in found[:size]],
-            next_page_token=encode_token(found[size - 1].phone) if len(found) > size else "",
+            next_page_token=listing.next_token(found, size, lambda contact: contact.phone),
         )
 
     async def DeleteContact(self, request: pb.DeleteContactRequest, context: Context) -> pb.DeleteContactResponse:
@@ -129,8 +133,8 @@ def _import_header(header: pb.ImportHeader) -> ImportHeader:
     parsed = ImportHeader(
         check.request_id(header.request_id),
         check.tenant_id(header.tenant_id),
-        check.region("default_region", header.default_region),
-        check.groups("groups", list(header.groups)),
+        region_from(check, "default_region", header.default_region),
+        groups_from(check, "groups", list(header.groups)),
     )
     check.finish()
     return parsed
@@ -163,7 +167,7 @@ def _tenant_and_phone(request: Any, *, mutation: bool = False) -> tuple[str, int
         check.request_id(request.request_id)
     if isinstance(request, pb.OptOutRequest | pb.OptInRequest):
         check.text("source", request.source, most=64)
-    tenant_id, phone = check.tenant_id(request.tenant_id), check.phone("phone", request.phone)
+    tenant_id, phone = check.tenant_id(request.tenant_id), phone_from(check, "phone", request.phone)
     check.finish()
     return tenant_id, phone
 

@@ -8,9 +8,8 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
-from bulksms_campaign.arguments import ArgumentCheck
 from bulksms_campaign.audiences import Audience, check_audience
-from bulksms_campaign.campaigns import Campaign, CampaignPriority
+from bulksms_campaign.campaigns import Campaign
 from bulksms_campaign.contacts import Contact
 from bulksms_campaign.counters import Counters
 from bulksms_campaign.operations.status import CampaignStatus
@@ -18,6 +17,7 @@ from bulksms_campaign.recipients import reason_of, status_of
 from bulksms_campaign.storage.counters import CountersRow
 from bulksms_campaign.storage.imports import ImportLineRow
 from bulksms_campaign.storage.recipients import RecipientRow
+from servicekit.arguments import ArgumentCheck
 from smstext.phone import format_e164
 
 
@@ -138,14 +138,3 @@ def audience_from(check: ArgumentCheck, message: contacts_pb2.Audience) -> Audie
         groups=list(message.groups),
         exclude_groups=list(message.exclude_groups),
     )
-
-
-def priority_from(check: ArgumentCheck, value: int) -> CampaignPriority | None:
-    """The queue lane of a request; None when it names none."""
-    if value == 0:
-        return None
-    try:
-        return CampaignPriority(value)
-    except ValueError:
-        check.wrong("priority", "is unknown: use LOW, NORMAL or URGENT")
-        return None

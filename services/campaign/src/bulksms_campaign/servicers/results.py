@@ -11,16 +11,16 @@ import grpc
 
 from bulksms.campaign.v1 import results_pb2 as pb
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceServicer
-from bulksms_campaign.arguments import ArgumentCheck
 from bulksms_campaign.operations.results import Results
 from bulksms_campaign.recipients import Fact
 from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport
+from servicekit.arguments import ArgumentCheck
 
 Context = grpc.aio.ServicerContext[Any, Any]
 MAX_REPORTS = 5000
 MAX_RECIPIENTS = 100_000
 MAX_DESCRIPTION = 200
-DEFAULT_AWAITED, MAX_AWAITED = 50, 1000
+MAX_INTEGER = (1 << 31) - 1
 MAX_ID = 64
 """Of ids, reasons and trace contexts: the contract's bound."""
 
@@ -62,10 +62,8 @@ class ResultServicer(ResultServiceServicer):
             check.text("bulk_id", request.bulk_id, most=MAX_ID),
             check.text("traceparent", request.traceparent, most=MAX_ID),
         )
-        if request.enqueue_number < 1:
-            check.wrong("enqueue_number", "must be at least 1")
-        if not 0 <= request.epoch < 1 << 31:
-            check.wrong("epoch", "must be between 0 and 2147483647")
+        check.number("enqueue_number", request.enqueue_number, least=1, most=MAX_INTEGER)
+        check.number("epoch", request.epoch, least=0, most=MAX_INTEGER)
         groups = _told(check, request.groups)
         check.finish()
         return pb.RecordBatchResultResponse(changed=await self._results.record_batch(tenant_id, batch, groups))
@@ -94,8 +92,7 @@ class ResultServicer(ResultServiceServicer):
         campaign_id = check.uuid("campaign_id", request.campaign_id)
         if max(request.after_phone, request.last_phone) >= 1 << 63:
             check.wrong("last_phone", "is no telephone number")
-        if not 0 <= request.page_size <= MAX_AWAITED:
-            check.wrong("page_size", f"must be between 0 and {MAX_AWAITED}")
+        size = check.page_size(request.page_size)
         check.finish()
         awaited = await self._results.list_awaited(
             tenant_id,
@@ -103,7 +100,7 @@ class ResultServicer(ResultServiceServicer):
             request.enqueue_number,
             after=request.after_phone,
             last=request.last_phone,
-            limit=request.page_size or DEFAULT_AWAITED,
+            limit=size,
         )
         return pb.ListAwaitedReportsResponse(
             phones=[phone for phone, _ in awaited], message_ids=[message_id for _, message_id in awaited]

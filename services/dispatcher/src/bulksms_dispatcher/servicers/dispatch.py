@@ -10,12 +10,12 @@ from uuid import UUID
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import dispatch_pb2_grpc
-from bulksms_dispatcher.arguments import Arguments
 from bulksms_dispatcher.intake import Chunk, End, Intake
 from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.storage import campaigns, suppressions
 from bulksms_dispatcher.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
 from servicekit import errors
+from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
 from smstext.sender import check_sender
 from smstext.template import Template, TemplateError
@@ -24,6 +24,7 @@ __all__ = ["DispatchServicer"]
 
 Context = Any
 MAX_TEXT = 4096
+MAX_INTEGER = (1 << 31) - 1
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 # A malformed one is no reason not to send: the batches begin traces of their own then.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -45,9 +46,9 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
         return pb.SubmitResponse(recipients=progress.next_index, batches=progress.batches)
 
     async def GetSubmission(self, request: pb.GetSubmissionRequest, context: Context) -> pb.GetSubmissionResponse:
-        arguments = Arguments()
-        submission_id = arguments.uuid("submission_id", request.submission_id)
-        arguments.check()
+        check = ArgumentCheck()
+        submission_id = check.uuid("submission_id", request.submission_id)
+        check.finish()
         progress = await self._intake.find(submission_id)
         return pb.GetSubmissionResponse(
             next_index=progress.next_index,
@@ -101,46 +102,45 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
 
 
 def _submission(header: pb.SubmissionHeader) -> Submission:
-    arguments = Arguments()
+    check = ArgumentCheck()
     submission = Submission(
-        submission_id=arguments.uuid("header.submission_id", header.submission_id),
-        tenant_id=arguments.tenant(header.tenant_id, "header.tenant_id"),
-        campaign_id=arguments.uuid("header.campaign_id", header.campaign_id),
+        submission_id=check.uuid("header.submission_id", header.submission_id),
+        tenant_id=check.tenant_id(header.tenant_id, "header.tenant_id"),
+        campaign_id=check.uuid("header.campaign_id", header.campaign_id),
         enqueue_number=header.enqueue_number,
-        reservation_id=arguments.uuid("header.reservation_id", header.reservation_id),
-        text=arguments.text("header.text", header.text, most=MAX_TEXT),
+        reservation_id=check.uuid("header.reservation_id", header.reservation_id),
+        text=check.long_text("header.text", header.text, least=1, most=MAX_TEXT),
         variable_names=tuple(header.variable_names),
         sender=header.sender,
         priority=header.priority or pb.PRIORITY_NORMAL,
         traceparent=header.traceparent if _TRACEPARENT.fullmatch(header.traceparent) else "",
     )
     if submission.campaign_id == UUID(int=0):
-        arguments.reject("header.campaign_id", "must not be all zeros")
-    if header.enqueue_number < 1:
-        arguments.reject("header.enqueue_number", "must be 1 or more")
+        check.wrong("header.campaign_id", "must not be all zeros")
+    check.number("header.enqueue_number", header.enqueue_number, least=1, most=MAX_INTEGER)
     if submission.priority not in pb.Priority.values():
-        arguments.reject("header.priority", "must be one of the enum's values")
+        check.wrong("header.priority", "must be one of the enum's values")
     if (problem := check_sender(header.sender)) is not None:
-        arguments.reject("header.sender", problem)
-    _check_template(arguments, submission)
-    arguments.check()
+        check.wrong("header.sender", problem)
+    _check_template(check, submission)
+    check.finish()
     return submission
 
 
-def _check_template(arguments: Arguments, submission: Submission) -> None:
+def _check_template(check: ArgumentCheck, submission: Submission) -> None:
     names = submission.variable_names
     if not all(map(_NAME.fullmatch, names)):
-        arguments.reject("header.variable_names", "must be names: letters, digits and '_', at most 32")
+        check.wrong("header.variable_names", "must be names: letters, digits and '_', at most 32")
     if len(set(names)) != len(names):
-        arguments.reject("header.variable_names", "must not repeat a name")
+        check.wrong("header.variable_names", "must not repeat a name")
     try:
         wanted = Template.parse(submission.text).variable_names
     except TemplateError as error:
-        arguments.reject("header.text", str(error))
+        check.wrong("header.text", str(error))
         return
     missing = [name for name in wanted if name not in names]
     if missing:
-        arguments.reject("header.variable_names", f"must contain {', '.join(missing)}, which the text uses")
+        check.wrong("header.variable_names", f"must contain {', '.join(missing)}, which the text uses")
 
 
 async def _parts(requests: AsyncIterator[pb.SubmitRequest]) -> AsyncIterator[Chunk | End]:
@@ -166,24 +166,24 @@ def _wrong_order(field: str, description: str) -> errors.DomainError:
 def _campaign(
     request: pb.PauseCampaignRequest | pb.ResumeCampaignRequest | pb.CancelCampaignRequest,
 ) -> tuple[str, UUID]:
-    arguments = Arguments()
-    arguments.uuid("request_id", request.request_id)
-    tenant_id = arguments.tenant(request.tenant_id)
-    campaign_id = arguments.uuid("campaign_id", request.campaign_id)
-    arguments.check()
+    check = ArgumentCheck()
+    check.request_id(request.request_id)
+    tenant_id = check.tenant_id(request.tenant_id)
+    campaign_id = check.uuid("campaign_id", request.campaign_id)
+    check.finish()
     return tenant_id, campaign_id
 
 
 def _suppressions(
     request: pb.SuppressRecipientsRequest | pb.UnsuppressRecipientsRequest,
 ) -> tuple[str, Sequence[int]]:
-    arguments = Arguments()
-    arguments.uuid("request_id", request.request_id)
-    tenant_id = arguments.tenant(request.tenant_id)
+    check = ArgumentCheck()
+    check.request_id(request.request_id)
+    tenant_id = check.tenant_id(request.tenant_id)
     phones = sorted(set(request.phones))
     if not 0 < len(request.phones) <= MAX_CHUNK:
-        arguments.reject("phones", f"must be 1 to {MAX_CHUNK} numbers")
+        check.wrong("phones", f"must be 1 to {MAX_CHUNK} numbers")
     elif phones[0] < MIN_PHONE or phones[-1] > MAX_PHONE:
-        arguments.reject("phones", "must be E.164 digits: 7 to 15 of them")
-    arguments.check()
+        check.wrong("phones", "must be E.164 digits: 7 to 15 of them")
+    check.finish()
     return tenant_id, phones

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from uuid import UUID
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import messages_pb2_grpc
-from bulksms_dispatcher.arguments import Arguments
 from bulksms_dispatcher.evidence import EvidenceBook
 from bulksms_dispatcher.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus, fold_evidence
 from bulksms_dispatcher.providers.answers import MAX_ID_LENGTH
@@ -15,7 +16,9 @@ from bulksms_dispatcher.single_sends import SingleSend, SingleSends
 from bulksms_dispatcher.status_questions import StatusQuestions
 from bulksms_dispatcher.storage import messages
 from servicekit import errors
+from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
+from servicekit.paging import Listing
 from smstext.phone import format_e164
 from smstext.sender import check_sender
 
@@ -23,6 +26,7 @@ __all__ = ["MessageServicer"]
 
 Context = Any
 MAX_REPORTS = 5000
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _MAX_RAW_STATUS, _MAX_DESCRIPTION = 64, 200
 
 
@@ -38,25 +42,25 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
         self._evidence = evidence
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
-        arguments = Arguments()
+        check = ArgumentCheck()
         wanted = SingleSend(
-            request_id=arguments.uuid("request_id", request.request_id),
-            tenant_id=arguments.tenant(request.tenant_id),
-            phone=arguments.phone("phone", request.phone),
-            text=arguments.text("text", request.text, most=MAX_TEXT),
+            request_id=check.request_id(request.request_id),
+            tenant_id=check.tenant_id(request.tenant_id),
+            phone=_phone(check, request.phone),
+            text=check.long_text("text", request.text, least=1, most=MAX_TEXT),
             sender=request.sender,
         )
         if (problem := check_sender(request.sender)) is not None:
-            arguments.reject("sender", problem)
-        arguments.check()
+            check.wrong("sender", problem)
+        check.finish()
         message, replayed = await self._singles.send(wanted)
         return pb.SendMessageResponse(message=_message(message), replayed=replayed)
 
     async def GetMessage(self, request: pb.GetMessageRequest, context: Context) -> pb.GetMessageResponse:
-        arguments = Arguments()
-        tenant_id = arguments.tenant(request.tenant_id)
-        message_id = arguments.uuid("message_id", request.message_id)
-        arguments.check()
+        check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
+        message_id = check.uuid("message_id", request.message_id)
+        check.finish()
         async with self._database.connect() as connection:
             message = await messages.find(connection, tenant_id, message_id)
         if message is None:
@@ -68,26 +72,27 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
         return pb.GetMessageResponse(message=_message(message))
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Context) -> pb.ListMessagesResponse:
-        arguments = Arguments()
-        tenant_id = arguments.tenant(request.tenant_id)
-        size = arguments.page_size(request.page_size)
-        before = arguments.optional_uuid("page_token", request.page_token)
-        arguments.check()
+        check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
+        size = check.page_size(request.page_size)
+        listing = Listing("messages", tenant_id)
+        before = listing.after(check, request.page_token, UUID)
+        check.finish()
         async with self._database.connect() as connection:
             found = await messages.list_page(connection, tenant_id, before, size + 1)
         return pb.ListMessagesResponse(
             messages=[_message(message) for message in found[:size]],
-            next_page_token=str(found[size - 1].message_id) if len(found) > size else "",
+            next_page_token=listing.next_token(found, size, lambda message: str(message.message_id)),
         )
 
     async def RefreshMessageStatus(
         self, request: pb.RefreshMessageStatusRequest, context: Context
     ) -> pb.RefreshMessageStatusResponse:
-        arguments = Arguments()
-        tenant_id = arguments.tenant(request.tenant_id)
+        check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
         if not 0 < len(request.message_id) <= MAX_ID_LENGTH or not request.message_id.isprintable():
-            arguments.reject("message_id", f"must be 1-{MAX_ID_LENGTH} printable characters")
-        arguments.check()
+            check.wrong("message_id", f"must be 1-{MAX_ID_LENGTH} printable characters")
+        check.finish()
         status, provider_status = await self._questions.refresh(tenant_id, request.message_id)
         return pb.RefreshMessageStatusResponse(
             status=pb.MessageStatus.ValueType(status), provider_status=provider_status
@@ -96,10 +101,10 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
     async def RecordDeliveryEvidence(
         self, request: pb.RecordDeliveryEvidenceRequest, context: Context
     ) -> pb.RecordDeliveryEvidenceResponse:
-        arguments = Arguments()
+        check = ArgumentCheck()
         if len(request.reports) > MAX_REPORTS:
-            arguments.reject("reports", f"must be at most {MAX_REPORTS}")
-        arguments.check()
+            check.wrong("reports", f"must be at most {MAX_REPORTS}")
+        check.finish()
         reports = [
             DeliveryEvidence(
                 _printable(report.message_id),
@@ -121,6 +126,13 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
         return pb.RecordDeliveryEvidenceResponse(
             unknown_indexes=[index for index, report in enumerate(reports) if report.provider_message_id not in known]
         )
+
+
+def _phone(check: ArgumentCheck, value: str) -> int:
+    if not _E164.fullmatch(value):
+        check.wrong("phone", "must be an E.164 number: '+' and 7 to 15 digits, no leading 0")
+        return 0
+    return int(value[1:])
 
 
 def _evidence_status(status: int) -> MessageStatus:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2_grpc
-from bulksms_dispatcher.arguments import Arguments
 from bulksms_dispatcher.batches import NO_CAMPAIGN, Attempt, BatchRecord
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
@@ -21,7 +20,9 @@ from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.resolutions import OperatorsWord, Resolutions, Word, no_batch
 from bulksms_dispatcher.storage import queue
 from servicekit import errors
+from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
+from servicekit.paging import Listing, position
 
 __all__ = ["QueueServicer"]
 
@@ -52,7 +53,8 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         self._wake = wake
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Context) -> pb.GetQueueStatsResponse:
-        tenant_id = _tenant_filter(request.tenant_id)
+        check = ArgumentCheck()
+        tenant_id = check.passed(check.optional_tenant_id(request.tenant_id))
         async with self._database.connect() as connection:
             lanes = await queue.read_depth(connection, tenant_id)
             figures = await queue.read_figures(connection, tenant_id)
@@ -74,30 +76,32 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         )
 
     async def ListBatches(self, request: pb.ListBatchesRequest, context: Context) -> pb.ListBatchesResponse:
-        arguments = Arguments()
-        campaign_id = arguments.optional_uuid("campaign_id", request.campaign_id)
-        size = arguments.page_size(request.page_size)
-        before = arguments.number_token(request.page_token)
-        if request.state not in pb.BatchState.values():
-            arguments.reject("state", "must be one of the enum's values")
-        arguments.check()
+        check = ArgumentCheck()
+        campaign_id = check.optional_uuid("campaign_id", request.campaign_id)
+        size = check.page_size(request.page_size)
+        tenant_id = check.optional_tenant_id(request.tenant_id)
+        listing = Listing("batches", tenant_id, campaign_id, request.state)
+        before = listing.after(check, request.page_token, position) or 0
+        state = check.enum("state", BatchState, request.state)
+        check.finish()
         async with self._database.connect() as connection:
             found = await queue.list_batches(
                 connection,
-                tenant_id=_tenant_filter(request.tenant_id),
+                tenant_id=tenant_id,
                 campaign_id=campaign_id,
-                state=request.state,
+                state=state or 0,
                 before=before,
                 limit=size + 1,
             )
         return pb.ListBatchesResponse(
-            batches=[_batch(record) for record in found[:size]], next_page_token=_next_token(found, size)
+            batches=[_batch(record) for record in found[:size]],
+            next_page_token=listing.next_token(found, size, lambda record: record.seq),
         )
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: Context) -> pb.GetBatchResponse:
-        arguments = Arguments()
-        batch_id = arguments.uuid("batch_id", request.batch_id)
-        arguments.check()
+        check = ArgumentCheck()
+        batch_id = check.uuid("batch_id", request.batch_id)
+        check.finish()
         async with self._database.connect() as connection:
             record = await queue.find_batch(connection, batch_id)
             attempts = await queue.list_attempts(connection, batch_id)
@@ -106,26 +110,27 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         return pb.GetBatchResponse(batch=_batch(record), attempts=[_attempt(attempt) for attempt in attempts])
 
     async def ListDeadBatches(self, request: pb.ListDeadBatchesRequest, context: Context) -> pb.ListDeadBatchesResponse:
-        arguments = Arguments()
-        size = arguments.page_size(request.page_size)
-        before = arguments.number_token(request.page_token)
-        arguments.check()
+        check = ArgumentCheck()
+        size = check.page_size(request.page_size)
+        tenant_id = check.optional_tenant_id(request.tenant_id)
+        listing = Listing("dead batches", tenant_id)
+        before = listing.after(check, request.page_token, position) or 0
+        check.finish()
         async with self._database.connect() as connection:
-            found = await queue.list_dead(
-                connection, tenant_id=_tenant_filter(request.tenant_id), before=before, limit=size + 1
-            )
+            found = await queue.list_dead(connection, tenant_id=tenant_id, before=before, limit=size + 1)
         return pb.ListDeadBatchesResponse(
-            batches=[_batch(record) for record in found[:size]], next_page_token=_next_token(found, size)
+            batches=[_batch(record) for record in found[:size]],
+            next_page_token=listing.next_token(found, size, lambda record: record.seq),
         )
 
     async def RequeueDeadBatch(
         self, request: pb.RequeueDeadBatchRequest, context: Context
     ) -> pb.RequeueDeadBatchResponse:
-        arguments = Arguments()
-        request_id = arguments.uuid("request_id", request.request_id)
-        batch_id = arguments.uuid("batch_id", request.batch_id)
-        reason = arguments.text("reason", request.reason, most=MAX_REASON)
-        arguments.check()
+        check = ArgumentCheck()
+        request_id = check.request_id(request.request_id)
+        batch_id = check.uuid("batch_id", request.batch_id)
+        reason = check.text("reason", request.reason, least=1, most=MAX_REASON)
+        check.finish()
         async with self._database.begin() as connection:
             done_for = await queue.operation_batch(connection, request_id, _REQUEUE)
             if done_for is not None and done_for != batch_id:
@@ -145,14 +150,14 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         return pb.RequeueDeadBatchResponse(batch=_batch(record))
 
     async def ResolveBatch(self, request: pb.ResolveBatchRequest, context: Context) -> pb.ResolveBatchResponse:
-        arguments = Arguments()
-        request_id = arguments.uuid("request_id", request.request_id)
-        batch_id = arguments.uuid("batch_id", request.batch_id)
-        known_from = arguments.text("evidence", request.evidence, most=MAX_REASON)
+        check = ArgumentCheck()
+        request_id = check.request_id(request.request_id)
+        batch_id = check.uuid("batch_id", request.batch_id)
+        known_from = check.text("evidence", request.evidence, least=1, most=MAX_REASON)
         word = _WORDS.get(request.resolution)
         if word is None:
-            arguments.reject("resolution", "must be ACCEPTED or NOT_SENT")
-        arguments.check()
+            check.wrong("resolution", "must be ACCEPTED or NOT_SENT")
+        check.finish()
         assert word is not None  # noqa: S101 - checked above
         record = await self._resolutions.resolve(
             OperatorsWord(request_id, batch_id, word, known_from, _operator(context))
@@ -168,21 +173,16 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
 
     async def SetRateLimit(self, request: pb.SetRateLimitRequest, context: Context) -> pb.SetRateLimitResponse:
         wanted = request.limit
-        arguments = Arguments()
-        arguments.uuid("request_id", request.request_id)
-        if int(wanted.scope) not in set(map(int, LimitScope)):
-            arguments.reject("limit.scope", "must be set")
+        check = ArgumentCheck()
+        check.request_id(request.request_id)
+        scope = check.required_enum("limit.scope", LimitScope, wanted.scope)
         if wanted.scope == pb.RATE_LIMIT_SCOPE_GLOBAL and wanted.key:
-            arguments.reject("limit.key", "must be empty for the global limit")
-        arguments.text("limit.key", wanted.key, most=64, least=0)
-        if not 0 <= wanted.max_requests <= MAX_REQUESTS:
-            arguments.reject("limit.max_requests", f"must be 0 (no limit) to {MAX_REQUESTS}")
-        if not 0 <= wanted.max_messages <= MAX_MESSAGES:
-            arguments.reject("limit.max_messages", f"must be 0 (no limit) to {MAX_MESSAGES}")
-        if not 1 <= wanted.window_ms <= MAX_WINDOW_MS:
-            arguments.reject("limit.window_ms", f"must be 1 to {MAX_WINDOW_MS}")
-        arguments.check()
-        scope = LimitScope(wanted.scope)
+            check.wrong("limit.key", "must be empty for the global limit")
+        check.text("limit.key", wanted.key, most=64)
+        check.number("limit.max_requests", wanted.max_requests, least=0, most=MAX_REQUESTS)
+        check.number("limit.max_messages", wanted.max_messages, least=0, most=MAX_MESSAGES)
+        check.number("limit.window_ms", wanted.window_ms, least=1, most=MAX_WINDOW_MS)
+        check.finish()
         limit = Limit(wanted.max_requests, wanted.max_messages, timedelta(milliseconds=wanted.window_ms))
         await self._limits.change(scope, wanted.key, limit)
         return pb.SetRateLimitResponse(limit=_rate_limit(scope, wanted.key, limit))
@@ -192,18 +192,6 @@ def _operator(context: Context) -> str:
     """Who asks, for the audit: who the caller says it is, and where the call comes from."""
     named = [str(value) for key, value in context.invocation_metadata() or () if key == OPERATOR_METADATA]
     return f"{' '.join(named)[:100]} {context.peer()[:100]}".strip().replace("\0", "")
-
-
-def _tenant_filter(tenant_id: str) -> str:
-    if tenant_id:
-        arguments = Arguments()
-        arguments.tenant(tenant_id)
-        arguments.check()
-    return tenant_id
-
-
-def _next_token(found: Sequence[BatchRecord], size: int) -> str:
-    return str(found[size - 1].seq) if len(found) > size else ""
 
 
 def _batch(record: BatchRecord) -> pb.Batch:
