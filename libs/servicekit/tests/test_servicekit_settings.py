@@ -14,6 +14,7 @@ from servicekit.settings import (
     Endpoint,
     ServiceSettings,
     SettingsError,
+    Target,
     load,
     parse_listen,
 )
@@ -74,3 +75,33 @@ def test_addresses_have_a_host_and_a_port(text: str, endpoint: Endpoint) -> None
 def test_other_texts_are_no_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="must be host:port"):
         parse_listen(text)
+
+
+class Caller(ServiceSettings):
+    ledger_address: Target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "ledger:50051",
+        "[::1]:7",
+        "dns:///ledger.bulksms:50051",
+        "dns:ledger:1",
+        "ipv4:10.0.0.1:1,10.0.0.2:1",
+    ],
+)
+def test_a_peer_is_named_by_any_usual_target(target: str) -> None:
+    assert load(Caller, ledger_address=target).ledger_address == target
+
+
+@pytest.mark.parametrize("target", ["", "ledger", "ledger:", ":50051", "http://ledger:50051", "ipv4:a:1,", "a b:1"])
+def test_other_texts_name_no_peer_and_stop_the_start(target: str) -> None:
+    with pytest.raises(SettingsError, match="LEDGER_ADDRESS is wrong: must be a gRPC target: host:port"):
+        load(Caller, ledger_address=target)
+
+
+def test_a_peer_that_is_not_named_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LEDGER_ADDRESS", raising=False)
+    with pytest.raises(SettingsError, match="LEDGER_ADDRESS is not set: it is required"):
+        load(Caller)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 __all__ = [
@@ -16,11 +17,15 @@ __all__ = [
     "Endpoint",
     "ServiceSettings",
     "SettingsError",
+    "Target",
     "load",
     "parse_listen",
 ]
 
 S = TypeVar("S", bound=BaseSettings)
+
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
+_TARGET = re.compile(rf"(?:dns:(?://[^/]*/)?)?{_HOST}|ipv[46]:{_HOST}(?:,{_HOST})*|unix:.+")
 
 
 class SettingsError(Exception):
@@ -54,6 +59,17 @@ def _split_commas(value: object) -> object:
 
 Address = Annotated[Endpoint, NoDecode, BeforeValidator(parse_listen)]
 """Type of a setting written `host:port`; its default is an `Endpoint(host, port)`."""
+
+
+def _target(value: str) -> str:
+    # gRPC takes a missing port for 443 and a misspelt scheme for a host: both would only show at the first call.
+    if not _TARGET.fullmatch(value):
+        raise ValueError("must be a gRPC target: host:port, dns:///name:port or ipv4:host:port,host:port")
+    return value
+
+
+Target = Annotated[str, AfterValidator(_target)]
+"""Type of a setting that says where a peer is. It has no default: a wrong one would be silent."""
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 """Type of a setting written `one,two`."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
-from servicekit.settings import ServiceSettings
+from servicekit.settings import ServiceSettings, Target
 
 _MOST_RECIPIENTS = 5000
 
@@ -20,9 +20,8 @@ class Settings(ServiceSettings):
 
     database_url: SecretStr = Field()
     database_pool_size: int = Field(20, ge=4, le=1000)
-    # A gRPC target: host:port, or ipv4:host:port,host:port for several replicas.
-    ledger_address: str = Field(min_length=1)
-    dispatcher_address: str = Field(min_length=1)
+    ledger_address: Target
+    dispatcher_address: Target
 
     sms_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = 5000
     """The dispatcher's batch size: only to say how many batches an audience makes."""

@@ -13,7 +13,7 @@ from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.providers.mitto import Timeouts
 from bulksms_dispatcher.refreshes import RefreshSchedule
 from bulksms_dispatcher.retries import Backoff
-from servicekit.settings import CommaSeparated, ServiceSettings
+from servicekit.settings import CommaSeparated, ServiceSettings, Target
 
 __all__ = ["Settings"]
 
@@ -30,9 +30,8 @@ class Settings(ServiceSettings):
     database_url: SecretStr
     redis_url: SecretStr
     redis_key_prefix: str = "bulksms:"
-    # Any gRPC target: with several replicas it names more than one address.
-    campaign_address: str = Field("127.0.0.1:50051", min_length=1)
-    ledger_address: str = Field("127.0.0.1:50051", min_length=1)
+    campaign_address: Target
+    ledger_address: Target
 
     mitto_base_url: str = Field("https://messaging.mittoapi.com", pattern=r"^https?://[^/?#]+(/[^?#]*)?$")
     mitto_api_key: SecretStr

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from bulksms_dlr_gateway.schedule import Schedule
 from bulksms_dlr_gateway.spool import SpoolLimits
-from servicekit.settings import Address, CommaSeparatedSecrets, Endpoint, ServiceSettings
+from servicekit.settings import Address, CommaSeparatedSecrets, Endpoint, ServiceSettings, Target
 
 MIN_SECRET_LENGTH = 16
 MAX_REPORTS_PER_CALL = 5_000  # the contract's own bound on RecordDeliveryReports and RecordDeliveryEvidence
@@ -26,9 +26,8 @@ class Settings(ServiceSettings):
     distribution: ClassVar[str] = "bulksms-dlr-gateway"
 
     http_listen: Address = Endpoint("0.0.0.0", 8080)
-    # Any gRPC target: several replicas are "ipv4:10.0.0.1:50051,10.0.0.2:50051" or a "dns:///" name.
-    campaign_address: str = Field("127.0.0.1:50051", min_length=1)
-    dispatcher_address: str = Field("127.0.0.1:50052", min_length=1)
+    campaign_address: Target
+    dispatcher_address: Target
 
     dlr_secrets: CommaSeparatedSecrets = Field((), validate_default=True)
     dlr_secret_header: str = "X-Dlr-Secret"  # noqa: S105 - a name, no secret
