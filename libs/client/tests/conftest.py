@@ -47,12 +47,15 @@ class Services:
     handlers: dict[str, Handler] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     credentials: grpc.ServerCredentials | None = None
+    options: tuple[tuple[str, int], ...] = ()
     address: str = "127.0.0.1:0"
     server: grpc.Server | None = None
 
     def start(self) -> None:
         """Starts, the second time at the address of the first."""
-        self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
+        self.server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0), *self.options]
+        )
         for base, add in CONTRACT:
             add(self.servicer(base), self.server)
         if self.credentials is None:
@@ -93,8 +96,8 @@ def serve() -> Iterator[Callable[..., Services]]:
     """Starts services; more than once is possible."""
     with ExitStack() as stack:
 
-        def start(credentials: grpc.ServerCredentials | None = None) -> Services:
-            services = Services(credentials=credentials)
+        def start(**how: Any) -> Services:
+            services = Services(**how)
             services.start()
             stack.callback(services.stop)
             return services

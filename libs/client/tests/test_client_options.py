@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import trustme
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms_client import AsyncClient, Client, ConfigurationError, TlsOptions, Unavailable
@@ -72,24 +71,14 @@ def test_public_authorities_can_be_asked_for() -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, a server's and a client's certificate for the name bulksms.test."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl makes the certificates, and is not here")
-    folder = tmp_path_factory.mktemp("pki")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
-    (folder / "names").write_text("subjectAltName=DNS:bulksms.test\n")
+    """An authority, a server's and a client's certificate for the name bulksms.test, and another authority."""
+    folder, authority = tmp_path_factory.mktemp("pki"), trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(folder / "other-ca.pem")
     for name in ("server", "client"):
-        run("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        run(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-            *("-days", "2", "-extfile", "names", "-out", f"{name}.pem"),
-        )
+        issued = authority.issue_cert("bulksms.test")
+        issued.private_key_pem.write_to_path(folder / f"{name}.key")
+        issued.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
     return folder
 
 
@@ -97,7 +86,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mutual_services(serve: Any, pki: Path) -> Any:
     pair = ((pki / "server.key").read_bytes(), (pki / "server.pem").read_bytes())
     credentials = grpc.ssl_server_credentials([pair], (pki / "ca.pem").read_bytes(), require_client_auth=True)
-    services = serve(credentials)
+    services = serve(credentials=credentials)
     services.on("GetCampaign", pb.GetCampaignResponse(campaign=pb.Campaign(campaign_id="c1")))
     return services
 
@@ -123,11 +112,11 @@ async def test_mutual_tls_over_asyncio(mutual_services: Any, pki: Path) -> None:
         assert (await client.campaigns.get("c1")).campaign_id == "c1"
 
 
-@pytest.mark.parametrize("wrong", ["no client certificate", "another name", "no encryption"])
+@pytest.mark.parametrize("wrong", ["no client certificate", "another authority", "another name", "no encryption"])
 def test_a_channel_that_proves_too_little_is_refused(mutual_services: Any, pki: Path, wrong: str) -> None:
     own = None if wrong == "no client certificate" else pki
     tls = TlsOptions(
-        ca=pki / "ca.pem",
+        ca=pki / ("other-ca.pem" if wrong == "another authority" else "ca.pem"),
         cert=own and own / "client.pem",
         key=own and own / "client.key",
         server_name="bulksms.other" if wrong == "another name" else "bulksms.test",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -190,3 +191,50 @@ def test_a_streams_own_deadline_costs_no_patience() -> None:
     clock.now = 300
     assert tries.pause(DeadlineExceeded("stream's end")) == 0.0
     assert tries.pause(Unavailable("away")) == 0.1
+
+
+@pytest.fixture
+def impatient_services(serve: Any) -> Any:
+    """Servers that send a connection away after a tenth of a second, and cut it after another one."""
+    return serve(options=(("grpc.max_connection_age_ms", 100), ("grpc.max_connection_age_grace_ms", 100)))
+
+
+def until_connections(peers: set[str], enough: int) -> Any:
+    """A watch that ends by itself only once it was begun over this many connections."""
+
+    def handle(_request: Any, context: grpc.ServicerContext) -> Iterator[pb.WatchCampaignResponse]:
+        peers.add(context.peer())
+        while context.is_active():
+            yield update(pb.CAMPAIGN_STATE_SENDING, len(peers), final=len(peers) == enough)
+            time.sleep(0.01)
+
+    return handle
+
+
+def test_a_watch_survives_connections_that_are_cut_for_their_age(impatient_services: Any) -> None:
+    impatient_services.on("WatchCampaign", until_connections(set(), 4))
+    with Client(campaign=impatient_services.address, tenant_id="acme") as client:
+        seen = [status.counters.sent for status in client.campaigns.watch("c1", patience=20)]
+    assert (seen, sorted(set(seen))) == (sorted(seen), [1, 2, 3, 4])
+
+
+async def test_so_does_a_watch_over_asyncio(impatient_services: Any) -> None:
+    impatient_services.on("WatchCampaign", until_connections(set(), 4))
+    async with AsyncClient(campaign=impatient_services.address, tenant_id="acme") as client:
+        seen = [status.counters.sent async for status in client.campaigns.watch("c1", patience=20)]
+    assert (seen, sorted(set(seen))) == (sorted(seen), [1, 2, 3, 4])
+
+
+def test_calls_survive_connections_that_are_sent_away(impatient_services: Any) -> None:
+    peers: set[str] = set()
+
+    def answer(_request: Any, context: grpc.ServicerContext) -> pb.GetCampaignResponse:
+        peers.add(context.peer())
+        return pb.GetCampaignResponse(campaign=pb.Campaign(campaign_id="c1"))
+
+    impatient_services.on("GetCampaign", answer)
+    give_up_at = time.monotonic() + 30
+    with Client(campaign=impatient_services.address, tenant_id="acme", timeout=5) as client:
+        while len(peers) < 4:
+            assert client.campaigns.get("c1").campaign_id == "c1"
+            assert time.monotonic() < give_up_at

@@ -63,6 +63,8 @@ def channel_arguments(tls: TlsOptions | None) -> list[tuple[str, str | int]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        # Added replicas are looked up when a server sends a connection away for its age, not up to 30 s later.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -90,6 +90,8 @@ class ServiceSettings(BaseSettings):
 
     grpc_listen: Address = Endpoint("0.0.0.0", 50051)
     grpc_max_concurrent_rpcs: int = Field(1000, ge=1)
+    grpc_max_connection_age_seconds: float = Field(300.0, ge=0, le=86_400)
+    grpc_max_connection_age_grace_seconds: float = Field(960.0, gt=0, le=86_400)
     database_url: SecretStr | None = None
     database_pool_size: int = Field(10, ge=1, le=1000)
     redis_url: SecretStr | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -43,7 +42,7 @@ def build_server(
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )
-    return GrpcServer(settings.grpc_listen, servicers, interceptor, settings.shutdown_grace, credentials)
+    return GrpcServer(settings, servicers, interceptor, credentials)
 
 
 class GrpcServer:
@@ -51,20 +50,19 @@ class GrpcServer:
 
     def __init__(
         self,
-        listen: Endpoint,
+        settings: ServiceSettings,
         servicers: Sequence[Servicer],
         interceptor: ServerInterceptor,
-        grace: timedelta,
         credentials: grpc.ServerCredentials | None,
     ) -> None:
-        self._listen = listen
+        self._listen = settings.grpc_listen
         self._interceptor = interceptor
-        self._grace = grace
+        self._grace = settings.shutdown_grace
         self._credentials = credentials
         self._health = health.aio.HealthServicer()
         self._services = [name for _, _, name in servicers]
         self._port: int | None = None
-        self._server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+        self._server = grpc.aio.server(interceptors=[interceptor], options=[*_OPTIONS, *_connection_age(settings)])
         for add_to_server, servicer, _ in servicers:
             add_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -115,6 +113,20 @@ class GrpcServer:
     async def _report(self, status: int) -> None:
         for name in ["", *self._services]:
             await self._health.set(name, status)
+
+
+def _connection_age(settings: ServiceSettings) -> list[tuple[str, int]]:
+    """How old a connection gets, ±10 % by gRPC's own jitter.
+
+    Then it takes no new calls: the client makes a new one without an error, looks the name up again and so finds
+    replicas that were added. Calls under way have the grace to end; what is cut then ends as UNAVAILABLE.
+    """
+    if not settings.grpc_max_connection_age_seconds:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(settings.grpc_max_connection_age_seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(settings.grpc_max_connection_age_grace_seconds * 1000)),
+    ]
 
 
 _OPTIONS = [
