@@ -48,6 +48,7 @@ from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.outbox import Teller, flush
 from bulksms_dispatcher.workers.pool import SenderPool
+from bulksms_dispatcher.workers.queue_watch import QueueWatch
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
 from bulksms_dispatcher.workers.refresher import Refresher
@@ -73,6 +74,7 @@ _REFRESH_POLL = timedelta(seconds=1)
 _LOOKUPS_AT_ONCE = 8
 _RECOVERY_POLL = timedelta(seconds=10)
 _RETENTION_POLL = timedelta(minutes=10)
+_WATCH_POLL = timedelta(seconds=15)
 _SWEEP_POLL = timedelta(seconds=15)
 _EVIDENCE_POLL = timedelta(seconds=0.5)
 _OUTBOX_FLUSH = timedelta(seconds=3)
@@ -224,6 +226,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         PeriodicWorker("pacing gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),
         Heartbeat(database, worker),
         *([PeriodicWorker("refresher", _REFRESH_POLL, refresher.refresh_once)] if settings.status_refresh_max else []),
+        PeriodicWorker("queue watch", _WATCH_POLL, QueueWatch(database, metrics).look_once),
         PeriodicWorker("evidence", _EVIDENCE_POLL, evidence.look_once),
         *(
             [PeriodicWorker("retention", _RETENTION_POLL, Retention(database, settings.retention).delete_once)]

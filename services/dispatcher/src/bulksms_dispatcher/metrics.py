@@ -10,8 +10,8 @@ __all__ = ["Metrics"]
 class Metrics:
     """Counters and histograms; attributes are few and never name a recipient."""
 
-    def __init__(self) -> None:
-        meter = metrics.get_meter("bulksms.dispatcher")
+    def __init__(self, meter_provider: metrics.MeterProvider | None = None) -> None:
+        meter = metrics.get_meter("bulksms.dispatcher", meter_provider=meter_provider)
         self.batches = meter.create_counter("dispatcher.batches", description="Tries of batches by outcome and reason")
         self.messages = meter.create_counter("dispatcher.messages", description="Messages by outcome")
         self.provider_seconds = meter.create_histogram(
@@ -23,6 +23,14 @@ class Metrics:
         )
         self.refreshes = meter.create_counter(
             "dispatcher.refreshes", description="Messages the provider was asked about, by result and status"
+        )
+        self.queue_batches = meter.create_gauge("dispatcher.queue.batches", description="Batches not final, by state")
+        self.queue_oldest_ready = meter.create_gauge(
+            "dispatcher.queue.oldest_ready", unit="s", description="How long the batch that waits longest has been due"
+        )
+        self.outbox_pending = meter.create_gauge("dispatcher.outbox.pending", description="Outbox entries not told yet")
+        self.outbox_oldest = meter.create_gauge(
+            "dispatcher.outbox.oldest", unit="s", description="Age of the oldest outbox entry that was not refused"
         )
         self.outbox_told = meter.create_counter("dispatcher.outbox.told", description="Outbox entries acknowledged")
         self.outbox_refused = meter.create_counter(

@@ -47,6 +47,7 @@ class Figures:
     accepted_per_second: float
     workers_alive: int
     outbox_pending: int
+    outbox_oldest_seconds: float
 
 
 _LIVE = ", ".join(str(int(state)) for state in sorted(LIVE))
@@ -67,7 +68,9 @@ _FIGURES = text(f"""
         (SELECT coalesce(sum(a.accepted), 0) / 60.0 FROM attempts a
          WHERE a.accepted > 0 AND a.ended_at > now() - interval '60 seconds')::double precision,
         (SELECT count(*) FROM workers WHERE seen_at > now() - interval '15 seconds'),
-        (SELECT count(*) FROM outbox)
+        (SELECT count(*) FROM outbox),
+        coalesce((SELECT extract(epoch FROM clock_timestamp() - min(created_at)) FROM outbox
+                  WHERE refused = ''), 0)::double precision
 """)
 _LIST = text(f"""
     SELECT {_COLUMNS} FROM batches b
