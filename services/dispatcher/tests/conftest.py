@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from redis.asyncio import Redis
 
 from bulksms_dispatcher.app import MIGRATIONS
 from bulksms_dispatcher.settings import Settings
@@ -100,3 +101,11 @@ async def database(dispatcher_url: str) -> AsyncIterator[Database]:
     opened = Database(dispatcher_url, application_name="test", pool_size=2)
     yield opened
     await opened.stop()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of this run's server; a test's keys begin with `redis_key_prefix`."""
+    client: Redis = Redis.from_url(redis_url, socket_timeout=2)
+    yield client
+    await client.aclose()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
 import uuid
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +53,13 @@ async def eventually(condition: Callable[[], Any], deadline_seconds: float = DEA
             if value:
                 return value
             await asyncio.sleep(0.01)
+
+
+def busiest_window(times: Sequence[float], window: timedelta) -> int:
+    """Most events in any half-open window of this length."""
+    ordered = sorted(times)
+    length = window.total_seconds()
+    return max(bisect_right(ordered, start + length - 1e-6) - i for i, start in enumerate(ordered))
 
 
 class Provider(Simulator):
@@ -264,6 +276,26 @@ async def serving(settings: Settings) -> AsyncIterator[Dispatcher]:
             )
         finally:
             await channel.close()
+
+
+@contextmanager
+def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """The service as a process of its own, on the same servers."""
+    environment = {
+        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in settings
+        if value is not None
+    }
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bulksms_dispatcher", "serve"],
+        env={**os.environ, **environment, "LOG_LEVEL": "ERROR"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
 
 
 def header(**changes: Any) -> dispatch_pb2.SubmissionHeader:

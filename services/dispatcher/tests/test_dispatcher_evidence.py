@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
-from bulksms_dispatcher.providers.sightings import parse_sighting
+from bulksms_dispatcher.providers.status import read_answer
 from bulksms_dispatcher.settings import Settings
 from servicekit.database import Database
 
@@ -157,7 +157,7 @@ async def test_the_sender_tells_messages_apart_that_are_otherwise_the_same(
     ],
 )
 def test_a_sighting_that_is_not_whole_is_none(body: bytes) -> None:
-    assert parse_sighting(body, "id") is None
+    assert read_answer(body, "id").sighting is None
 
 
 def test_a_sighting_is_read_wherever_clients_have_found_it() -> None:
@@ -172,7 +172,7 @@ def test_a_sighting_is_read_wherever_clients_have_found_it() -> None:
         ),
         b'{"text":"Hi","destination":306900000001,"createdAt":"2026-11-22 10:00:00.123456"}',
     )
-    found = [parse_sighting(body, "id") for body in bodies]
+    found = [read_answer(body, "id").sighting for body in bodies]
     assert found[0] is not None
     assert found == [found[0]] * 3
     assert (found[0].destination, found[0].sender) == (306_900_000_001, None)

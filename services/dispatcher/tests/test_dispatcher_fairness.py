@@ -47,7 +47,6 @@ async def test_urgent_goes_before_normal_and_normal_before_low(
         sms_batch_size=1,
         rate_limit_traffic_account_max=10,
         rate_limit_traffic_account_window_ms=500,
-        rate_limit_margin_ms=50,
     )
     async with serving(settings) as dispatcher:
         heads = {

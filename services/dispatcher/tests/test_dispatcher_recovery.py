@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,31 +29,12 @@ from .dispatcher_support import (
     eventually,
     header,
     phones,
+    process,
     serving,
     submit,
 )
 
 # On a busy machine a polite answer may take a second.
-
-
-@contextmanager
-def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    """The service as a process of its own, on the same servers."""
-    environment = {
-        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in settings
-        if value is not None
-    }
-    running = subprocess.Popen(
-        [sys.executable, "-m", "bulksms_dispatcher", "serve"],
-        env={**os.environ, **environment, "LOG_LEVEL": "ERROR"},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
 
 
 @contextmanager

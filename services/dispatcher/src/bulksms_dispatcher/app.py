@@ -27,13 +27,14 @@ from bulksms_dispatcher.intake import Intake
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.notices import Notices
+from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.pacing.limits import Limit
 from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import MittoClient
-from bulksms_dispatcher.providers.status import StatusLookup
+from bulksms_dispatcher.providers.status import MessageLookup
 from bulksms_dispatcher.resolutions import Resolutions
 from bulksms_dispatcher.servicers.dispatch import DispatchServicer
 from bulksms_dispatcher.servicers.messages import MessageServicer
@@ -71,7 +72,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _OUTBOX_POLL = timedelta(seconds=1)
 _REDIS_TIMEOUT_SECONDS = 2.0
 _REFRESH_POLL = timedelta(seconds=1)
-_LOOKUPS_AT_ONCE = 8
+_REFRESHES_AT_ONCE = 8
+_EVIDENCE_AT_ONCE = 16
 _RECOVERY_POLL = timedelta(seconds=10)
 _RETENTION_POLL = timedelta(minutes=10)
 _WATCH_POLL = timedelta(seconds=15)
@@ -110,10 +112,10 @@ async def build(settings: Settings) -> Sequence[Component]:
         key_prefix=settings.redis_key_prefix,
         traffic_account_id=settings.mitto_traffic_account_id,
         limits=limits,
-        margin=timedelta(milliseconds=settings.rate_limit_margin_ms),
         slowdown=settings.slowdown,
         refreshes=Limit(settings.status_refresh_max),
     )
+    arrivals = Arrivals(limiter, timedelta(milliseconds=settings.rate_limit_margin_ms))
     lanes = Lanes(database, worker, settings.lease, clock)
     gate = PacingGate(limiter, metrics, lanes.wake)
     wakeups = Wakeups(redis, settings.redis_key_prefix, lanes.wake)
@@ -149,6 +151,7 @@ async def build(settings: Settings) -> Sequence[Component]:
     sender = Sender(
         database,
         limiter,
+        arrivals,
         provider,
         recorder,
         Holder(database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.hold_seconds)),
@@ -162,29 +165,32 @@ async def build(settings: Settings) -> Sequence[Component]:
         use_bulk=settings.use_bulk_sms,
     )
 
-    lookup = StatusLookup(
+    lookup = MessageLookup(
         settings.mitto_base_url,
         settings.mitto_api_key,
         timedelta(seconds=settings.mitto_soft_timeout_seconds),
-        connections=_LOOKUPS_AT_ONCE,
+        connections=_REFRESHES_AT_ONCE + _EVIDENCE_AT_ONCE,
     )
     awaited = AwaitedReports(database, ResultServiceStub(campaign_channel))
     refresher = Refresher(
         database,
         limiter,
+        arrivals,
         lookup,
         awaited,
         metrics,
         settings.refresh_schedule,
-        concurrency=_LOOKUPS_AT_ONCE,
+        concurrency=_REFRESHES_AT_ONCE,
     )
 
     evidence = EvidenceBook(
         database,
         limiter,
-        provider,
+        arrivals,
+        lookup,
         known,
         metrics,
+        concurrency=_EVIDENCE_AT_ONCE,
         window=timedelta(seconds=settings.evidence_window_seconds),
         on_change=on_change,
     )
@@ -205,7 +211,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         ),
         (
             add_MessageServiceServicer_to_server,
-            MessageServicer(database, singles, StatusQuestions(database, limiter, lookup, awaited), evidence),
+            MessageServicer(database, singles, StatusQuestions(database, limiter, arrivals, lookup, awaited), evidence),
             "bulksms.dispatcher.v1.MessageService",
         ),
         (
@@ -220,7 +226,8 @@ async def build(settings: Settings) -> Sequence[Component]:
         closing("campaign channel", campaign_channel.close),
         closing("ledger channel", ledger_channel.close),
         closing("provider", provider.close),
-        closing("status lookup", lookup.close),
+        closing("message lookup", lookup.close),
+        arrivals,
         PeriodicWorker("batch sizes", timedelta(seconds=1), sizes.refresh_once),
         PeriodicWorker("rate limits", timedelta(seconds=1), limits.refresh_once),
         PeriodicWorker("pacing gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),

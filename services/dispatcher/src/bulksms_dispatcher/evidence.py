@@ -11,12 +11,13 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
+from bulksms_dispatcher.pacing.permits import Permit
 from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.providers.known_ids import KnownIds
-from bulksms_dispatcher.providers.mitto import QUESTION_CONNECTIONS, MittoClient
-from bulksms_dispatcher.providers.outcome import Phase
-from bulksms_dispatcher.providers.sightings import Sighting, parse_sighting
+from bulksms_dispatcher.providers.sightings import Sighting
+from bulksms_dispatcher.providers.status import LookupResult, MessageLookup
 from bulksms_dispatcher.results import OPERATOR
 from bulksms_dispatcher.storage import evidence as storage
 from bulksms_dispatcher.storage import messages, outcomes
@@ -70,16 +71,20 @@ class EvidenceBook:
         self,
         database: Database,
         limiter: Limiter,
-        provider: MittoClient,
+        arrivals: Arrivals,
+        lookup: MessageLookup,
         known: KnownIds,
         metrics: Metrics,
         *,
+        concurrency: int,
         window: timedelta,
         on_change: Callable[[], None],
     ) -> None:
         self._database = database
         self._limiter = limiter
-        self._provider = provider
+        self._arrivals = arrivals
+        self._lookup = lookup
+        self._concurrency = concurrency
         self._known = known
         self._metrics = metrics
         self._window = window
@@ -104,7 +109,7 @@ class EvidenceBook:
             claimed = await storage.take_open(connection, _AT_ONCE, _HIDE)
         if not claimed:
             return False
-        slots = asyncio.Semaphore(QUESTION_CONNECTIONS)
+        slots = asyncio.Semaphore(self._concurrency)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._look(report, slots)) for report in claimed]
         found = [(report, task.result()) for report, task in zip(claimed, tasks, strict=True)]
@@ -132,27 +137,26 @@ class EvidenceBook:
     async def _ask(self, report: Claimed) -> Sighting | _Nothing:
         """What the provider says of it; kept, so that it is asked once."""
         try:
-            await self._take_permit()
+            permit = await self._take_permit()
         except PacingUnavailable:
             return _Nothing("NO_PACING", tries=MAX_TRIES)
-        exchange = await self._provider.get_message(report.provider_message_id)
-        if exchange.phase is not Phase.ANSWERED or exchange.status >= 500 or exchange.status in (401, 403, 429):
-            return _Nothing("PROVIDER_UNAVAILABLE", tries=MAX_TRIES)
-        if not 200 <= exchange.status < 300:
+        with self._arrivals.follow(permit) as journey:
+            word = await self._lookup.ask(report.provider_message_id, begin=journey.begin)
+        if word.result is LookupResult.UNKNOWN:
             # Perhaps not yet: its reports may be quicker than its books.
             return _Nothing("PROVIDER_DOES_NOT_KNOW", tries=MAX_TRIES)
-        sighting = parse_sighting(exchange.body, report.provider_message_id)
-        if sighting is None:
+        if word.result not in (LookupResult.KNOWN, LookupResult.UNREADABLE):
+            return _Nothing("PROVIDER_UNAVAILABLE", tries=MAX_TRIES)
+        if word.sighting is None:
             return _Nothing("SIGHTING_UNREADABLE")
         async with self._database.begin() as connection:
-            await storage.save_sighting(connection, report.provider_message_id, sighting)
-        return sighting
+            await storage.save_sighting(connection, report.provider_message_id, word.sighting)
+        return word.sighting
 
-    async def _take_permit(self) -> None:
-        permit = await self._limiter.acquire(_LANE, 1)
-        while not permit.granted:
-            await asyncio.sleep(min(permit.wait.total_seconds(), 1.0))
-            permit = await self._limiter.acquire(_LANE, 1)
+    async def _take_permit(self) -> Permit:
+        while not isinstance(answer := await self._limiter.acquire(_LANE, 0, ahead=timedelta(0)), Permit):  # noqa: ASYNC110
+            await asyncio.sleep(min(answer.wait.total_seconds(), 1.0))
+        return answer
 
     async def _match(self, message_id: str, sighting: Sighting) -> _Match | _Nothing:
         earliest, latest = sighting.created_at - self._window, sighting.created_at + self._window

@@ -54,12 +54,12 @@ class Settings(ServiceSettings):
     rate_limit_tenant_window_ms: int = Field(1000, ge=1)
     queue_rate_max: int = Field(0, ge=0)
     queue_rate_window_ms: int = Field(1000, ge=1)
-    rate_limit_margin_ms: int = Field(25, ge=0)
+    rate_limit_margin_ms: int = Field(40, ge=0, le=4000)
 
     rate_limit_slowdown_seconds: float = Field(10.0, ge=0, le=3600)
     rate_limit_recovery_seconds: float = Field(60.0, gt=0, le=3600)
 
-    status_refresh_max: int = Field(50, ge=0, le=10_000)
+    status_refresh_max: int = Field(20, ge=0, le=10_000)
     status_refresh_after_seconds: str = Field("30,120,300", pattern=r"^[0-9.]+(,[0-9.]+)*$")
     status_refresh_horizon_hours: float = Field(72.0, gt=0)
 

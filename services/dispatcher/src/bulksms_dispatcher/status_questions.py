@@ -7,8 +7,10 @@ from datetime import timedelta
 
 from bulksms_dispatcher.awaited_reports import AwaitedReports, evidence_of
 from bulksms_dispatcher.messages import Message, MessageStatus
+from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.providers.status import LookupResult, ProviderWord, StatusLookup
+from bulksms_dispatcher.pacing.permits import Permit
+from bulksms_dispatcher.providers.status import LookupResult, MessageLookup, ProviderWord
 from bulksms_dispatcher.storage import messages
 from servicekit import errors
 from servicekit.database import Database
@@ -23,9 +25,17 @@ _RETRY_AFTER = timedelta(seconds=5)
 class StatusQuestions:
     """Within the refreshes' share of the limits; what is learnt is recorded like a delivery report."""
 
-    def __init__(self, database: Database, limiter: Limiter, lookup: StatusLookup, reports: AwaitedReports) -> None:
+    def __init__(
+        self,
+        database: Database,
+        limiter: Limiter,
+        arrivals: Arrivals,
+        lookup: MessageLookup,
+        reports: AwaitedReports,
+    ) -> None:
         self._database = database
         self._limiter = limiter
+        self._arrivals = arrivals
         self._lookup = lookup
         self._reports = reports
 
@@ -62,14 +72,19 @@ class StatusQuestions:
     async def _ask(self, message_id: str) -> ProviderWord:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while wait := await self._limiter.acquire_leftover():  # noqa: ASYNC110 - other processes free it
-                    await asyncio.sleep(wait.total_seconds())
+                permit = await self._take_permit()
         except (TimeoutError, PacingUnavailable) as error:
             raise _unavailable("The limit of status refreshes leaves no room now: ask again later.") from error
-        word = await self._lookup.ask(message_id)
+        with self._arrivals.follow(permit) as journey:
+            word = await self._lookup.ask(message_id, begin=journey.begin)
         if word.result not in (LookupResult.KNOWN, LookupResult.UNKNOWN):
             raise _unavailable("The provider did not answer the question: ask again later.")
         return word
+
+    async def _take_permit(self) -> Permit:
+        while not isinstance(answer := await self._limiter.acquire_refresh(), Permit):  # noqa: ASYNC110
+            await asyncio.sleep(answer.wait.total_seconds())
+        return answer
 
 
 def _unavailable(message: str) -> DomainError:

@@ -1,46 +1,42 @@
-"""The limiter: one Lua script takes a permit from account, tenant and global limit at once, or from none."""
+"""The limiter: one Lua script takes a place in the window of account, tenant and everything at once, or in none."""
 
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope, Slowdown
+from bulksms_dispatcher.pacing.permits import Permit, Refusal, Settled
+from servicekit.clock import Clock, SystemClock
 
-__all__ = ["Limiter", "PacingUnavailable", "Permit"]
+__all__ = ["HOLD", "Limiter", "PacingUnavailable"]
 
-_SCOPES = (LimitScope.TRAFFIC_ACCOUNT, LimitScope.TENANT, LimitScope.GLOBAL)
+HOLD = timedelta(seconds=5)
+"""How long a permit may wait for its request to begin; so long the places of a process that died are not given away."""
+# Places are given so far ahead that rendering goes on while one waits for them, and an urgent batch hardly notices.
+_AHEAD = timedelta(milliseconds=50)
+# Questions leave this much of the account's limit alone, where they are more than one at a time.
+_QUESTIONS_SHARE = 0.8
+
+_Scope = tuple[LimitScope | None, str, Limit]
 
 
 class PacingUnavailable(Exception):  # noqa: N818 - a state of affairs: nothing is sent until it is over
     """Redis does not answer; without it nobody knows what the other replicas send."""
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """Granted when `wait` is zero; else `scope` says whose limit is reached (None: the account is blocked)."""
-
-    wait: timedelta
-    scope: LimitScope | None = None
-
-    @property
-    def granted(self) -> bool:
-        """True when the request may be sent now."""
-        return not self.wait
-
-
 class Limiter:
     """Permits for one traffic account's requests.
 
-    `margin` lengthens every window: permits are counted on Redis's clock, requests by the provider on arrival, and
-    between the two lie rendering, arming and the network. With 25 ms at most 2.5 % of a one-second limit is unused.
+    A place counts from its grant until its request is known to have arrived, and for a window more: what lies between
+    the grant and the provider's clock (rendering, connection, arming, upload) can be as long as it likes.
     """
 
     def __init__(
@@ -50,68 +46,63 @@ class Limiter:
         key_prefix: str,
         traffic_account_id: str,
         limits: Callable[[], Limits],
-        margin: timedelta = timedelta(milliseconds=25),
         slowdown: Slowdown = Slowdown(),  # noqa: B008 - immutable
         refreshes: Limit = Limit(20),  # noqa: B008 - immutable
+        hold: timedelta = HOLD,
+        clock: Clock = SystemClock(),  # noqa: B008 - has no state
     ) -> None:
         self._redis = redis
-        # In braces: all keys of the script lie on one node of a cluster.
+        # In braces: all keys of the scripts lie on one node of a cluster.
         self._prefix = f"{key_prefix}{{pacing}}:"
         self._account = traffic_account_id
         self._limits = limits
-        self._margin = margin
         self._slowdown = slowdown
         self._refreshes = refreshes
-        self._script = self._register("limiter.lua")
+        self._hold = hold
+        self._clock = clock
+        self._acquire_script = self._register("acquire.lua")
+        self._settle_script = self._register("settle.lua")
         self._back_off_script = self._register("back_off.lua")
-        self._leftover_script = self._register("leftover.lua")
 
-    async def acquire(self, tenant_id: str, messages: int) -> Permit:
-        """Take a permit for one request; raises PacingUnavailable."""
+    async def acquire(self, tenant_id: str, messages: int, *, ahead: timedelta = _AHEAD) -> Permit | Refusal:
+        """A permit for one request, to be used `ahead` from now at the latest; raises PacingUnavailable."""
         limits = self._limits()
-        keys = [
-            self._key("account", self._account),
-            self._key("tenant", tenant_id),
-            self._key("global", ""),
-            self._key("slowed", self._account),
-            self._key("blocked", self._account),
-        ]
-        arguments: list[int] = [messages]
-        for scope, name in zip(_SCOPES, (self._account, tenant_id, ""), strict=True):
-            limit = limits.of(scope, name)
-            arguments += [limit.max_requests, limit.max_messages, _microseconds(limit.window + self._margin)]
-        arguments.append(_microseconds(self._slowdown.recovery))
-        # redis-py loads the script again when Redis has forgotten it (NOSCRIPT after a restart or FLUSHALL).
-        wait, scope_number = await self._ask(self._script(keys=keys, args=arguments))
-        if not wait:
-            return Permit(timedelta(0))
-        reached = _SCOPES[scope_number - 1] if scope_number else None
-        return Permit(timedelta(microseconds=wait), reached)
+        tenant = (LimitScope.TENANT, self._key("tenant", tenant_id), limits.of(LimitScope.TENANT, tenant_id))
+        return await self._take([*self._shared(limits), tenant], messages, ahead)
 
-    async def acquire_leftover(self) -> timedelta:
-        """Take a permit for one status refresh from what sends leave; how long to wait, zero when it is granted.
+    async def acquire_refresh(self) -> Permit | Refusal:
+        """A permit for one question about a status, from what sends leave and within a limit of its own.
 
         Raises PacingUnavailable.
         """
-        limit = self._limits().of(LimitScope.TRAFFIC_ACCOUNT, self._account)
-        keys = [
-            self._key("account", self._account),
-            self._key("refreshes", self._account),
-            self._key("refreshes-blocked", self._account),
-            self._key("blocked", self._account),
-        ]
-        arguments = [
-            limit.max_requests,
-            _microseconds(limit.window + self._margin),
-            self._refreshes.max_requests,
-            _microseconds(self._refreshes.window + self._margin),
-        ]
-        return timedelta(microseconds=await self._ask(self._leftover_script(keys=keys, args=arguments)))
+        own = (None, self._key("refreshes", self._account), self._refreshes)
+        scopes = [*self._shared(self._limits()), own]
+        blocks = [self._key("refreshes-blocked", self._account)]
+        return await self._take(scopes, 0, timedelta(0), blocks=blocks, share=_QUESTIONS_SHARE)
+
+    async def settle(self, settled: Sequence[Settled]) -> None:
+        """Let places count from when their requests arrived, or be free again; raises PacingUnavailable.
+
+        The permits of settled requests may be told in any order, late or never: then they count for `hold`.
+        """
+        now = self._clock.monotonic()
+        keys: list[str] = []
+        arguments: list[str | int] = []
+        for told in settled:
+            ago = -1 if told.arrived_at is None else max(0, int((now - told.arrived_at) * 1e6))
+            for key in told.permit.keys:
+                keys.append(key)
+                arguments += [told.permit.entry, ago]
+        if keys:
+            await self._ask(self._settle_script(keys=keys, args=arguments))
 
     async def block_refreshes(self, duration: timedelta) -> None:
         """No status refresh for so long: the provider found them too many. Raises PacingUnavailable."""
-        milliseconds = max(1, duration // timedelta(milliseconds=1))
-        await self._ask(self._redis.set(self._key("refreshes-blocked", self._account), b"1", px=milliseconds))
+        await self._block("refreshes-blocked", duration)
+
+    async def block_account(self, duration: timedelta) -> None:
+        """Let the whole account rest: the provider said so. Raises PacingUnavailable."""
+        await self._block("blocked", duration)
 
     async def back_off(self, rest: timedelta) -> float:
         """The provider answered 429: the account rests, then goes on at half its rate; answers the share it has now.
@@ -126,20 +117,64 @@ class Limiter:
                     _microseconds(rest),
                     _microseconds(self._slowdown.hold),
                     _microseconds(self._slowdown.recovery),
-                    _microseconds(limit.window + self._margin),
+                    _microseconds(limit.window),
                 ],
             )
         )
         return int(thousandths) / 1000
 
-    async def block_account(self, duration: timedelta) -> None:
-        """Let the whole account rest: the provider said so. Raises PacingUnavailable."""
-        milliseconds = max(1, duration // timedelta(milliseconds=1))
-        await self._ask(self._redis.set(self._key("blocked", self._account), b"1", px=milliseconds))
-
     async def ping(self) -> None:
         """Raise PacingUnavailable unless Redis answers."""
         await self._ask(self._redis.ping())
+
+    def _shared(self, limits: Limits) -> list[_Scope]:
+        """The scopes that every request of this account is in; the account is the script's first."""
+        account = limits.of(LimitScope.TRAFFIC_ACCOUNT, self._account)
+        return [
+            (LimitScope.TRAFFIC_ACCOUNT, self._key("account", self._account), account),
+            (LimitScope.GLOBAL, self._key("global", ""), limits.of(LimitScope.GLOBAL, "")),
+        ]
+
+    async def _take(
+        self,
+        scopes: Sequence[_Scope],
+        messages: int,
+        ahead: timedelta,
+        *,
+        blocks: Sequence[str] = (),
+        share: float = 1.0,
+    ) -> Permit | Refusal:
+        name = uuid4().hex
+        keys = [key for _, key, _ in scopes]
+        others = [self._key("slowed", self._account), self._key("blocked", self._account), *blocks]
+        arguments: list[str | int | float] = [
+            name,
+            messages,
+            _microseconds(self._hold),
+            _microseconds(ahead),
+            _microseconds(self._slowdown.recovery),
+            share,
+            len(scopes),
+        ]
+        for _, _, limit in scopes:
+            arguments += [limit.max_requests, limit.max_messages, _microseconds(limit.window)]
+        asked_at = self._clock.monotonic()
+        # redis-py loads the script again when Redis has forgotten it (NOSCRIPT after a restart or FLUSHALL).
+        granted, wait, number = await self._ask(self._acquire_script(keys=[*keys, *others], args=arguments))
+        if not granted:
+            return Refusal(timedelta(microseconds=wait), scopes[number - 1][0] if number else None)
+        limited = tuple(key for _, key, limit in scopes if limit.max_requests or limit.max_messages)
+        # Redis decided between the two moments: it begins by the later one, and ends by the earlier.
+        return Permit(
+            f"{name}:{messages}",
+            limited,
+            self._clock.monotonic() + wait / 1e6,
+            asked_at + wait / 1e6 + self._hold.total_seconds() if limited else float("inf"),
+        )
+
+    async def _block(self, kind: str, duration: timedelta) -> None:
+        milliseconds = max(1, duration // timedelta(milliseconds=1))
+        await self._ask(self._redis.set(self._key(kind, self._account), b"1", px=milliseconds))
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"

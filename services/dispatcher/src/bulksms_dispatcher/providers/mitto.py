@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 import httpcore
 from pydantic import SecretStr
@@ -20,12 +19,10 @@ __all__ = ["BULK_PATH", "SEND_PATH", "MittoClient", "NotArmed", "Timeouts"]
 
 BULK_PATH = "/api/v1.1/Messages/sendmessagesbulk"
 SEND_PATH = "/api/v1.1/Messages/send"
-MESSAGES_PATH = "/api/v1.1/Messages"
 
 # A polite answer has about 110 bytes a message; ten times that is no answer any more.
 _ANSWER_BYTES = 64 * 1024
 _ANSWER_BYTES_PER_MESSAGE = 1024
-QUESTION_CONNECTIONS = 16
 
 
 class NotArmed(Exception):  # noqa: N818 - said by `arm`, not an error of the exchange
@@ -77,16 +74,6 @@ class MittoClient:
             http2=False,
             retries=0,
         )
-        # Of their own: a question must never keep a batch waiting for a connection.
-        self._questions = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context() if self._base.scheme == b"https" else None,
-            max_connections=QUESTION_CONNECTIONS,
-            max_keepalive_connections=QUESTION_CONNECTIONS,
-            keepalive_expiry=keepalive.total_seconds(),
-            http1=True,
-            http2=False,
-            retries=0,
-        )
 
     @property
     def server_address(self) -> str:
@@ -101,31 +88,6 @@ class MittoClient:
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.aclose()
-        await self._questions.aclose()
-
-    async def get_message(self, message_id: str) -> Exchange:
-        """Ask for one message (`GET Messages/{id}`); harmless to repeat. Raises nothing but cancellation."""
-        timeout = self._timeouts.soft.total_seconds()
-        request = httpcore.Request(
-            b"GET",
-            self._url(f"{MESSAGES_PATH}/{quote(message_id, safe='')}"),
-            headers=self._headers,
-            extensions={"timeout": dict.fromkeys(("pool", "connect", "write", "read"), timeout)},
-        )
-        try:
-            async with asyncio.timeout(timeout):
-                response = await self._questions.handle_async_request(request)
-                try:
-                    body = await _read(response, _ANSWER_BYTES)
-                finally:
-                    await response.aclose()
-        except TimeoutError:
-            return Exchange(Phase.SENDING, Fault.READ_TIMEOUT)
-        except _KNOWN_ERRORS as error:
-            return Exchange(Phase.SENDING, _fault_of(error))
-        if body is None:
-            return Exchange(Phase.ANSWERING, Fault.ANSWER_TOO_LARGE, response.status)
-        return Exchange(Phase.ANSWERED, Fault.NONE, response.status, body, self._retry_after(response.headers))
 
     async def post(
         self,
@@ -136,13 +98,15 @@ class MittoClient:
         arm: Callable[[], Awaitable[None]],
         on_late: Callable[[], Awaitable[None]],
         on_phase: Callable[[Phase], None] = lambda _phase: None,
+        on_written: Callable[[], None] = lambda: None,
     ) -> Exchange:
         """Send one request and say what was seen of it; raises nothing but cancellation and what `on_late` raises.
 
         `arm` is awaited when a connection is open and the first byte is about to be written; NotArmed from it stops
         there. `on_late` is awaited once when the answer is not there after the soft timeout; reading goes on.
+        `on_written` is called when the last byte was handed to the system.
         """
-        progress = _Progress(arm, on_phase)
+        progress = _Progress(arm, on_phase, on_written)
         exchange = asyncio.create_task(self._exchange(path, body, messages, progress), name="mitto.post")
         try:
             sending = asyncio.create_task(progress.sending.wait())
@@ -212,12 +176,15 @@ class MittoClient:
 class _Progress:
     """How far one request came. httpcore awaits `observe` at each step, so arming happens exactly between the two."""
 
-    def __init__(self, arm: Callable[[], Awaitable[None]], on_phase: Callable[[Phase], None]) -> None:
+    def __init__(
+        self, arm: Callable[[], Awaitable[None]], on_phase: Callable[[Phase], None], on_written: Callable[[], None]
+    ) -> None:
         self.phase = Phase.WAITING
         self.status = 0
         self.sending = asyncio.Event()
         self._arm = arm
         self._on_phase = on_phase
+        self._on_written = on_written
         self._armed = False
 
     def move_to(self, phase: Phase) -> None:
@@ -236,6 +203,8 @@ class _Progress:
             # From here on a byte may have left, whatever the next write says.
             self.move_to(Phase.SENDING)
             self.sending.set()
+        elif event == "http11.receive_response_headers.started":
+            self._on_written()
 
 
 _KNOWN_ERRORS = (

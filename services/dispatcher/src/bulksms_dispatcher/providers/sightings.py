@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
-__all__ = ["Sighting", "parse_sighting", "text_digest"]
+__all__ = ["Sighting", "sighting_of", "text_digest"]
 
 _DESTINATION = re.compile(r"(?:\+|00)?([1-9][0-9]{6,14})")
 # `2026-11-22T10:00:00.1234567Z`: PostgreSQL and Python know six fractional digits, Mitto writes seven.
@@ -39,12 +37,11 @@ def text_digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def parse_sighting(body: bytes, message_id: str) -> Sighting | None:
-    """None unless it is about this message and has exactly one destination, a text and a time; never raises."""
-    try:
-        parsed = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+def sighting_of(parsed: Any, message_id: str) -> Sighting | None:
+    """What a decoded answer says of a message; never raises.
+
+    None unless it is about this message and has exactly one destination, a text and a time.
+    """
     if _at(parsed, "messageId") not in (message_id, None):
         return None
     destinations = {number for value in _destinations(parsed) if (number := _number(value)) is not None}

@@ -1,10 +1,11 @@
-"""The provider's word on a message: `GET Messages/{messageId}`, over connections of its own."""
+"""The provider's word on a message: `GET Messages/{messageId}`, over connections of its own; read leniently."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, IntEnum
@@ -16,8 +17,9 @@ import msgspec
 from pydantic import SecretStr
 
 from bulksms_dispatcher.providers.retry_after import parse_retry_after
+from bulksms_dispatcher.providers.sightings import Sighting, sighting_of
 
-__all__ = ["DeliveryWord", "LookupResult", "ProviderWord", "StatusLookup"]
+__all__ = ["DeliveryWord", "LookupResult", "MessageLookup", "ProviderWord", "read_answer"]
 
 MESSAGES_PATH = "/api/v1.1/Messages/"
 _MAX_BODY = 256 * 1024
@@ -62,7 +64,9 @@ class LookupResult(Enum):
     UNKNOWN = "the provider does not know the id"
     TOO_FAST = "429: ask later"
     REFUSED = "401 or 403: key, allow-list or account"
-    FAILED = "no answer, or one that cannot be read: nothing was learnt"
+    UNREADABLE = "2xx and no message of this id"
+    FAILED = "no answer, or an error: nothing was learnt"
+    NOT_ASKED = "its permit was too old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +78,20 @@ class ProviderWord:
     raw_status: str = ""
     description: str = ""
     retry_after: timedelta | None = None
+    sighting: Sighting | None = None
+    """The message itself; None where the answer lacks what it takes to know one by."""
 
 
-class _Body(msgspec.Struct, rename="camel"):
-    message_id: str | None = None
-    delivery_status: Any = None
-    status: Any = None
-    description: Any = None
+_ERRORS = {
+    404: LookupResult.UNKNOWN,
+    429: LookupResult.TOO_FAST,
+    401: LookupResult.REFUSED,
+    403: LookupResult.REFUSED,
+}
 
 
-_decoder = msgspec.json.Decoder(_Body)
-
-
-class StatusLookup:
-    """Asks about one message at a time; its connections are not those of sends, so that it never holds one up."""
+class MessageLookup:
+    """The one client for questions; its connections are not those of sends, so that it never holds one up."""
 
     def __init__(self, base_url: str, api_key: SecretStr, timeout: timedelta, *, connections: int) -> None:
         self._base_url = base_url.rstrip("/")
@@ -111,26 +115,29 @@ class StatusLookup:
         """Close every connection."""
         await self._pool.aclose()
 
-    async def ask(self, message_id: str) -> ProviderWord:
-        """The provider's word on a message; raises nothing but cancellation."""
+    async def ask(self, message_id: str, *, begin: Callable[[], bool]) -> ProviderWord:
+        """The provider's word on a message; raises nothing but cancellation.
+
+        `begin` is called right before the first byte, and may forbid it.
+        """
         try:
             async with asyncio.timeout(self._timeout):
-                status, retry_after, body = await self._get(message_id)
+                status, retry_after, body = await self._get(message_id, begin)
+        except _Forbidden:
+            return ProviderWord(LookupResult.NOT_ASKED)
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError, TimeoutError):
             return ProviderWord(LookupResult.FAILED)
-        if status == 404:
-            return ProviderWord(LookupResult.UNKNOWN)
-        if status == 429:
-            return ProviderWord(LookupResult.TOO_FAST, retry_after=retry_after)
-        if status in (401, 403):
-            return ProviderWord(LookupResult.REFUSED)
-        if not 200 <= status < 300 or body is None:
-            return ProviderWord(LookupResult.FAILED)
-        return _read(body, message_id)
+        if not 200 <= status < 300:
+            return ProviderWord(_ERRORS.get(status, LookupResult.FAILED), retry_after=retry_after)
+        return read_answer(body, message_id)
 
-    async def _get(self, message_id: str) -> tuple[int, timedelta | None, bytes | None]:
+    async def _get(self, message_id: str, begin: Callable[[], bool]) -> tuple[int, timedelta | None, bytes]:
+        async def observe(event: str, _info: Any) -> None:
+            if event == "http11.send_request_headers.started" and not begin():
+                raise _Forbidden
+
         url = f"{self._base_url}{MESSAGES_PATH}{quote(message_id, safe='')}"
-        async with self._pool.stream("GET", url, headers=self._headers) as response:
+        async with self._pool.stream("GET", url, headers=self._headers, extensions={"trace": observe}) as response:
             retry_after = None
             for name, value in response.headers:
                 if name.lower() == b"retry-after":
@@ -139,26 +146,33 @@ class StatusLookup:
             async for chunk in response.aiter_stream():
                 size += len(chunk)
                 if size > _MAX_BODY:
-                    return response.status, retry_after, None
+                    return response.status, retry_after, b""  # it is no answer
                 chunks.append(chunk)
         return response.status, retry_after, b"".join(chunks)
 
 
-def _read(body: bytes, message_id: str) -> ProviderWord:
+class _Forbidden(Exception):  # noqa: N818 - no error: the question is not asked
+    pass
+
+
+def read_answer(body: bytes, message_id: str) -> ProviderWord:
+    """What a 2xx says of a message; never raises."""
     try:
-        parsed = _decoder.decode(body)
+        parsed = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ProviderWord(LookupResult.FAILED)
+        parsed = None
     # Another message's status must not be taken for this one's.
-    if parsed.message_id is not None and parsed.message_id != message_id:
-        return ProviderWord(LookupResult.FAILED)
-    word = parsed.delivery_status if parsed.delivery_status is not None else parsed.status
+    if not isinstance(parsed, dict) or parsed.get("messageId") not in (message_id, None):
+        return ProviderWord(LookupResult.UNREADABLE)
+    word = parsed.get("deliveryStatus") if parsed.get("deliveryStatus") is not None else parsed.get("status")
     raw = word if isinstance(word, str) else ""
+    description = parsed.get("description")
     return ProviderWord(
         LookupResult.KNOWN,
         _WORDS.get(raw.strip().lower(), DeliveryWord.OTHER),
         _clean(raw)[:_MAX_RAW_STATUS],
-        _clean(parsed.description)[:_MAX_DESCRIPTION] if isinstance(parsed.description, str) else "",
+        _clean(description)[:_MAX_DESCRIPTION] if isinstance(description, str) else "",
+        sighting=sighting_of(parsed, message_id),
     )
 
 

@@ -8,8 +8,9 @@ import time
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import PacingUnavailable
 from bulksms_dispatcher.pacing.limits import LimitScope
+from bulksms_dispatcher.pacing.permits import Refusal
 from bulksms_dispatcher.workers.lanes import Lanes
-from bulksms_dispatcher.workers.sender import Paced, Sender
+from bulksms_dispatcher.workers.sender import Sender
 from servicekit import logs
 
 __all__ = ["SenderPool"]
@@ -74,17 +75,17 @@ class SenderPool:
                 await self._lanes.wait()
             return
         try:
-            paced = await self._sender.send(batch, started_ns)
+            refusal = await self._sender.send(batch, started_ns)
         finally:
             self._lanes.finished(batch)
-        if paced is not None:
-            self._note(batch.tenant_id, paced)
+        if refusal is not None:
+            self._note(batch.tenant_id, refusal)
 
-    def _note(self, tenant_id: str, paced: Paced) -> None:
-        if paced.scope is LimitScope.TENANT:
-            self._lanes.block_tenant(tenant_id, paced.wait)
+    def _note(self, tenant_id: str, refusal: Refusal) -> None:
+        if refusal.scope is LimitScope.TENANT:
+            self._lanes.block_tenant(tenant_id, refusal.wait)
         else:
-            self._lanes.block_all(paced.wait)
+            self._lanes.block_all(refusal.wait)
 
     async def _pause(self, seconds: float) -> None:
         try:

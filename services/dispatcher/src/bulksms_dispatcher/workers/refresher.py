@@ -12,8 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.awaited_reports import AwaitedReports
 from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.providers.status import LookupResult, ProviderWord, StatusLookup
+from bulksms_dispatcher.pacing.permits import Permit
+from bulksms_dispatcher.providers.status import LookupResult, MessageLookup, ProviderWord
 from bulksms_dispatcher.refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
 from bulksms_dispatcher.storage import refreshes
 from servicekit import logs
@@ -52,7 +54,8 @@ class Refresher:
         self,
         database: Database,
         limiter: Limiter,
-        lookup: StatusLookup,
+        arrivals: Arrivals,
+        lookup: MessageLookup,
         reports: AwaitedReports,
         metrics: Metrics,
         schedule: RefreshSchedule,
@@ -61,6 +64,7 @@ class Refresher:
     ) -> None:
         self._database = database
         self._limiter = limiter
+        self._arrivals = arrivals
         self._lookup = lookup
         self._reports = reports
         self._metrics = metrics
@@ -111,11 +115,11 @@ class Refresher:
 
     async def _ask(self, message_id: str, page: _Page) -> None:
         async with self._asking:
-            while page.rest is None and (wait := await self._limiter.acquire_leftover()):  # noqa: ASYNC110
-                await asyncio.sleep(min(wait.total_seconds(), _LONGEST_NAP_SECONDS))
-            if page.rest is not None:
+            permit = await self._take_permit(page)
+            if permit is None:
                 return
-            word = await self._lookup.ask(message_id)
+            with self._arrivals.follow(permit) as journey:
+                word = await self._lookup.ask(message_id, begin=journey.begin)
             self._metrics.refreshes.add(1, {"result": word.result.name, "status": word.status.name})
             if word.result in (LookupResult.TOO_FAST, LookupResult.REFUSED):
                 default = _DEFAULT_REST if word.result is LookupResult.TOO_FAST else _ACCOUNT_REST
@@ -124,6 +128,15 @@ class Refresher:
                 _log.warning("status refresh rests", result=word.result.name, seconds=page.rest.total_seconds())
                 return
             page.words[message_id] = word
+
+    async def _take_permit(self, page: _Page) -> Permit | None:
+        """None when the provider wants no questions now."""
+        while page.rest is None:
+            answer = await self._limiter.acquire_refresh()
+            if isinstance(answer, Permit):
+                return answer
+            await asyncio.sleep(min(answer.wait.total_seconds(), _LONGEST_NAP_SECONDS))
+        return None
 
     async def _plan(self, due: DueRefresh, awaited: Sequence[AwaitedMessage], page: _Page) -> None:
         """What follows: the rest of the round, the same page later, the next round, or nothing any more."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from bulksms_dispatcher.batches import LeasedBatch
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.journal.records import RawAnswer
 from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.arrivals import Arrivals, Journey
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.limits import LimitScope
+from bulksms_dispatcher.pacing.permits import Refusal
 from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH, MittoClient, NotArmed
 from bulksms_dispatcher.providers.outcome import Exchange, Fault, FollowUp, Phase, Verdict, classify
@@ -33,21 +34,13 @@ from servicekit import logs
 from servicekit.database import Database
 from servicekit.telemetry import context_from_traceparent, current_traceparent, link_from_traceparent
 
-__all__ = ["Paced", "Sender"]
+__all__ = ["Sender"]
 
 ARM_TIMEOUT_SECONDS = 10.0
 ABANDON_TIMEOUT_SECONDS = 3.0
 
 _log = logs.get_logger("bulksms.dispatcher.sender")
 _tracer = trace.get_tracer("bulksms.dispatcher")
-
-
-@dataclass(frozen=True, slots=True)
-class Paced:
-    """A batch's wait for its permit, when it did not get one."""
-
-    wait: timedelta
-    scope: LimitScope | None
 
 
 class Sender:
@@ -57,6 +50,7 @@ class Sender:
         self,
         database: Database,
         limiter: Limiter,
+        arrivals: Arrivals,
         provider: MittoClient,
         recorder: Recorder,
         holder: Holder,
@@ -72,6 +66,7 @@ class Sender:
     ) -> None:
         self._database = database
         self._limiter = limiter
+        self._arrivals = arrivals
         self._provider = provider
         self._recorder = recorder
         self._holder = holder
@@ -84,8 +79,8 @@ class Sender:
         self._sizes = sizes
         self._use_bulk = use_bulk
 
-    async def send(self, batch: LeasedBatch, claim_started_ns: int) -> Paced | None:
-        """Send one batch and record what became of it; a Paced when its limit was reached and it went back.
+    async def send(self, batch: LeasedBatch, claim_started_ns: int) -> Refusal | None:
+        """Send one batch and record what became of it; a Refusal when its limit was reached and it went back.
 
         Raises PacingUnavailable after handing the batch back. Cancelled in mid-air, the batch is AMBIGUOUS.
         """
@@ -100,18 +95,18 @@ class Sender:
             if isinstance(error, PacingUnavailable):
                 _log.warning("batch handed back: no pacing", batch_id=str(batch.batch_id))
             raise
-        if not permit.granted:
+        if isinstance(permit, Refusal):
             self._metrics.pacing_waits.add(1, {"scope": permit.scope.name if permit.scope else "BLOCKED"})
             await self._recorder.hand_back(batch, delay=permit.wait)
-            return Paced(permit.wait, permit.scope)
-        with self._batch_span(batch, claim_started_ns) as span:
+            return permit
+        with self._arrivals.follow(permit) as journey, self._batch_span(batch, claim_started_ns) as span:
             _past_span("claim", claim_started_ns, claimed_ns)
             _past_span("pace", claimed_ns, time.time_ns())
-            await self._send(batch, span)
+            await self._send(batch, span, journey)
         return None
 
-    async def _send(self, batch: LeasedBatch, span: trace.Span) -> None:
-        attempt = Try(batch, current_traceparent())
+    async def _send(self, batch: LeasedBatch, span: trace.Span, journey: Journey) -> None:
+        attempt = Try(batch, current_traceparent(), journey)
         try:
             rendered = await self._render(attempt)
             if rendered is None:
@@ -120,6 +115,9 @@ class Sender:
             if not request.messages:
                 await self._recorder.record_all_left_out(batch)
                 return
+            with _tracer.start_as_current_span("await place"):
+                # Before the arming, so that no batch is armed for longer than it takes to send it.
+                await journey.wait()
             exchange = await self._post(attempt, request, version)
             # On disk before anything is made of it: whatever happens now, the next process finds it there.
             ticket = await self._keep(batch, exchange)
@@ -224,6 +222,8 @@ class Sender:
             attempt.phase = phase
             if phase is Phase.SENDING:
                 attempt.sent_at = time.monotonic()
+            elif phase is Phase.ANSWERING:
+                attempt.journey.arrived()
 
         attributes: dict[str, str | int] = {
             "http.request.method": "POST",
@@ -235,7 +235,13 @@ class Sender:
         }
         with _tracer.start_as_current_span("POST", kind=SpanKind.CLIENT, attributes=attributes) as span:
             exchange = await self._provider.post(
-                path, request.body, request.messages, arm=arm, on_late=on_late, on_phase=on_phase
+                path,
+                request.body,
+                request.messages,
+                arm=arm,
+                on_late=on_late,
+                on_phase=on_phase,
+                on_written=attempt.journey.written,
             )
             if exchange.status:
                 span.set_attribute("http.response.status_code", exchange.status)
@@ -267,6 +273,9 @@ class Sender:
         if not armed:
             raise NotArmed("the batch is not this worker's any more")
         attempt.arm_unknown = True
+        if not attempt.journey.begin():
+            # Frozen for longer than its place was kept: it is another request's by now.
+            raise NotArmed("the permit is too old")
 
     async def _abandon(self, attempt: Try) -> None:
         """Interrupted or broken in the middle: say of the batch what is certain, as far as the time allows."""

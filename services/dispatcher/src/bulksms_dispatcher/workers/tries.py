@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.pacing.arrivals import Journey
 from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.providers.outcome import Phase
 
@@ -18,6 +19,8 @@ class Try:
     batch: LeasedBatch
     traceparent: str
     """Of this try's span: kept with the batch and told with its results."""
+    journey: Journey
+    """Of its permit."""
     phase: Phase = Phase.WAITING
     arm_unknown: bool = False
     sent_at: float = 0.0
