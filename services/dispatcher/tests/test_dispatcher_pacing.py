@@ -7,21 +7,27 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
+import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from bulksms.dispatcher.v1 import queue_pb2
+from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
 from bulksms_dispatcher.settings import Settings
 from devstack.mitto.behaviours import Behaviour
+from devstack.valkey import EmbeddedValkey
 
 from .dispatcher_support import (
     ACCOUNT,
+    Dispatcher,
     Peers,
     Provider,
     busiest_window,
     eventually,
     header,
     phones,
+    process,
     serving,
     submit,
 )
@@ -120,3 +126,93 @@ async def test_a_flushed_server_costs_at_most_one_window(
     over = [at for at in arrivals if sum(at <= other < at + 0.5 for other in arrivals) > 10]
     assert not over or over[-1] - over[0] <= 0.6
     assert simulator.times_accepted() == {1: 60}
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+async def test_three_replicas_use_their_limits_and_never_exceed_them(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    """The account's 100 and the tenants' 50 a second, saturated for ten seconds by processes of their own.
+
+    Among the long suites, because a machine that is busy with other tests cannot send 100 requests a second.
+    """
+    settings = configure(
+        sms_batch_size=1,
+        rate_limit_traffic_account_max=100,
+        rate_limit_tenant_max=50,
+        status_refresh_max=0,
+    )
+    tenants = {"306": "one", "447": "two", "491": "three"}
+    heads = {prefix: header(tenant_id=tenant) for prefix, tenant in tenants.items()}
+    async with serving(settings) as first:
+        with process(settings), process(settings):
+            await eventually(lambda: _workers(first, 3))
+            for head in heads.values():
+                await first.dispatch.PauseCampaign(
+                    dispatch_pb2.PauseCampaignRequest(
+                        request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
+                    )
+                )
+            for prefix, head in heads.items():
+                await submit(first, phones(440, first=int(prefix.ljust(12, "0"))), head)
+            for head in heads.values():
+                await first.dispatch.ResumeCampaign(
+                    dispatch_pb2.ResumeCampaignRequest(
+                        request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
+                    )
+                )
+            await eventually(lambda: len(peers.campaign.told) == 1320, 200)
+    arrivals = sorted(request.arrived_at for request in simulator.requests())
+    assert simulator.times_accepted() == {1: 1320}
+    assert busiest_window(arrivals, timedelta(seconds=1)) <= 100
+    per_tenant: dict[str, list[float]] = {prefix: [] for prefix in tenants}
+    for message in simulator.accepted():
+        per_tenant[message.destination[1:4]].append(message.received_at)
+    assert all(busiest_window(times, timedelta(seconds=1)) <= 50 for times in per_tenant.values())
+    begins = arrivals[0] + 1
+    used = sum(begins <= at < begins + 10 for at in arrivals) / 1000
+    assert used >= 0.95
+
+
+async def test_a_killed_server_stops_sending_and_costs_at_most_one_window(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    valkey = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    await asyncio.to_thread(valkey.start)
+    settings = configure(
+        redis_url=SecretStr(valkey.url),
+        sms_batch_size=1,
+        rate_limit_traffic_account_max=10,
+        rate_limit_traffic_account_window_ms=1000,
+    )
+    try:
+        async with serving(settings) as first, serving(settings) as second:
+            await submit(first, phones(120))
+            await eventually(lambda: len(simulator.requests()) >= 15)
+            await asyncio.to_thread(valkey.kill)
+            for dispatcher in (first, second):
+                await eventually(partial(_says_it_stopped, dispatcher))
+            # What was armed when the server died has been sent; nothing follows.
+            before = len(simulator.requests())
+            assert 15 <= before < 120
+            await asyncio.to_thread(valkey.start)
+            await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 120})
+            assert {batch.attempts for batch in await first.batches()} == {1}
+    finally:
+        await asyncio.to_thread(valkey.remove)
+    arrivals = sorted(request.arrived_at for request in simulator.requests())
+    assert busiest_window(arrivals, timedelta(seconds=1)) <= 20
+    over = [at for at in arrivals if sum(at <= other < at + 1 for other in arrivals) > 10]
+    assert not over or over[-1] - over[0] <= 1.1
+    assert simulator.times_accepted() == {1: 120}
+
+
+async def _says_it_stopped(dispatcher: Dispatcher) -> bool:
+    stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
+    return not stats.pacing_available
+
+
+async def _workers(dispatcher: Dispatcher, wanted: int) -> bool:
+    stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
+    return bool(stats.workers_alive == wanted)
