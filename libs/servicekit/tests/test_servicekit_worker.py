@@ -63,6 +63,21 @@ async def test_a_wake_up_ends_the_pause_even_when_it_comes_during_a_round() -> N
     assert rounds.count == 3
 
 
+async def test_with_linger_one_round_answers_all_wake_ups_that_come_meanwhile() -> None:
+    rounds = Rounds()
+    worker = PeriodicWorker("w", FOREVER, rounds, linger=timedelta(milliseconds=200))
+    loop = asyncio.get_running_loop()
+    async with running([worker]):
+        await rounds.reached(1)
+        began = loop.time()
+        for _ in range(10):
+            worker.wake()
+            await asyncio.sleep(0.001)
+        await rounds.reached(2)
+        assert loop.time() - began >= 0.2
+    assert rounds.count == 2
+
+
 async def test_a_failing_body_is_called_again_after_a_pause_that_no_wake_up_shortens() -> None:
     rounds = Rounds(ValueError("one"), ValueError("two"), None)
     worker = PeriodicWorker("w", FOREVER, rounds, random=Random(1))

@@ -22,6 +22,8 @@ _FIRST_PAUSE = timedelta(milliseconds=200)
 class PeriodicWorker:
     """A component that calls `body` every `interval`, at once when woken or when `body` returned True (more is due).
 
+    With `linger` a wake-up is answered so much later, by one round for all that came meanwhile.
+
     An exception is logged, counted and followed by a growing pause up to `max_pause`; it never ends the loop. `stop`
     lets the body in progress finish; who stops the component bounds how long, and cancels it then.
     """
@@ -32,12 +34,14 @@ class PeriodicWorker:
         interval: timedelta,
         body: Callable[[], Awaitable[bool | None]],
         *,
+        linger: timedelta = timedelta(0),
         body_timeout: timedelta | None = timedelta(minutes=5),
         max_pause: timedelta = timedelta(seconds=15),
         random: Random | None = None,
     ) -> None:
         self.name = name
         self._interval = interval.total_seconds()
+        self._linger = linger.total_seconds()
         self._body = body
         self._body_timeout = body_timeout.total_seconds() if body_timeout else None
         self._max_pause = max_pause.total_seconds()
@@ -81,6 +85,8 @@ class PeriodicWorker:
             await asyncio.sleep(0)
         else:
             await _wait(self._wake, self._interval)
+            if self._wake.is_set() and self._linger:
+                await _wait(self._stopped, self._linger)
 
     def _pause_after(self, error: Exception) -> float:
         self._failures += 1

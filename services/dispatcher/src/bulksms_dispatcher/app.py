@@ -42,6 +42,7 @@ from bulksms_dispatcher.servicers.queue import QueueServicer
 from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.single_sends import SingleSends
 from bulksms_dispatcher.status_questions import StatusQuestions
+from bulksms_dispatcher.storage.outbox import OutboxKind
 from bulksms_dispatcher.workers.credit_tellers import CaptureTeller, CreditTeller
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
 from bulksms_dispatcher.workers.holder import Holder
@@ -70,6 +71,8 @@ __all__ = ["MIGRATIONS", "build"]
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _OUTBOX_POLL = timedelta(seconds=1)
+# One round tells all that was recorded meanwhile: a round has six round trips to the database, however little it tells.
+_OUTBOX_LINGER = timedelta(milliseconds=50)
 _REDIS_TIMEOUT_SECONDS = 2.0
 _REFRESH_POLL = timedelta(seconds=1)
 _REFRESHES_AT_ONCE = 8
@@ -104,7 +107,12 @@ async def build(settings: Settings) -> Sequence[Component]:
         CaptureTeller(database, ledger, metrics, worker),
         CreditTeller(database, ledger, metrics, worker),
     ]
-    outbox = [PeriodicWorker(f"outbox {type(teller).__name__}", _OUTBOX_POLL, teller.tell_once) for teller in tellers]
+    outbox = {
+        teller.kind: PeriodicWorker(
+            f"outbox {type(teller).__name__}", _OUTBOX_POLL, teller.tell_once, linger=_OUTBOX_LINGER
+        )
+        for teller in tellers
+    }
 
     limits = CurrentLimits(database, settings.limits)
     limiter = Limiter(
@@ -120,19 +128,23 @@ async def build(settings: Settings) -> Sequence[Component]:
     gate = PacingGate(limiter, metrics, lanes.wake)
     wakeups = Wakeups(redis, settings.redis_key_prefix, lanes.wake)
 
-    def on_change() -> None:
-        for told in outbox:
-            told.wake()
-        lanes.wake()
+    def on_settled(batch: LeasedBatch) -> None:
+        if batch.is_single_message:
+            outbox[OutboxKind.MESSAGE_CREDIT].wake()
+            notices.tell(batch.submission_id)
+        else:
+            outbox[OutboxKind.CAMPAIGN].wake()
+            outbox[OutboxKind.CAPTURE].wake()
 
-    def on_recorded(batch: LeasedBatch) -> None:
-        on_change()
+    def on_returned(batch: LeasedBatch, delay: timedelta) -> None:
+        lanes.wake_after(delay)
         if batch.is_single_message:
             notices.tell(batch.submission_id)
 
-    async def on_stored() -> None:
-        on_change()
-        await wakeups.send()
+    def on_change() -> None:
+        for told in outbox.values():
+            told.wake()
+        wakeups.send()
 
     sizes = BatchSizes(database, settings.mitto_traffic_account_id, settings.batch_sizes)
     recorder = Recorder(
@@ -144,7 +156,8 @@ async def build(settings: Settings) -> Sequence[Component]:
         account_pause=timedelta(seconds=settings.account_pause_seconds),
         lease=settings.lease,
         retryable_refusals=settings.retryable_refusals,
-        on_recorded=on_recorded,
+        on_settled=on_settled,
+        on_returned=on_returned,
     )
     journal = Journal(settings.journal_path, metrics)
     recovery = JournalRecovery(journal, database, recorder, known, metrics)
@@ -200,13 +213,13 @@ async def build(settings: Settings) -> Sequence[Component]:
         clock,
         batch_size=lambda: sizes.current,
         backlog_limit=settings.backlog_limit,
-        on_stored=on_stored,
+        on_stored=wakeups.send,
     )
-    singles = SingleSends(database, ledger, notices, clock, wake=on_stored)
+    singles = SingleSends(database, ledger, notices, clock, wake=wakeups.send)
     servicers: list[Servicer] = [
         (
             add_DispatchServiceServicer_to_server,
-            DispatchServicer(database, intake, on_stored),
+            DispatchServicer(database, intake, on_change),
             "bulksms.dispatcher.v1.DispatchService",
         ),
         (
@@ -216,7 +229,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         ),
         (
             add_QueueServiceServicer_to_server,
-            QueueServicer(database, gate, limits, Resolutions(database, on_stored), on_stored),
+            QueueServicer(database, gate, limits, Resolutions(database, on_change), on_change),
             "bulksms.dispatcher.v1.QueueService",
         ),
     ]
@@ -242,7 +255,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         ),
         PeriodicWorker("sweeper", _SWEEP_POLL, Sweeper(database, ledger).sweep_once),
         PeriodicWorker("reaper", timedelta(seconds=1), reaper.reap_once),
-        *outbox,
+        *outbox.values(),
         closing("outbox flush", partial(flush, tellers, _OUTBOX_FLUSH)),
         wakeups,
         journal,

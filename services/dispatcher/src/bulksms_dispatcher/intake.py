@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -48,7 +48,7 @@ class Intake:
         *,
         batch_size: Callable[[], int],
         backlog_limit: int,
-        on_stored: Callable[[], Awaitable[None]],
+        on_stored: Callable[[], None],
     ) -> None:
         self._database = database
         self._clock = clock
@@ -106,7 +106,7 @@ class Intake:
         async with self._database.begin() as connection:
             progress = await self._store_next(connection, submission, cutter)
         cutter.move_to(progress)
-        await self._on_stored()
+        self._on_stored()
 
     async def _finish(self, submission: Submission, cutter: Cutter, end: End) -> Progress:
         """Store what is left, and that this is all."""
@@ -128,7 +128,7 @@ class Intake:
                 )
             progress = Progress(stored.next_index, stored.last_phone, stored.batches, complete=True)
             await submissions.save_progress(connection, submission.submission_id, progress)
-        await self._on_stored()
+        self._on_stored()
         return progress
 
     async def _store_next(self, connection: AsyncConnection, submission: Submission, cutter: Cutter) -> Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
@@ -40,7 +40,7 @@ class OperatorsWord:
 class Resolutions:
     """ACCEPTED captures the credits of all that evidence has not named; NOT_SENT fails all, unless evidence differs."""
 
-    def __init__(self, database: Database, on_change: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, database: Database, on_change: Callable[[], None]) -> None:
         self._database = database
         self._on_change = on_change
 
@@ -70,7 +70,7 @@ class Resolutions:
         assert record is not None  # noqa: S101 - it was locked
         if done is None:
             _log.warning("batch resolved by an operator", batch_id=str(said.batch_id), word=said.word.name)
-        await self._on_change()
+        self._on_change()
         return record
 
 

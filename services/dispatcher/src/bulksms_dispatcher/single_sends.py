@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -63,7 +63,7 @@ class SingleSends:
         notices: Notices,
         clock: Clock,
         *,
-        wake: Callable[[], Awaitable[None]],
+        wake: Callable[[], None],
     ) -> None:
         self._database = database
         self._ledger = ledger
@@ -79,7 +79,7 @@ class SingleSends:
             if await self._is_to_be_queued(message_id):
                 await self._reserve(message_id, wanted)
                 await self._queue(message_id, wanted)
-                await self._wake()
+                self._wake()
             return await self._outcome(message_id, wanted.tenant_id, changed), replayed
 
     async def _note(self, message_id: UUID, wanted: SingleSend) -> bool:

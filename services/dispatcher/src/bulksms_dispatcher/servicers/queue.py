@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -44,7 +44,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         gate: PacingGate,
         limits: CurrentLimits,
         resolutions: Resolutions,
-        wake: Callable[[], Awaitable[None]],
+        wake: Callable[[], None],
     ) -> None:
         self._database = database
         self._gate = gate
@@ -146,7 +146,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             record = await queue.find_batch(connection, batch_id)
         if record is None:
             raise no_batch(batch_id)
-        await self._wake()
+        self._wake()
         return pb.RequeueDeadBatchResponse(batch=_batch(record))
 
     async def ResolveBatch(self, request: pb.ResolveBatchRequest, context: Context) -> pb.ResolveBatchResponse:

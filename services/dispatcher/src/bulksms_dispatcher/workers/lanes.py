@@ -17,6 +17,8 @@ __all__ = ["Lanes"]
 
 POLL_SECONDS = 1.0
 """How long a batch can go unnoticed when a wake-up was lost."""
+# However many wake-ups come: a look at all lanes costs as much as a claim.
+_READ_AGAIN_SECONDS = 0.02
 
 
 class Lanes:
@@ -47,6 +49,13 @@ class Lanes:
         self._woken.set()
         self._woken = asyncio.Event()
 
+    def wake_after(self, delay: timedelta) -> None:
+        """There will be something to claim: a batch was handed back for so long."""
+        if delay:
+            self._next_due = min(self._next_due, self._clock.monotonic() + delay.total_seconds())
+        else:
+            self.wake()
+
     def block_tenant(self, tenant_id: str, wait: timedelta) -> None:
         """The tenant is at its limit: do not claim its batches for so long."""
         self._tenant_blocked[tenant_id] = self._clock.monotonic() + wait.total_seconds()
@@ -63,7 +72,7 @@ class Lanes:
                 return None
             if self._claim_lost:
                 await self._return_lost()
-            if self._stale or now - self._read_at >= POLL_SECONDS or now >= self._next_due:
+            if now >= min(self._next_read(), self._next_due):
                 await self._read(now)
             self._forget_past_blocks(now)
             while (lane := self._choose(at_least)) is not None:
@@ -89,7 +98,9 @@ class Lanes:
             await asyncio.sleep(min(self._all_blocked - now, POLL_SECONDS))
             return
         if self._stale:
-            return  # woken while the claim was under way
+            # Woken while the claim was under way, or too soon after the last look.
+            await asyncio.sleep(max(self._next_read() - now, 0))
+            return
         ends += [end for end in self._tenant_blocked.values() if end > now]
         try:
             async with asyncio.timeout(max(min(ends) - now, 0.001)):
@@ -115,6 +126,9 @@ class Lanes:
                     )
         self._claim_lost = False
         self._stale = True
+
+    def _next_read(self) -> float:
+        return self._read_at + (_READ_AGAIN_SECONDS if self._stale else POLL_SECONDS)
 
     async def _read(self, now: float) -> None:
         self._stale = False

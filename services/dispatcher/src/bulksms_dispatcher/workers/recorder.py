@@ -56,7 +56,8 @@ class Recorder:
         account_pause: timedelta,
         lease: timedelta,
         retryable_refusals: Sequence[str] = (),
-        on_recorded: Callable[[LeasedBatch], None],
+        on_settled: Callable[[LeasedBatch], None],
+        on_returned: Callable[[LeasedBatch, timedelta], None],
     ) -> None:
         self._database = database
         self._limiter = limiter
@@ -66,7 +67,8 @@ class Recorder:
         self._account_pause = account_pause
         self._lease = lease
         self._retryable_refusals = retryable_refusals
-        self._on_recorded = on_recorded
+        self._on_settled = on_settled
+        self._on_returned = on_returned
 
     async def hand_back(
         self,
@@ -86,7 +88,7 @@ class Recorder:
         # Perhaps armed, certainly not sent: only this worker knows, so it tries as long as the lease lasts.
         patience = self._lease if BatchState.ARMED in origins else _HAND_BACK_PATIENCE
         await self._persist(body, batch, patience)
-        self._on_recorded(batch)
+        self._on_returned(batch, delay)
 
     async def mark_ambiguous(self, batch: LeasedBatch, reason: str, left_out: Sequence[int]) -> None:
         """ARMED → AMBIGUOUS; when that cannot be written, the reaper does it once the lease is over."""
@@ -155,7 +157,7 @@ class Recorder:
             )
 
         recorded = await self._persist(body, batch, _OUTCOME_PATIENCE)
-        self._on_recorded(batch)
+        self._on_returned(batch, decision.delay)
         return recorded
 
     async def _settle(
@@ -169,7 +171,7 @@ class Recorder:
             return await outcomes.settle(connection, batch.batch_id, batch.epoch, origins, settlement)
 
         recorded = await self._persist(body, batch, patience)
-        self._on_recorded(batch)
+        self._on_settled(batch)
         return recorded
 
     async def _persist(

@@ -45,11 +45,14 @@ class ResultTeller(Teller):
     async def tell(self, entries: list[OutboxEntry]) -> None:
         """All at once; one that fails must not cut the calls of the others short."""
         results = await asyncio.gather(*(self._tell(entry) for entry in entries), return_exceptions=True)
+        if told := [entry for entry, result in zip(entries, results, strict=True) if result is True]:
+            await self.books.told(told)
         for failure in results:
-            if failure is not None:
+            if isinstance(failure, BaseException):
                 raise failure
 
-    async def _tell(self, entry: OutboxEntry) -> None:
+    async def _tell(self, entry: OutboxEntry) -> bool:
+        """True when it was heard."""
         # In the campaign's trace, below the span of the try it tells of.
         with _tracer.start_as_current_span(
             "report batch",
@@ -61,8 +64,8 @@ class ResultTeller(Teller):
                     await self._campaign.RecordBatchResult(_result_request(entry), timeout=CALL_TIMEOUT_SECONDS)
             except DomainError as error:
                 await self.books.failed([entry], error)
-            else:
-                await self.books.told([entry])
+                return False
+        return True
 
 
 def _result_request(entry: OutboxEntry) -> results_pb2.RecordBatchResultRequest:

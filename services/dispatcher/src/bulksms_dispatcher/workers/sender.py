@@ -20,7 +20,8 @@ from bulksms_dispatcher.journal.records import RawAnswer
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.arrivals import Arrivals, Journey
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.permits import Refusal
+from bulksms_dispatcher.pacing.limits import LimitScope
+from bulksms_dispatcher.pacing.permits import Permit, Refusal
 from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH, MittoClient, NotArmed
 from bulksms_dispatcher.providers.outcome import Exchange, Fault, FollowUp, Phase, Verdict, classify
@@ -38,6 +39,8 @@ __all__ = ["Sender"]
 
 ARM_TIMEOUT_SECONDS = 10.0
 ABANDON_TIMEOUT_SECONDS = 3.0
+# A pause must stop sends within a second, and an urgent batch not find all senders waiting for long.
+_WAIT_SECONDS = 0.9
 
 _log = logs.get_logger("bulksms.dispatcher.sender")
 _tracer = trace.get_tracer("bulksms.dispatcher")
@@ -89,7 +92,7 @@ class Sender:
             return None
         claimed_ns = time.time_ns()
         try:
-            permit = await self._limiter.acquire(batch.tenant_id, batch.recipients)
+            permit = await self._take_permit(batch)
         except BaseException as error:
             await self._recorder.hand_back(batch)
             if isinstance(error, PacingUnavailable):
@@ -104,6 +107,17 @@ class Sender:
             _past_span("pace", claimed_ns, time.time_ns())
             await self._send(batch, span, journey)
         return None
+
+    async def _take_permit(self, batch: LeasedBatch) -> Permit | Refusal:
+        """Waits for a place that all are waiting for; where only the tenant is at its limit, others can go first."""
+        give_up_at = time.monotonic() + _WAIT_SECONDS
+        while True:
+            answer = await self._limiter.acquire(batch.tenant_id, batch.recipients)
+            if isinstance(answer, Permit) or answer.scope not in (LimitScope.TRAFFIC_ACCOUNT, LimitScope.GLOBAL):
+                return answer
+            if time.monotonic() + answer.wait.total_seconds() > give_up_at:
+                return answer
+            await asyncio.sleep(answer.wait.total_seconds())
 
     async def _send(self, batch: LeasedBatch, span: trace.Span, journey: Journey) -> None:
         attempt = Try(batch, current_traceparent(), journey)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -16,6 +17,8 @@ _log = logs.get_logger("bulksms.dispatcher.wakeups")
 # Below redis-py's socket timeout: a blocking read that is longer would look like a dead server.
 _LISTEN_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
+# Storing a batch takes less; the replicas need to hear of many at once only.
+_SEND_EVERY_SECONDS = 0.05
 
 
 class Wakeups:
@@ -28,6 +31,7 @@ class Wakeups:
         self._channel = f"{key_prefix}wake"
         self._on_wake = on_wake
         self._stopping = asyncio.Event()
+        self._unsent = asyncio.Event()
         self._heard = True
 
     async def start(self) -> None:
@@ -37,21 +41,30 @@ class Wakeups:
         """Listen no more."""
         self._stopping.set()
 
-    async def send(self) -> None:
+    def send(self) -> None:
         """Wake the senders of all replicas; our own at once."""
         self._on_wake()
-        try:
-            await self._redis.publish(self._channel, b"")
-        except (RedisError, OSError, TimeoutError):
-            return  # they poll
+        self._unsent.set()
 
     async def run(self) -> None:
-        """Listen until stopped, through any outage."""
-        listening = asyncio.create_task(self._listen_for_ever(), name="wake-ups.listen")
+        """Listen and send until stopped, through any outage."""
+        tasks = {
+            asyncio.create_task(self._listen_for_ever(), name="wake-ups.listen"),
+            asyncio.create_task(self._send_for_ever(), name="wake-ups.send"),
+        }
         await self._stopping.wait()
         # A blocking read would hold up the end for as long as it waits.
-        listening.cancel()
-        await asyncio.wait({listening})
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            await self._unsent.wait()
+            self._unsent.clear()
+            with suppress(RedisError, OSError, TimeoutError):  # then they poll
+                await self._redis.publish(self._channel, b"")
+            await asyncio.sleep(_SEND_EVERY_SECONDS)
 
     async def _listen_for_ever(self) -> None:
         while True:
