@@ -207,6 +207,68 @@ async def test_a_connection_lost_while_committing_is_raised_not_repeated(databas
     assert await count_items(database) == 0
 
 
+async def test_a_raw_transaction_is_committed_or_rolled_back_whole_and_its_connection_goes_on(
+    database: Database,
+) -> None:
+    async def insert(driver: asyncpg.Connection) -> None:
+        await driver.execute("INSERT INTO item VALUES (1, 'a')")
+
+    async def insert_and_raise(driver: asyncpg.Connection) -> None:
+        await driver.execute("INSERT INTO item VALUES (2, 'b')")
+        raise ValueError("no")
+
+    for _ in range(4):  # one more than the pool has
+        with pytest.raises(ValueError, match="no"):
+            await database.run_raw_transaction(insert_and_raise)
+    await database.run_raw_transaction(insert)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await database.run_raw_transaction(insert)
+    assert await count_items(database) == 1
+
+
+async def test_a_raw_transaction_is_repeated_when_its_connection_is_lost_before_commit_and_only_then(
+    database: Database, database_url: str
+) -> None:
+    attempts = 0
+
+    async def body(driver: asyncpg.Connection) -> int:
+        nonlocal attempts
+        attempts += 1
+        await driver.execute("INSERT INTO item VALUES ($1, 'a')", attempts)
+        if attempts in (1, 3):
+            await kill_others(database_url)
+        if attempts == 1:
+            await driver.execute("SELECT 1")
+        return attempts
+
+    assert await database.run_raw_transaction(body) == 2
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as caught:
+        await database.run_raw_transaction(body)  # the third is killed before its COMMIT
+    assert attempts == 3
+    assert databases.is_connection_lost(caught.value)
+    assert await count_items(database) == 1
+
+
+async def test_a_cancelled_raw_transaction_is_rolled_back_and_its_connection_given_back(
+    database: Database, eventually: Eventually
+) -> None:
+    inserted = asyncio.Event()
+
+    async def body(driver: asyncpg.Connection) -> None:
+        await driver.execute("INSERT INTO item VALUES (1, 'a')")
+        inserted.set()
+        await driver.execute("SELECT pg_sleep(20)")
+
+    for _ in range(4):  # one more than the pool has; the row's key is free again each time
+        inserted.clear()
+        task = asyncio.create_task(database.run_raw_transaction(body))
+        await eventually(inserted.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await count_items(database) == 0
+
+
 async def test_deadlocked_transactions_all_succeed_in_the_end(database: Database) -> None:
     async with database.begin() as connection:
         await copy_records(connection, "item", columns=["id", "name"], records=[(1, ""), (2, "")])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 from random import Random
@@ -45,6 +46,7 @@ T = TypeVar("T")
 _log = logs.get_logger("servicekit.database")
 _RETRY_PAUSE_SECONDS = 0.02  # doubling, jittered: two transactions that collided must not meet again
 _READY_PAUSE_SECONDS = 0.2
+_ROLLBACK_SECONDS = 5.0
 # Wrong in a way that waiting does not mend: password, role, database, TLS demanded and not offered.
 _HOPELESS = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -126,17 +128,49 @@ class Database:
         That is: serialization failures and deadlocks, and connections not got or lost before COMMIT was sent. A
         connection lost while committing is raised. `body` must have no effects outside the database.
         """
+
+        async def once(progress: _Progress) -> T:
+            async with self.engine.connect() as connection:
+                transaction = await connection.begin()
+                result = await body(connection)
+                progress.committing = True
+                await transaction.commit()
+                return result
+
+        return await self._repeated(once, attempts)
+
+    async def run_raw_transaction(self, body: Callable[[Any], Awaitable[T]], *, attempts: int = 4) -> T:
+        """The same with an asyncpg connection, for a service's hottest path.
+
+        Of an empty transaction's 0.8 ms of CPU, SQLAlchemy's way to begin and to commit takes more than half. Errors
+        are asyncpg's, and statements leave no spans.
+        """
+
+        async def once(progress: _Progress) -> T:
+            async with self.engine.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                try:
+                    await driver.execute("BEGIN")
+                    result = await body(driver)
+                    progress.committing = True
+                    await driver.execute("COMMIT")
+                except BaseException as error:
+                    alive = await _roll_back(driver)
+                    if not alive and isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+                        # What asyncpg says of a connection that was cut off depends on how far it had read.
+                        raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle") from error
+                    raise
+                return result
+
+        return await self._repeated(once, attempts)
+
+    async def _repeated(self, once: Callable[[_Progress], Awaitable[T]], attempts: int) -> T:
         for attempt in count(1):
-            committing = False
+            progress = _Progress()
             try:
-                async with self.engine.connect() as connection:
-                    transaction = await connection.begin()
-                    result = await body(connection)
-                    committing = True
-                    await transaction.commit()
-                    return result
+                return await once(progress)
             except Exception as error:
-                repeatable = is_rolled_back(error) if committing else is_transient(error)
+                repeatable = is_rolled_back(error) if progress.committing else is_transient(error)
                 if attempt >= attempts or not repeatable:
                     raise
                 _log.info("transaction repeated", attempt=attempt, error_type=type(error).__qualname__)
@@ -179,6 +213,29 @@ class Database:
             if (unavailable := unavailable_from(error, _where(self._dsn))) is not None:
                 raise unavailable from error
             raise
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one attempt at a transaction got."""
+
+    committing: bool = False
+
+
+async def _roll_back(driver: Any) -> bool:
+    """Undo what is under way; False when the connection could not do so in time and was closed, which undoes it too."""
+    done = False
+    try:
+        with suppress(
+            TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
+        ):
+            async with asyncio.timeout(_ROLLBACK_SECONDS):
+                await driver.execute("ROLLBACK")
+                done = True
+    finally:
+        if not done:
+            driver.terminate()
+    return done
 
 
 async def raw(connection: AsyncConnection) -> Any:
