@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bulksms_ledger import refusals
 from bulksms_ledger.books import Book
 from bulksms_ledger.operations import (
@@ -32,7 +30,7 @@ from bulksms_ledger.storage.books import (
 from bulksms_ledger.writing import Writing
 from servicekit import errors
 from servicekit.clock import Clock
-from servicekit.database import Database, is_transient, raw, violated_constraint
+from servicekit.database import Database, is_transient, violated_constraint
 
 T = TypeVar("T")
 
@@ -56,15 +54,14 @@ class Bookkeeper:
         A transaction holds the lock of one account only, so no two can wait for each other in a circle.
         """
 
-        async def decide_once(connection: AsyncConnection) -> list[Decision]:
-            driver = await raw(connection)
-            book = await lock_book(driver, tenant_id, operations)
+        async def decide_once(connection: RawConnection) -> list[Decision]:
+            book = await lock_book(connection, tenant_id, operations)
             if book is None:
                 refusal = refusals.account_not_found(tenant_id)
                 return [Decision(refusal, replayed=False) for _ in operations]
             now = self._clock.now()
-            decisions = await _decide_and_write(driver, book, operations, now)
-            await save_book(driver, book, now)
+            decisions = await _decide_and_write(connection, book, operations, now)
+            await save_book(connection, book, now)
             return decisions
 
         return await self._repeated(decide_once)
@@ -72,20 +69,19 @@ class Bookkeeper:
     async def create_account(self, operation: CreateAccount) -> Decision:
         """Open an account; one that exists is answered as replayed, unless the request id is another operation's."""
 
-        async def create_once(connection: AsyncConnection) -> Decision:
-            driver = await raw(connection)
+        async def create_once(connection: RawConnection) -> Decision:
             content = encode_content(operation)
-            for known in await find_operations(driver, [operation.request_id]):
+            for known in await find_operations(connection, [operation.request_id]):
                 if known.content != content:
                     differs = differing_fields(known.content, content)
                     return Decision(refusals.request_id_reused(operation.request_id, differs), replayed=False)
             outcome = Answer()
-            created = await create_account(driver, operation, encode_outcome(outcome), self._clock.now())
+            created = await create_account(connection, operation, encode_outcome(outcome), self._clock.now())
             return Decision(outcome, replayed=not created)
 
         return await self._repeated(create_once)
 
-    async def _repeated(self, body: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _repeated(self, body: Callable[[RawConnection], Awaitable[T]]) -> T:
         for delay_seconds in _REPEAT_DELAYS_SECONDS:
             try:
                 return await self._transaction(body)
@@ -95,10 +91,10 @@ class Bookkeeper:
             await asyncio.sleep(delay_seconds)
         return await self._transaction(body)
 
-    async def _transaction(self, body: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _transaction(self, body: Callable[[RawConnection], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(_TRANSACTION_TIMEOUT_SECONDS):
-                return await self._database.run_transaction(body)
+                return await self._database.run_raw_transaction(body)
         except TimeoutError:
             raise errors.unavailable(
                 "DATABASE_SLOW", "The database did not answer in time: repeat with the same request_id."
