@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from random import Random
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
+
 from bulksms_ledger.accounts import SubscriptionStatus
 from bulksms_ledger.bookkeeping import Bookkeeper
 from bulksms_ledger.entries import Evidence
@@ -47,4 +49,6 @@ class HotAccount:
 
 
 def _uuid(random: Random) -> UUID:
-    return UUID(int=random.getrandbits(128), version=4)
+    # Of the class that a request's ids are read as.
+    value: UUID = pgproto.UUID(str(UUID(int=random.getrandbits(128), version=4)))
+    return value

@@ -37,11 +37,11 @@ class Book:
     ) -> None:
         self.account = account
         self._lots = self._loaded_lots = lots
-        self._reservations = {reservation.reservation_id: reservation for reservation in reservations}
-        # By the id's number: hashing a UUID is a call of Python code, made several times per operation.
+        # By the ids' numbers: hashing a UUID can be a call of Python code, made several times per operation.
+        self._reservations = {reservation.reservation_id.int: reservation for reservation in reservations}
         self._operations = {operation.request_id.int: operation for operation in operations}
         self._source_refs = frozenset(source_refs)
-        self._touched: set[UUID] = set()
+        self._touched: set[int] = set()
         self.entries: list[Entry] = []
         self.recorded: list[Recorded] = []
         self.subscription_changes: list[SetSubscription] = []
@@ -53,7 +53,7 @@ class Book:
         if known is not None:
             return _replay(known, operation, content)
         reservation_id: UUID | None = getattr(operation, "reservation_id", None)
-        reservation = self._reservations.get(reservation_id) if reservation_id is not None else None
+        reservation = self._reservations.get(reservation_id.int) if reservation_id is not None else None
         state, step = apply(State(self.account, self._lots, reservation, self._source_refs), operation, now)
         self.account, self._lots, self._source_refs = state.account, state.lots, state.source_refs
         self.entries.extend(step.entries)
@@ -61,8 +61,9 @@ class Book:
             if not step.outcome.is_kept:
                 return Decision(step.outcome, replayed=False)
         elif state.reservation is not None:
-            self._reservations[state.reservation.reservation_id] = state.reservation
-            self._touched.add(state.reservation.reservation_id)
+            number = state.reservation.reservation_id.int
+            self._reservations[number] = state.reservation
+            self._touched.add(number)
         elif isinstance(operation, SetSubscription):
             self.subscription_changes.append(operation)
         recorded = Recorded(operation.request_id, operation.tenant_id, content, step.outcome)
@@ -73,7 +74,7 @@ class Book:
     @property
     def changed_reservations(self) -> list[Reservation]:
         """Reservations made or moved by the group, as they are now."""
-        return [self._reservations[reservation_id] for reservation_id in self._touched]
+        return [self._reservations[number] for number in self._touched]
 
     @property
     def new_lots(self) -> list[tuple[Entry, int]]:

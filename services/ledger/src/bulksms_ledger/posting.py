@@ -28,7 +28,7 @@ def enter(
 ) -> tuple[Account, Entry]:
     """Write the next entry of the account: its postings applied, its hash chained to the one before."""
     _, available, reserved, captured = MOVES[kind]
-    unhashed = Entry(
+    entry = Entry(
         operation.tenant_id,
         account.version + 1,
         kind,
@@ -46,7 +46,8 @@ def enter(
         at,
         b"",
     )
-    entry = msgspec.structs.replace(unhashed, hash=chain_hash(account.entry_hash, unhashed))
+    # Nobody else has seen it yet: setting the hash takes a third of the time that a copy with it does.
+    msgspec.structs.force_setattr(entry, "hash", chain_hash(account.entry_hash, entry))
     return (
         Account(
             account.tenant_id,
