@@ -29,7 +29,7 @@ async def inside_the_service(url: str, postgres: int, *, callers: int, items: in
         group_max=settings.group_operations_max,
         waiting_max=settings.waiting_operations_max,
     )
-    captures = account.captures(items)
+    captures = iter(list(account.captures(items)))  # made beforehand, as a caller of the service would have
     latencies: list[float] = []
 
     async def caller() -> None:
