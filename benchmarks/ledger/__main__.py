@@ -17,12 +17,21 @@ from rich.console import Console
 from benchmarks.ledger.inside import inside_the_service
 from benchmarks.ledger.over_grpc import batch_captures, empty_rpc, unary_captures
 from benchmarks.ledger.row_lock import row_lock_per_request
+from benchmarks.ledger.stages import stages
 from benchmarks.report import Figure, machine, show
 from bulksms_ledger.app import MIGRATIONS
 from devstack.postgres import EmbeddedPostgres
 from servicekit import logs, migrations
 
-_ITEMS = {"row": 3_000, "inside": 60_000, "inside64": 10_000, "unary": 12_000, "batch": 60_000, "empty": 12_000}
+_ITEMS = {
+    "row": 3_000,
+    "stages": 4_000,
+    "inside": 60_000,
+    "inside64": 10_000,
+    "unary": 12_000,
+    "batch": 60_000,
+    "empty": 12_000,
+}
 
 
 def main() -> int:
@@ -66,6 +75,8 @@ async def _run(arguments: argparse.Namespace, url: str, postgres: int, folder: P
 
     if count := items("row"):
         figures.append(await row_lock_per_request(url, postgres, callers=64, items=count))
+    if count := items("stages"):
+        figures += stages(items=count)
     if count := items("inside64"):
         figures.append(await inside_the_service(url, postgres, callers=64, items=count))
     if count := items("inside"):

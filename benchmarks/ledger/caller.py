@@ -68,14 +68,15 @@ def _requests(arguments: argparse.Namespace) -> tuple[str, list[bytes]]:
     account = HotAccount(arguments.tenant, arguments.seed)
     if arguments.kind == "capture":
         captures = account.captures(arguments.items + 1)
-        return SERVICE + "Capture", [_capture(capture).SerializeToString() for capture in captures]
+        return SERVICE + "Capture", [capture_request(capture).SerializeToString() for capture in captures]
     size = arguments.batch
     captures = account.captures((arguments.items // size + 1) * size)
-    batches = [[_capture(next(captures)) for _ in range(size)] for _ in range(arguments.items // size + 1)]
+    batches = [[capture_request(next(captures)) for _ in range(size)] for _ in range(arguments.items // size + 1)]
     return SERVICE + "BatchCapture", [pb.BatchCaptureRequest(captures=batch).SerializeToString() for batch in batches]
 
 
-def _capture(capture: Capture) -> pb.CaptureRequest:
+def capture_request(capture: Capture) -> pb.CaptureRequest:
+    """The message that asks for a capture."""
     evidence = capture.evidence
     if evidence is None:
         raise ValueError("these captures have evidence")

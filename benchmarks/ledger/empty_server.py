@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from servicekit import logs
+from servicekit import logs, telemetry
 from servicekit.grpc.server import build_server
 from servicekit.settings import ServiceSettings, load
 
@@ -28,6 +28,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     settings = load(ServiceSettings)
     if arguments.skeleton:
         logs.configure(settings.log_level, settings.log_format)
+        telemetry.setup(settings)  # exporting nothing, as the ledger that is measured beside it
         served = build_server(settings, [(_add, None, _SERVICE)])
         await served.start()
     else:
