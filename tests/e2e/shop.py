@@ -66,10 +66,10 @@ class Shop:
         return self.client.credits.reservation(reservation).state == ledger_pb2.RESERVATION_STATE_CLOSED
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float, what: str, *, every_seconds: float = 0.05) -> None:
     """Wait for a condition with a deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:g} s for {what}")
-        time.sleep(0.05)
+        time.sleep(every_seconds)

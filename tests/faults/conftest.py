@@ -1,7 +1,8 @@
-"""A stack of its own for each storm: three dispatchers with short leases, two replicas of everything else."""
+"""One stack for all faults, on servers of its own that can be killed: three dispatchers with short leases."""
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,32 +10,49 @@ from pathlib import Path
 
 import pytest
 
+from bulksms.ledger.v1 import ledger_pb2
+from bulksms_client import Client
 from devstack.mitto.client import Simulator
-from devstack.servers import Servers
 from devstack.stack import Stack, StackOptions
+from tests.e2e.shop import Shop
+from tests.faults.transitions import TransitionLog
 
-REPLICAS = {"campaign": 2, "dispatcher": 3, "ledger": 2, "dlr-gateway": 1}
+REPLICAS = {"campaign": 1, "dispatcher": 3, "ledger": 1, "dlr-gateway": 1}
+# Small batches and a slow provider: whatever strikes a dispatcher finds it sending. The soft timeout is far above
+# what the simulator takes, so that a batch is ambiguous because of a strike or not at all.
 ENVIRONMENT = {
-    "SMS_BATCH_SIZE": "100",
+    "SMS_BATCH_SIZE": "20",
     "WORKER_CONCURRENCY": "3",
-    "MITTO_SOFT_TIMEOUT_SECONDS": "2",
-    "MITTO_HARD_TIMEOUT_SECONDS": "6",
-    "LEASE_SECONDS": "12",
+    "MITTO_SOFT_TIMEOUT_SECONDS": "5",
+    "MITTO_HARD_TIMEOUT_SECONDS": "8",
+    "LEASE_SECONDS": "15",
+    "HOLD_SECONDS": "3",
+    "STATUS_REFRESH_AFTER_SECONDS": "5,10,20",
     "LOG_FORMAT": "json",
 }
+CREDITS = 10_000_000
 
 
-@pytest.fixture
-def storm_stack(servers: Servers) -> Iterator[Stack]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """They share a stack, and what one does to it the others would feel: one after the other."""
+    for item in items:
+        if "fault_stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("faults"))
+
+
+@pytest.fixture(scope="session")
+def fault_stack() -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="bulksms-faults-"))
     options = StackOptions(
         folder=folder,
         ephemeral=True,
+        fsync=False,  # it outlives every process's death, which is what happens here
         replicas=REPLICAS,
         environment=dict.fromkeys(REPLICAS, ENVIRONMENT),
         traces=False,
-        database_url=servers.admin_url,
-        redis_url=servers.redis_url,
+        database_url=None,
+        redis_url=None,
     )
     try:
         with Stack(options) as running:
@@ -43,7 +61,38 @@ def storm_stack(servers: Servers) -> Iterator[Stack]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def observed(fault_stack: Stack) -> TransitionLog:
+    return TransitionLog(fault_stack.database_url("dispatcher"))
+
+
 @pytest.fixture
-def storm_simulator(storm_stack: Stack) -> Iterator[Simulator]:
-    with Simulator(storm_stack.simulator.address, storm_stack.simulator.log_path) as control:
+def transitions(observed: TransitionLog) -> TransitionLog:
+    """What batches did since the test began."""
+    observed.begin_again()
+    return observed
+
+
+@pytest.fixture
+def simulator(fault_stack: Stack) -> Iterator[Simulator]:
+    """The provider, polite again afterwards."""
+    with Simulator(fault_stack.simulator.address, fault_stack.simulator.log_path) as control:
         yield control
+        control.reset()
+
+
+@pytest.fixture
+def shop(fault_stack: Stack) -> Iterator[Shop]:
+    """A tenant with credits and a subscription. Nothing may have ended without being asked to when it leaves."""
+    with Client(
+        campaign=fault_stack.address("campaign"),
+        ledger=fault_stack.address("ledger"),
+        dispatcher=fault_stack.address("dispatcher"),
+        tenant_id=f"faults-{secrets.token_hex(4)}",
+        timeout=20,
+    ) as client:
+        client.credits.open_account()
+        client.credits.set_subscription(ledger_pb2.SUBSCRIPTION_STATUS_ACTIVE, reason="test")
+        client.credits.grant(CREDITS)
+        yield Shop(client, fault_stack)
+    fault_stack.check()
