@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +20,21 @@ from tests.e2e.shop import Shop
 from tests.faults.transitions import TransitionLog
 
 REPLICAS = {"campaign": 1, "dispatcher": 3, "ledger": 1, "dlr-gateway": 1}
+BATCH_SIZE = 20
 # Small batches and a slow provider: whatever strikes a dispatcher finds it sending. The soft timeout is far above
 # what the simulator takes, so that a batch is ambiguous because of a strike or not at all.
 ENVIRONMENT = {
-    "SMS_BATCH_SIZE": "20",
+    "SMS_BATCH_SIZE": str(BATCH_SIZE),
     "WORKER_CONCURRENCY": "3",
     "MITTO_SOFT_TIMEOUT_SECONDS": "5",
     "MITTO_HARD_TIMEOUT_SECONDS": "8",
     "LEASE_SECONDS": "15",
     "HOLD_SECONDS": "3",
-    "STATUS_REFRESH_AFTER_SECONDS": "5,10,20",
+    "STATUS_REFRESH_AFTER_SECONDS": "3,6,12",
+    "STATUS_REFRESH_MAX": "500",
+    "RATE_LIMIT_TRAFFIC_ACCOUNT_MAX": "1000",
+    "RATE_LIMIT_TENANT_MAX": "500",
+    "ACCOUNT_PAUSE_SECONDS": "1",
     "LOG_FORMAT": "json",
 }
 CREDITS = 10_000_000
@@ -39,6 +46,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "fault_stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("faults"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, pytest.TestReport]:
+    """Show with a failed test where its batches are and how they came there."""
+    report: pytest.TestReport = yield
+    observed = getattr(item, "funcargs", {}).get("transitions")
+    if report.failed and observed is not None:
+        moves = Counter((one.origin, one.target, one.reason) for one in observed.read())
+        report.sections.append(("transitions of batches", "\n".join(f"{n} x {move}" for move, n in moves.items())))
+        report.sections.append(("batches by state and reason", "\n".join(map(str, observed.states()))))
+    return report
 
 
 @pytest.fixture(scope="session")

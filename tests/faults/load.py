@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from bulksms.campaign.v1 import campaign_pb2
@@ -17,6 +18,7 @@ from tests.e2e.shop import Shop, wait_until
 
 T = TypeVar("T")
 
+FAILED = campaign_pb2.RECIPIENT_STATUS_FAILED
 UNCONFIRMED = campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED
 AMBIGUOUS = queue_pb2.BATCH_STATE_AMBIGUOUS
 NOT_SENT = queue_pb2.RESOLUTION_NOT_SENT
@@ -26,25 +28,32 @@ OUTAGE_PATIENCE_SECONDS = 120.0
 
 
 class Load:
-    """Campaigns of one tenant to the same recipients, again and again: who is in doubt is in all of them."""
+    """Campaigns of one tenant, to one audience after the other and round again.
 
-    def __init__(self, shop: Shop, simulator: Simulator, recipients: int) -> None:
+    Who is in doubt after one campaign is held back in the next ones to the same audience. So that this doesn't bring
+    everything to a stop, there must be more audiences the more is done to the stack.
+    """
+
+    def __init__(self, shop: Shop, simulator: Simulator, recipients: int, *, audiences: int = 1) -> None:
         self.shop = shop
         self.simulator = simulator
         self.recipients = recipients
         self.campaigns: list[str] = []
         self._accepted_before = simulator.stats().accepted_messages
-        shop.add_contacts(recipients)
+        self._audiences = [f"audience-{number}" for number in range(audiences)]
+        for number, group in enumerate(self._audiences):
+            shop.add_contacts(recipients, group=group, start=number * recipients)
 
     def add(self) -> None:
         """Enqueue another campaign."""
-        campaign_id, request_id = patiently(self.shop.draft), str(uuid.uuid4())
+        audience = self._audiences[len(self.campaigns) % len(self._audiences)]
+        campaign_id, request_id = patiently(lambda: self.shop.draft(groups=(audience,))), str(uuid.uuid4())
         patiently(lambda: self.shop.client.campaigns.enqueue(campaign_id, request_id=request_id))
         self.campaigns.append(campaign_id)
 
     def top_up(self) -> None:
-        """Enqueue another campaign when the provider has taken half of the latest one."""
-        if self.left() < self.recipients / 2:
+        """Enqueue another campaign when half of the latest one has been tried."""
+        if not self.campaigns or self._counters(self.campaigns[-1]).queued < self.recipients / 2:
             self.add()
 
     def accepted(self) -> int:
@@ -70,7 +79,7 @@ class Load:
 
         def finished() -> bool:
             for campaign_id in list(unfinished):
-                counters = patiently(lambda one=campaign_id: self.shop.client.campaigns.status(one)).counters  # type: ignore[misc]
+                counters = self._counters(campaign_id)
                 if counters.unconfirmed and time.monotonic() > quiet_at:
                     self._resolve_what_was_not_sent(campaign_id)
                 elif not (counters.queued or counters.unconfirmed or counters.awaiting_report):
@@ -81,26 +90,40 @@ class Load:
         wait_until(finished, OPERATOR_PATIENCE_SECONDS + seconds, what, every_seconds=0.3)
         return [self.shop.finish(campaign_id, seconds=120) for campaign_id in self.campaigns]
 
+    def _counters(self, campaign_id: str) -> campaign_pb2.CampaignCounters:
+        return patiently(lambda: self.shop.client.campaigns.status(campaign_id)).counters
+
     def _resolve_what_was_not_sent(self, campaign_id: str) -> None:
+        """Only when nobody can be sending any of it, and campaign has been told of all of it."""
         client = self.shop.client
-        sender = client.campaigns.get(campaign_id).sender
+        doubtful = list(client.queue.batches(campaign_id=campaign_id, state=AMBIGUOUS))
+        latest = datetime.now(UTC) - timedelta(seconds=OPERATOR_PATIENCE_SECONDS)
         unsure = {row.phone for row in client.campaigns.recipients(campaign_id, status=UNCONFIRMED)}
+        if any(batch.updated_at.ToDatetime(UTC) > latest for batch in doubtful):
+            return
+        if len(unsure) != sum(batch.recipients for batch in doubtful):
+            return  # told of fewer or more just now
+        sender = client.campaigns.get(campaign_id).sender
         if unsure & {message.destination for message in self.simulator.accepted() if message.sender == sender}:
             return  # there are reports under way
-        for batch in client.queue.batches(campaign_id=campaign_id, state=AMBIGUOUS):
+        for batch in doubtful:
             client.queue.resolve(batch.batch_id, NOT_SENT, evidence="not in the provider's log")
 
 
-def check(books: Books, recipients: int) -> None:
-    """Provider's log = dispatcher = campaign = ledger; nobody twice, nobody lost, nobody told what is not so."""
+def check(books: Books, recipients: int, *, refused: int = 0) -> None:
+    """Provider's log = dispatcher = campaign = ledger; nobody twice, nobody lost, nobody told what is not so.
+
+    `refused` of them by the provider for good, each with a reason.
+    """
     assert books.differences() == []
     assert len(books.recipients) == recipients, "nobody lost"
     accepted = {message.destination for message in books.accepted}
-    not_sent = {phone for phone, row in books.recipients.items() if row.reason == "OPERATOR"}
-    assert not_sent == books.recipients.keys() - accepted, "told as not sent: who was not"
-    assert books.statuses() == Counter(
-        {"DELIVERED": len(accepted)} | ({"FAILED": len(not_sent)} if not_sent else {})
-    ), "told as delivered: who was sent to"
+    failed = {phone: row.reason for phone, row in books.recipients.items() if row.status == FAILED}
+    assert failed.keys() == books.recipients.keys() - accepted, "told as not sent: who was not"
+    assert sum(reason != "OPERATOR" for reason in failed.values()) == refused
+    assert books.statuses() == +Counter(DELIVERED=len(accepted), FAILED=len(failed)), (
+        "told as delivered: who was sent to"
+    )
     assert books.campaign.state == campaign_pb2.CAMPAIGN_STATE_SENT
 
 

@@ -45,10 +45,10 @@ def test_a_storm_of_kills_and_freezes_sends_nobody_a_second_text_and_loses_nobod
     fault_stack: Stack, simulator: Simulator, shop: Shop, transitions: TransitionLog
 ) -> None:
     simulator.set_behaviour(rules=PROVIDER)
-    load = Load(shop, simulator, RECIPIENTS)
+    load = Load(shop, simulator, RECIPIENTS, audiences=min(CAMPAIGNS, 10))
     chance = random.Random(SEED)
-    # What is in doubt is not taken by the provider for a while: strikes end a little before the messages do.
-    moments = sorted(chance.sample(range(int(CAMPAIGNS * RECIPIENTS * 0.9)), KILLS + FREEZES))
+    # What was armed and not sent, and who is held back for it, waits for an operator: strikes end before messages do.
+    moments = sorted(chance.sample(range(int(CAMPAIGNS * RECIPIENTS * 0.8)), KILLS + FREEZES))
     kinds = [_kill] * KILLS + [_freeze] * FREEZES
     chance.shuffle(kinds)
     with ThreadPoolExecutor(3, thread_name_prefix="storm") as threads:

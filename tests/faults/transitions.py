@@ -41,6 +41,8 @@ _READ = """
 _LATEST = "SELECT coalesce(max(id), 0) FROM observed_transitions"
 _ENDS = "SELECT batch_id::text, epoch, reason FROM attempts"
 
+_STATES = "SELECT state::int, reason, count(*), sum(recipients) FROM batches GROUP BY 1, 2 ORDER BY 1, 2"
+
 Try = tuple[str, int]
 """A batch under one epoch: it is armed once at most."""
 
@@ -78,6 +80,10 @@ class TransitionLog:
     def read(self) -> list[Transition]:
         """All of them, in order."""
         return [Transition(*row) for row in sql.fetch(self._url, _READ, self._after)]
+
+    def states(self) -> list[tuple[int, str, int, int]]:
+        """Batches and their recipients by state and reason, of all tests so far."""
+        return sql.fetch(self._url, _STATES)
 
     def endings(self, tries: Iterable[Try]) -> Counter[str]:
         """What tries came to in the end, by the reason kept with the attempt (empty: the provider's own answer)."""

@@ -21,6 +21,7 @@ async def send_one_batch(dispatcher: Dispatcher, peers: Peers) -> queue_pb2.Batc
     await submit(dispatcher, phones(RECIPIENTS))
     await eventually(lambda: len(peers.campaign.recipients) == RECIPIENTS)
     batch: queue_pb2.Batch = await eventually(lambda: _settled(dispatcher))
+    assert all(reason for outcome, reason, _ in peers.campaign.recipients.values() if outcome != "ACCEPTED")
     return batch
 
 
@@ -146,6 +147,19 @@ async def test_ids_that_were_given_out_before_prove_nothing(
     assert reasons == ["", "ID_KNOWN"]
 
 
+async def test_ids_in_another_order_cannot_be_told_from_the_right_one_and_do_no_more_harm_than_that(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+) -> None:
+    """The answer names no destination: position is all there is. Nobody is sent to twice, everyone has an id."""
+    simulator.script("ids-shuffled")
+    batch = await send_one_batch(dispatcher, peers)
+
+    assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
+    assert simulator.times_accepted() == {1: RECIPIENTS}
+    given = sorted(message_id for _, _, message_id in peers.campaign.recipients.values())
+    assert given == sorted(message.message_id for message in simulator.accepted())
+
+
 async def test_only_the_refused_part_of_a_bulk_fails(dispatcher: Dispatcher, simulator: Provider, peers: Peers) -> None:
     simulator.script(Behaviour(partial=PartialRefusal(form="item_error", positions=(1, 3))))
     batch = await send_one_batch(dispatcher, peers)
@@ -243,25 +257,3 @@ async def test_out_of_retries_a_batch_is_dead_and_can_be_requeued(
         await dispatcher.queue.RequeueDeadBatch(request)
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
         assert simulator.times_accepted() == {1: RECIPIENTS}
-
-
-async def test_an_answer_cut_at_any_byte_never_leads_to_a_second_send(
-    configure: Callable[..., Settings], simulator: Provider, peers: Peers
-) -> None:
-    simulator.script(*(Behaviour(answer="cut", cut_at_byte=byte) for byte in range(0, 400, 10)))
-    async with serving(configure(sms_batch_size=2)) as dispatcher:
-        await submit(dispatcher, phones(80))
-        await eventually(lambda: len(peers.campaign.recipients) == 80)
-        assert set(await dispatcher.states()) <= {"AMBIGUOUS", "ACCEPTED"}
-    assert simulator.times_accepted() == {1: 80}
-
-
-async def test_a_request_cut_at_any_byte_never_leads_to_a_second_send(
-    configure: Callable[..., Settings], simulator: Provider, peers: Peers
-) -> None:
-    simulator.script(*(Behaviour(cut_request_at_byte=byte) for byte in range(1, 401, 10)))
-    async with serving(configure(sms_batch_size=2)) as dispatcher:
-        await submit(dispatcher, phones(80))
-        await eventually(lambda: len(peers.campaign.recipients) == 80)
-        assert set(await dispatcher.states()) == {"AMBIGUOUS"}
-    assert simulator.times_accepted() == {}
