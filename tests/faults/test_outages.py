@@ -1,7 +1,7 @@
 """Outages in mid-campaign: servers killed, services stopped; everything is sent once, told and paid for.
 
-`make test` runs short ones; `make test-faults` lets an outage last FAULT_OUTAGE_SECONDS=60 and kills what is killed
-repeatedly FAULT_OUTAGES=10 times.
+`make test` runs short ones. In `make test-faults` campaign and ledger are away for FAULT_OUTAGE_SECONDS=60; what is
+killed is killed FAULT_OUTAGES=10 times and is away for as long in all.
 """
 
 from __future__ import annotations
