@@ -23,7 +23,7 @@ from tests.faults.load import Load, check
 from tests.faults.transitions import TransitionLog, ambiguous, armed_by
 
 SECONDS = float(os.environ.get("FAULT_OUTAGE_SECONDS", "4"))
-OUTAGES = int(os.environ.get("FAULT_OUTAGES", "2"))
+OUTAGES = int(os.environ.get("FAULT_OUTAGES", "1"))
 RECIPIENTS = 1_000
 SLOW = Rule(Behaviour(latency=Latency(median_seconds=0.3, sigma=0.7, max_seconds=2.0)))
 
