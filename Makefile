@@ -59,7 +59,7 @@ demo: setup ## Send a real campaign on this machine, from a CSV to its delivery 
 test: setup ## Run all tests (12 minutes at most); ARGS="-k name" narrows them
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not faults' $(ARGS)
 
-test-faults: setup ## Run the long fault suites (over an hour); tests/README.md has the FAULT_… variables that scale them
+test-faults: setup ## Run the long fault suites (about an hour); tests/README.md has the FAULT_… variables that scale them
 	$(BIN)/python -m pytest -m faults services $(ARGS)
 	FAULT_KILLS=$${FAULT_KILLS:-200} FAULT_FREEZES=$${FAULT_FREEZES:-100} FAULT_CAMPAIGNS=$${FAULT_CAMPAIGNS:-50} \
 	FAULT_OUTAGES=$${FAULT_OUTAGES:-10} FAULT_OUTAGE_SECONDS=$${FAULT_OUTAGE_SECONDS:-60} FAULT_ROLLS=$${FAULT_ROLLS:-20} \
