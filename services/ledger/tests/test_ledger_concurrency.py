@@ -333,6 +333,8 @@ async def race_while_killing(
         finally:
             stop.set()
             await running
+        # The other ledger may have acknowledged all that; this one's channel waits a while before it connects anew.
+        await tenant.stub.GetBalance(pb.GetBalanceRequest(tenant_id=tenant.tenant_id), wait_for_ready=True)
         await check(tenant, racing, url)
         return acknowledged(racing)
 

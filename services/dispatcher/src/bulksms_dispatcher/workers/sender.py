@@ -39,8 +39,9 @@ __all__ = ["Sender"]
 
 ARM_TIMEOUT_SECONDS = 10.0
 ABANDON_TIMEOUT_SECONDS = 3.0
-# A pause must stop sends within a second, and an urgent batch not find all senders waiting for long.
-_WAIT_SECONDS = 0.9
+# Next to a limit places become free every few milliseconds. Not for longer: an urgent batch must not find all senders
+# waiting with others, and a pause must stop sends within a second.
+_WAIT_SECONDS = 0.25
 
 _log = logs.get_logger("bulksms.dispatcher.sender")
 _tracer = trace.get_tracer("bulksms.dispatcher")
