@@ -140,11 +140,10 @@ async def test_counting_at_the_grant_would_exceed_it(redis: Redis, redis_key_pre
     assert busiest_window(await Workers(paced, 3, counts_at_grant=True).work(), WINDOW) > 20
 
 
-async def test_20_workers_use_almost_all_of_a_limit(redis: Redis, redis_key_prefix: str) -> None:
-    """Exact from both sides: settled at once, as many as the limit begin in the windows there were."""
-    paced = limiter(redis, redis_key_prefix, account=Limit(20, window=WINDOW))
+async def begun_by_20_workers(paced: Limiter, seconds: float) -> list[float]:
+    """When requests began that were each settled at once."""
     began: list[float] = []
-    end = time.monotonic() + 1.2
+    end = time.monotonic() + seconds
 
     async def work() -> None:
         while time.monotonic() < end:
@@ -159,6 +158,13 @@ async def test_20_workers_use_almost_all_of_a_limit(redis: Redis, redis_key_pref
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
             group.create_task(work())
+    return began
+
+
+async def test_20_workers_use_almost_all_of_a_limit(redis: Redis, redis_key_prefix: str) -> None:
+    """Exact from both sides: settled at once, as many as the limit begin in the windows there were."""
+    paced = limiter(redis, redis_key_prefix, account=Limit(20, window=WINDOW))
+    began = await begun_by_20_workers(paced, 1.2)
     assert busiest_window(began, WINDOW) == 20
     assert len(began) >= 80  # six windows begin; a busy machine may miss the last ones
 
@@ -318,22 +324,7 @@ async def test_a_slowed_account_comes_back_little_by_little(redis: Redis, redis_
     seconds, microseconds = await redis.time()
     # Of this clock, and a little early: the share is then taken to be larger than it is.
     held_until = time.monotonic() + int(stored[b"held_until"]) / 1e6 - (seconds + microseconds / 1e6) - 0.01
-    began: list[float] = []
-    end = time.monotonic() + 2.2
-
-    async def work() -> None:
-        while time.monotonic() < end:
-            answer = await paced.acquire("tenant", 1)
-            if isinstance(answer, Refusal):
-                await asyncio.sleep(answer.wait.total_seconds())
-                continue
-            await asyncio.sleep(max(0.0, answer.begins_at - time.monotonic()))
-            began.append(time.monotonic())
-            await paced.settle([Settled(answer, time.monotonic())])
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(20):
-            group.create_task(work())
+    began = await begun_by_20_workers(paced, 2.2)
     for last in began:
         share = min(1.0, 0.5 + max(0.0, last - held_until) / recovery.total_seconds())
         within = sum(last - WINDOW.total_seconds() < at <= last for at in began)
