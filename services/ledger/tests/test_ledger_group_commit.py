@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -91,6 +92,43 @@ async def test_groups_have_a_largest_size() -> None:
     desk.open.set()
     await asyncio.gather(*tasks)
     assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3], [4, 5], [10, 11, 12, 13, 14]]
+    await group_commit.stop()
+
+
+async def test_a_group_begins_when_nobody_joins_any_more() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=0.5), gathering=timedelta(seconds=60))
+    tasks = [await begin(group_commit, desk, 0), await ask(group_commit, 1), await ask(group_commit, 2)]
+    desk.open.set()
+    await tasks[0]
+    tasks.append(await ask(group_commit, 3))
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks)
+    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3]]
+    await group_commit.stop()
+
+
+async def test_a_group_begins_in_time_however_many_keep_coming() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide, quiet=timedelta(milliseconds=1), gathering=timedelta(milliseconds=20))
+    tasks = [await begin(group_commit, desk, 0), await ask(group_commit, 1), await ask(group_commit, 2)]
+    desk.open.set()
+    async with asyncio.timeout(10):
+        while len(desk.groups) < 2:
+            tasks.append(await ask(group_commit, len(tasks)))
+        await asyncio.gather(*tasks)
+    assert len(desk.groups[1][1]) > 2
+    await group_commit.stop()
+
+
+async def test_who_comes_alone_waits_for_nobody() -> None:
+    desk = Desk()
+    desk.open.set()
+    group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))
+    async with asyncio.timeout(10):
+        for number in range(3):
+            await group_commit.decide("acme", [operation(number)])
+    assert [numbers for _, numbers in desk.groups] == [[0], [1], [2]]
     await group_commit.stop()
 
 

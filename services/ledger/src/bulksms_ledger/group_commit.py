@@ -22,6 +22,10 @@ Decide = Callable[[str, Sequence[Operation]], Awaitable[list[Decision]]]
 _log = logs.get_logger("bulksms_ledger.group_commit")
 _RETRY_AFTER: Final = timedelta(milliseconds=500)
 _LINKS_MAX: Final = 128  # OpenTelemetry's own limit
+# A commit costs 1.5 ms of CPU, half of it PostgreSQL's, however few it is for. With 64 callers through gRPC, groups of
+# 11 became groups of 31, a third of the CPU of a call was saved and its p99 fell, for all that it waits.
+_QUIET: Final = timedelta(milliseconds=2)
+_GATHERING: Final = timedelta(milliseconds=7)
 
 
 @dataclass(slots=True)
@@ -44,19 +48,29 @@ class _Queue:
 class GroupCommit:
     """Queues operations by account and decides each account's in groups, in the order they came.
 
-    While one group commits, the next gathers: the busier an account, the larger its groups, so that one hot tenant
-    is not bound to one commit per request. Several processes may do so for the same account: its row lock orders them.
+    While one group commits, the next gathers, and goes on gathering for some milliseconds while more keep coming: the
+    busier an account, the larger its groups, so that one hot tenant is not bound to one commit per request. Who comes
+    alone is decided at once. Several processes may do so for the same account: its row lock orders them.
 
     A caller that goes away before its group has begun is forgotten; afterwards the group goes on without it, and the
     caller's repeat finds what was decided.
     """
 
     def __init__(
-        self, decide: Decide, *, group_max: int = 1000, waiting_max: int = 20_000, groups_at_once: int = 8
+        self,
+        decide: Decide,
+        *,
+        group_max: int = 1000,
+        waiting_max: int = 20_000,
+        groups_at_once: int = 8,
+        quiet: timedelta = _QUIET,
+        gathering: timedelta = _GATHERING,
     ) -> None:
         self._decide = decide
         self._group_max = group_max
         self._waiting_max = waiting_max
+        self._quiet_seconds = quiet.total_seconds()
+        self._gathering_seconds = gathering.total_seconds()
         self._slots = asyncio.Semaphore(groups_at_once)
         self._queues: dict[str, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,6 +126,7 @@ class GroupCommit:
     async def _serve(self, tenant_id: str, queue: _Queue) -> None:
         try:
             while queue.requests:
+                await self._gather(queue)
                 async with self._slots:
                     group = self._take(queue)
                     if group:
@@ -121,6 +136,16 @@ class GroupCommit:
             for request in queue.requests:
                 self._waiting -= len(request.operations)
                 request.decisions.cancel()
+
+    async def _gather(self, queue: _Queue) -> None:
+        """Where several wait, return once nobody has joined them for `quiet`, or they have been `gathering` enough."""
+        loop = asyncio.get_running_loop()
+        latest, seen = loop.time() + self._gathering_seconds, 1
+        while seen < len(queue.requests) and queue.operations < self._group_max and not self._stopping:
+            seen = len(queue.requests)
+            if loop.time() >= latest:
+                return
+            await asyncio.sleep(self._quiet_seconds)
 
     def _take(self, queue: _Queue) -> list[_Request]:
         """The next group, at most `group_max` operations, or one request that has more by itself."""
