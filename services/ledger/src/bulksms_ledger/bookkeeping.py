@@ -38,6 +38,7 @@ T = TypeVar("T")
 # answered from the record. Longer outages are the caller's to wait for.
 _REPEAT_DELAYS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 _TRANSACTION_TIMEOUT_SECONDS: Final = 10.0
+_SLICE: Final = 50  # operations decided before the event loop has its turn: some 0.3 ms
 _OPERATIONS_KEY: Final = "operations_pkey"
 
 
@@ -109,7 +110,11 @@ async def _decide_and_write(
     written = 0
     async with Writing() as writing:
         for start in range(0, len(operations), PIECE):
-            decisions += [book.decide(operation, now) for operation in operations[start : start + PIECE]]
+            piece = operations[start : start + PIECE]
+            for first in range(0, len(piece), _SLICE):
+                decisions += [book.decide(operation, now) for operation in piece[first : first + _SLICE]]
+                # The write before has several things to tell the database, one upon the answer to the other.
+                await asyncio.sleep(0)
             if len(book.entries) > written:
                 await writing.begin(save_entries(connection, book.account, book.entries[written:]))
                 written = len(book.entries)
