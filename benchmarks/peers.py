@@ -1,4 +1,4 @@
-"""The campaign service and the ledger, standing in: they take results, reports and captures, and keep nothing."""
+"""The campaign service and the ledger, standing in: they take results, reports and credits, and keep nothing."""
 # ruff: noqa: N802, ARG002 - names and parameters are those of the generated base classes
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ class Campaign(results_pb2_grpc.ResultServiceServicer):
 
 
 class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
-    """Captures everything."""
+    """Reserves and captures everything."""
+
+    async def Reserve(self, request: Any, context: Any) -> Any:
+        return ledger_pb2.ReserveResponse()
+
+    async def Capture(self, request: Any, context: Any) -> Any:
+        return ledger_pb2.CaptureResponse()
+
+    async def Close(self, request: Any, context: Any) -> Any:
+        return ledger_pb2.CloseResponse()
 
     async def BatchCapture(self, request: Any, context: Any) -> Any:
         results = [ledger_pb2.CaptureResult(request_id=capture.request_id) for capture in request.captures]

@@ -14,6 +14,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+_WORDS = ("scenario", "CPU per item, µs", "peak memory", "more")
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -24,9 +26,12 @@ class Figure:
     seconds: float
     p50_ms: float | None = None
     p99_ms: float | None = None
+    max_ms: float | None = None
     cpu_us: Mapping[str, float] = field(default_factory=dict)
     peak_mb: Mapping[str, float] = field(default_factory=dict)
     """Most resident memory of a process, where it was watched."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """What else there is to say of this scenario, each with its unit in its name."""
 
     @property
     def per_second(self) -> float:
@@ -53,9 +58,8 @@ class Meter:
             name: round((_cpu_seconds(pid) - self._before[name]) / items * 1e6, 1)
             for name, pid in self._processes.items()
         }
-        return Figure(
-            scenario, items, round(seconds, 3), percentile_ms(latencies, 0.50), percentile_ms(latencies, 0.99), cpu
-        )
+        p50, p99 = percentile_ms(latencies, 0.50), percentile_ms(latencies, 0.99)
+        return Figure(scenario, items, round(seconds, 3), p50, p99, cpu_us=cpu)
 
 
 def percentile_ms(latencies: Sequence[float], share: float) -> float | None:
@@ -66,16 +70,15 @@ def percentile_ms(latencies: Sequence[float], share: float) -> float | None:
 
 
 def show(title: str, figures: Sequence[Figure], console: Console) -> None:
-    """Print the table."""
+    """Print the table, without columns that would be empty."""
+    headings = ("scenario", "items", "per second", "p50 ms", "p99 ms", "max ms", *_WORDS[1:])
+    columns = list(zip(headings, *(_cells(figure) for figure in figures), strict=True))
+    filled = [column for column in columns if any(column[1:])]
     table = Table(title=title)
-    words = ("scenario", "CPU per item, µs", "peak memory")
-    for heading in ("scenario", "items", "per second", "p50 ms", "p99 ms", "CPU per item, µs", "peak memory"):
-        table.add_column(heading, justify="left" if heading in words else "right")
-    for one in figures:
-        cpu = "  ".join(f"{name} {spent:,.1f}" for name, spent in one.cpu_us.items())
-        peak = "  ".join(f"{name} {megabytes:,.0f} MB" for name, megabytes in one.peak_mb.items())
-        latency = ["" if value is None else f"{value:,.1f}" for value in (one.p50_ms, one.p99_ms)]
-        table.add_row(one.scenario, f"{one.items:,}", f"{one.per_second:,.0f}", *latency, cpu, peak)
+    for heading, *_ in filled:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right")
+    for row in zip(*(cells for _, *cells in filled), strict=True):
+        table.add_row(*row)
     console.print(table)
 
 
@@ -93,6 +96,14 @@ def publish(title: str, figures: Sequence[Figure], before: Mapping[str, object],
 def machine() -> dict[str, object]:
     """What the figures were measured on, and what else was going on."""
     return {"cores": os.cpu_count(), "load_average": [round(load, 2) for load in os.getloadavg()]}
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    latency = ["" if value is None else f"{value:,.1f}" for value in (figure.p50_ms, figure.p99_ms, figure.max_ms)]
+    cpu = "  ".join(f"{name} {spent:,.1f}" for name, spent in figure.cpu_us.items())
+    peak = "  ".join(f"{name} {megabytes:,.0f} MB" for name, megabytes in figure.peak_mb.items())
+    more = "\n".join(f"{name} {value:,.4g}" for name, value in figure.more.items())
+    return figure.scenario, f"{figure.items:,}", f"{figure.per_second:,.0f}", *latency, cpu, peak, more
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -89,4 +89,4 @@ def _figures(meter: StageMeter, messages: int) -> list[Figure]:
 def _figure(stage: str, seconds: Sequence[float], cpu_seconds: float, messages: int) -> Figure:
     spent = {} if stage in ("claim", "pace") else {"dispatcher": round(cpu_seconds / messages * 1e6, 2)}
     p50, p99 = percentile_ms(seconds, 0.50), percentile_ms(seconds, 0.99)
-    return Figure(f"stage {stage}, a batch at a time", messages, max(sum(seconds), 1e-9), p50, p99, spent)
+    return Figure(f"stage {stage}, a batch at a time", messages, max(sum(seconds), 1e-9), p50, p99, cpu_us=spent)

@@ -107,16 +107,17 @@ async def submit(
     await stub.Submit(parts(), timeout=_PATIENCE_SECONDS)
 
 
-def header_for() -> pb.SubmissionHeader:
+def header_for(tenant_id: str = "acme", priority: pb.Priority.ValueType = pb.PRIORITY_NORMAL) -> pb.SubmissionHeader:
     return pb.SubmissionHeader(
         submission_id=str(uuid4()),
-        tenant_id="acme",
+        tenant_id=tenant_id,
         campaign_id=str(uuid4()),
         enqueue_number=1,
         reservation_id=str(uuid4()),
         text=TEXT,
         variable_names=["first_name"],
         sender="Acme",
+        priority=priority,
     )
 
 

@@ -16,8 +16,15 @@ TINY = {
         ["row lock", "inside the service", "empty RPC", "Capture, 64", "BatchCapture"],
     ),
     "dispatcher": (
-        ["--recipients", "2000", "--batch-size", "500", "--stage-batches", "2"],
-        ["part render", "stage claim", "stage POST", "stage report", "intake", "send and tell", "whole way"],
+        [
+            *["--recipients", "2000", "--batch-size", "500", "--stage-batches", "2"],
+            *["--large", "20000", "--tenants", "10", "--small", "3", "--urgent", "3", "--latency", "0.05"],
+        ],
+        [
+            *["part render", "stage claim", "stage POST", "stage report", "intake", "send and tell", "whole way"],
+            *["fairness: 3 tenants with 10", "fairness: 10 tenants with 2,000"],
+            *["priority: 3 normal", "priority: 3 urgent"],
+        ],
     ),
     "gateway": (["--reports", "2000", "--array", "50"], ["one by one", "arrays of 50"]),
     "enqueue": (["--contacts", "2000", "--calls", "4", "--pause-ms", "0"], ["import", "EnqueueCampaign"]),
