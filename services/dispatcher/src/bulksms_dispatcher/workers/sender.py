@@ -123,24 +123,13 @@ class Sender:
     async def _send(self, batch: LeasedBatch, span: trace.Span, journey: Journey) -> None:
         attempt = Try(batch, current_traceparent(), journey)
         try:
-            rendered = await self._render(attempt)
-            if rendered is None:
-                return
-            request, version = rendered
-            if not request.messages:
-                await self._recorder.record_all_left_out(batch)
-                return
-            with _tracer.start_as_current_span("await place"):
-                # Before the arming, so that no batch is armed for longer than it takes to send it.
-                await journey.wait()
-            exchange = await self._post(attempt, request, version)
-            # On disk before anything is made of it: whatever happens now, the next process finds it there.
-            ticket = await self._keep(batch, exchange)
-            verdict = classify(exchange, request.messages, self._known)
-            self._known.add(verdict.message_ids)
+            judged = await self._ask(attempt)
         except BaseException:
             await self._abandon(attempt)
             raise
+        if judged is None:
+            return
+        verdict, ticket = judged
         span.set_attributes(
             {
                 "bulksms.outcome": verdict.kind.value,
@@ -149,7 +138,7 @@ class Sender:
                 "bulksms.accepted": len(verdict.message_ids),
             }
         )
-        if exchange.fault is Fault.NOT_ARMED:
+        if verdict.reason == Fault.NOT_ARMED.value and not attempt.may_have_been_sent:
             await self._recorder.hand_back(batch, origins=attempt.held_states)
             return
         self._measure(attempt, verdict)
@@ -161,6 +150,30 @@ class Sender:
         except asyncio.CancelledError:
             _log.error("outcome not recorded before the end", batch_id=str(batch.batch_id), kind=verdict.kind.value)
             raise
+
+    async def _ask(self, attempt: Try) -> tuple[Verdict, Path | None] | None:
+        """What the provider's answer proves, and where it is kept; None when there was nothing to send after all.
+
+        Of what takes a megabyte a batch, the body sent and the answer, nothing outlives this.
+        """
+        rendered = await self._render(attempt)
+        if rendered is None:
+            return None
+        request, version = rendered
+        messages = request.messages
+        if not messages:
+            await self._recorder.record_all_left_out(attempt.batch)
+            return None
+        with _tracer.start_as_current_span("await place"):
+            # Before the arming, so that no batch is armed for longer than it takes to send it.
+            await attempt.journey.wait()
+        exchange = await self._post(attempt, request, version)
+        del rendered, request
+        # On disk before anything is made of it: whatever happens now, the next process finds it there.
+        ticket = await self._keep(attempt.batch, exchange)
+        verdict = classify(exchange, messages, self._known)
+        self._known.add(verdict.message_ids)
+        return verdict, ticket
 
     async def _cut(self, batch: LeasedBatch) -> None:
         """Cut before the size shrank: what is too much becomes a batch of its own, and both are claimed again."""
@@ -214,7 +227,7 @@ class Sender:
                     recipients,
                     frozenset(attempt.left_out),
                 )
-        attempt.parts = list(request.parts)
+        attempt.parts = request.parts
         return request, suppressed.version
 
     def _goes_alone(self, batch: LeasedBatch) -> bool:

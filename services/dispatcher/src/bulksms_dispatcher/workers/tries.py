@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bulksms_dispatcher.batches import LeasedBatch
@@ -25,7 +26,7 @@ class Try:
     arm_unknown: bool = False
     sent_at: float = 0.0
     left_out: list[int] = field(default_factory=list)
-    parts: list[int] = field(default_factory=list)
+    parts: Sequence[int] = ()
 
     @property
     def may_have_been_sent(self) -> bool:
