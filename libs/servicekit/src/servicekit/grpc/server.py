@@ -139,4 +139,9 @@ _OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # So much of a stream is read before its handler asks for it. Left to itself gRPC widens that to what the connection
+    # carries: a dispatcher that took in 1,000,000 recipients grew by 7 to 13 MB, with this by 3 to 5, at the same CPU
+    # (0.7 to 0.9 µs a recipient) and still 800,000 recipients a second; without any read-ahead at 1.0 µs and half.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 512 * 1024),
 ]
