@@ -80,6 +80,7 @@ class Rules:
     evidence_must_match: bool = True
     journal_asks_for_the_epoch: bool = True
     operator_knows_that_nobody_will_send: bool = True
+    only_what_was_not_sent_is_taken_back: bool = True
 
 
 def moved(world: World, to: BatchState, **changes: object) -> World:
@@ -152,8 +153,7 @@ def worker_steps(world: World, index: int, rules: Rules) -> Iterator[World]:
             if world.state is ARMED and mine:
                 yield from handed_back(world, index)
         case Step.PERHAPS_ARMED:
-            if world.state in (LEASED, ARMED) and mine:
-                yield from handed_back(world, index)
+            yield from taken_back(world, index, mine=mine)
         case _:
             yield from after_sending(world, index, rules, mine=mine)
 
@@ -170,6 +170,8 @@ def after_sending(world: World, index: int, rules: Rules, *, mine: bool) -> Iter
         case Step.UNSURE:
             if world.state is ARMED and mine:
                 yield from unsure(world, index, rules)
+            if world.state is AMBIGUOUS and not rules.only_what_was_not_sent_is_taken_back:
+                yield from taken_back(world, index, mine=mine)
 
 
 def arming(world: World, index: int, rules: Rules, *, mine: bool) -> Iterator[World]:
@@ -180,6 +182,14 @@ def arming(world: World, index: int, rules: Rules, *, mine: bool) -> Iterator[Wo
     if world.state is LEASED and mine:
         yield moved(world, ARMED, workers=at(world, index, Step.ARMED))
         yield moved(world, ARMED, workers=at(world, index, Step.PERHAPS_ARMED))  # its confirmation was lost
+
+
+def taken_back(world: World, index: int, *, mine: bool) -> Iterator[World]:
+    """By a worker that has sent nothing."""
+    if world.state in (LEASED, ARMED) and mine:
+        yield from handed_back(world, index)
+    if world.state is AMBIGUOUS and mine:  # the reaper was first
+        yield moved(world, REJECTED, workers=at(world, index, Step.IDLE))
 
 
 def handed_back(world: World, index: int) -> Iterator[World]:
@@ -266,6 +276,7 @@ def test_nothing_gets_stuck() -> None:
         ("journal_asks_for_the_epoch", "sent twice"),
         # A frozen worker that was armed sends when it wakes up: only who knows that it is gone may say "not sent".
         ("operator_knows_that_nobody_will_send", "sent, and told as not sent"),
+        ("only_what_was_not_sent_is_taken_back", "sent, and told as not sent"),
     ],
 )
 def test_each_rule_is_needed(switched_off: str, violation: str) -> None:

@@ -5,22 +5,35 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import text
 
+from bulksms_dispatcher.app import MIGRATIONS
 from bulksms_dispatcher.batches import Lane, LeasedBatch
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.limiter import Limiter
+from bulksms_dispatcher.pacing.limits import Limits
 from bulksms_dispatcher.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.recipients import Recipients, pack_positions
 from bulksms_dispatcher.results import RecipientOutcome, decode_groups, whole
+from bulksms_dispatcher.retries import Backoff
 from bulksms_dispatcher.storage import campaigns, claims, outcomes, queue, submissions, suppressions
 from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
 from bulksms_dispatcher.submissions import Progress, Submission
 from bulksms_dispatcher.workers.reaper import Reaper
+from bulksms_dispatcher.workers.recorder import Recorder
+from devstack.postgres import EmbeddedPostgres
+from servicekit import migrations
+from servicekit.clock import ManualClock, SystemClock
 from servicekit.database import Database
+from servicekit.lifecycle import running
+from servicekit.worker import PeriodicWorker
 
 from .dispatcher_support import TENANT
 
@@ -38,7 +51,7 @@ async def database(dispatcher_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def reaper(database: Database) -> Reaper:
-    return Reaper(database, HORIZON, lambda: None)
+    return Reaper(database, HORIZON, lambda: None, grace=timedelta(0), clock=ManualClock())
 
 
 async def store(
@@ -220,6 +233,96 @@ async def test_a_lease_that_has_time_left_is_not_touched(database: Database, rea
     await reaper.reap_once()
     assert (await state_of(database, leased))[0] is LEASED
     assert (await state_of(database, armed))[0] is ARMED
+
+
+@pytest.fixture
+async def outage(tmp_path: Path) -> AsyncIterator[tuple[EmbeddedPostgres, Database]]:
+    """A server of this test's own, to be killed and started, with a migrated database."""
+    server = EmbeddedPostgres(tmp_path / "postgres", fsync=False)
+    server.start()
+    try:
+        await migrations.upgrade(server.url, MIGRATIONS)
+        database = Database(server.url, application_name="test", pool_size=4)
+        yield server, database
+        await database.stop()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def recorder_of(redis: Redis, redis_key_prefix: str) -> Callable[[Database], Recorder]:
+    limiter = Limiter(redis, key_prefix=redis_key_prefix, traffic_account_id="account", limits=lambda: Limits({}))
+    return lambda database: Recorder(
+        database,
+        limiter,
+        Metrics(),
+        worker="w",
+        backoff=Backoff(),
+        account_pause=timedelta(seconds=1),
+        on_settled=lambda _batch: None,
+        on_returned=lambda _batch, _delay: None,
+    )
+
+
+async def test_who_sent_nothing_gets_the_batch_back_after_an_outage_longer_than_the_lease(
+    outage: tuple[EmbeddedPostgres, Database], recorder_of: Callable[[Database], Recorder]
+) -> None:
+    server, database = outage
+    submission = await store(database, 2)
+    # Both arms are committed. The confirmation of the first was lost, the worker of the second died.
+    live, dead = await must_claim(database, submission), await must_claim(database, submission)
+    for batch in (live, dead):
+        assert await arm(database, batch)
+    await expire(database)
+    reaper = Reaper(database, HORIZON, lambda: None, grace=timedelta(seconds=6), clock=SystemClock())
+    quick = timedelta(milliseconds=100)
+    await asyncio.to_thread(server.kill)
+    handing_back = asyncio.create_task(recorder_of(database).hand_back_unsent(live, ()))
+    async with running([PeriodicWorker("reaper", quick, reaper.reap_once, max_pause=quick)]), asyncio.timeout(60):
+        await asyncio.to_thread(server.start)
+        await handing_back
+        assert await state_of(database, live) == (READY, live.epoch + 1)
+        assert (await state_of(database, dead))[0] is ARMED
+        while (await state_of(database, dead))[0] is ARMED:  # noqa: ASYNC110 - another task's work
+            await asyncio.sleep(0.1)
+    assert (await state_of(database, dead))[0] is AMBIGUOUS
+
+
+async def test_a_reaper_that_could_not_reach_the_database_for_long_waits_before_it_doubts(database: Database) -> None:
+    clock, grace = ManualClock(), timedelta(seconds=1)
+    reaper = Reaper(database, HORIZON, lambda: None, grace=grace, clock=clock)
+    submission = await store(database, 2)
+    armed, leased = await must_claim(database, submission), await must_claim(database, submission)
+    await arm(database, armed)
+    await expire(database)
+    clock.advance(timedelta(seconds=1.5))
+    await reaper.reap_once()
+    assert (await state_of(database, armed))[0] is ARMED
+    assert (await state_of(database, leased))[0] is READY, "of a lease nobody has anything to tell"
+    clock.advance(grace)
+    await reaper.reap_once()
+    assert (await state_of(database, armed))[0] is AMBIGUOUS
+
+
+async def test_when_the_reaper_was_first_what_was_not_sent_is_refused_and_never_sent(
+    database: Database, reaper: Reaper, recorder_of: Callable[[Database], Recorder]
+) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    await arm(database, batch, left_out=pack_positions([1]))
+    await expire(database)
+    await reaper.reap_once()
+    assert (await state_of(database, batch))[0] is AMBIGUOUS
+    await recorder_of(database).hand_back_unsent(batch, (1,))
+    assert await state_of(database, batch) == (BatchState.REJECTED, batch.epoch)
+    async with database.connect() as connection:
+        rows = (await connection.execute(text("SELECT groups FROM outbox ORDER BY outbox_id"))).scalars().all()
+        attempts = await queue.list_attempts(connection, batch.batch_id)
+    assert [(group.outcome, group.positions) for group in decode_groups(rows[-1])] == [
+        (RecipientOutcome.FAILED, None),
+        (RecipientOutcome.SUPPRESSED, (1,)),
+    ]
+    assert [(attempt.outcome, attempt.reason) for attempt in attempts] == [("NOT_SENT", "NOT_SENT")]
 
 
 async def test_time_alone_turns_ambiguous_into_unknown_and_never_into_ready(database: Database, reaper: Reaper) -> None:

@@ -154,7 +154,6 @@ async def build(settings: Settings) -> Sequence[Component]:
         worker=worker,
         backoff=settings.backoff,
         account_pause=timedelta(seconds=settings.account_pause_seconds),
-        lease=settings.lease,
         retryable_refusals=settings.retryable_refusals,
         on_settled=on_settled,
         on_returned=on_returned,
@@ -207,7 +206,9 @@ async def build(settings: Settings) -> Sequence[Component]:
         window=timedelta(seconds=settings.evidence_window_seconds),
         on_change=on_change,
     )
-    reaper = Reaper(database, timedelta(hours=settings.ambiguity_horizon_hours), on_change)
+    # Half a lease: a worker that waits for the database tries every two seconds, and connects within five.
+    horizon = timedelta(hours=settings.ambiguity_horizon_hours)
+    reaper = Reaper(database, horizon, on_change, grace=settings.lease / 2, clock=clock)
     intake = Intake(
         database,
         clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -27,9 +28,13 @@ class Expired:
 
 
 # Not locked here: what is done about it is a compare-and-set of its own, and loses against a worker that is quicker.
+# An armed batch is not found while the server is younger than `grace`: after an outage its worker speaks first.
 _EXPIRED = text(f"""
     SELECT batch_id, epoch, campaign_id, state, left_out, worker FROM batches
     WHERE state IN ({BatchState.LEASED}, {BatchState.ARMED}) AND lease_until < clock_timestamp()
+      AND state = ANY(:states)
+      AND (state = {BatchState.LEASED}
+           OR pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => :grace_seconds))
     ORDER BY lease_until LIMIT :limit
 """)
 _AMBIGUOUS = text(f"""
@@ -39,9 +44,16 @@ _AMBIGUOUS = text(f"""
 """)
 
 
-async def find_expired(connection: AsyncConnection, limit: int) -> list[Expired]:
-    """LEASED and ARMED batches whose lease ran out, longest first."""
-    return await _read(connection, _EXPIRED, {"limit": limit})
+async def find_expired(
+    connection: AsyncConnection, limit: int, states: Collection[BatchState], grace: timedelta
+) -> list[Expired]:
+    """Batches in `states` whose lease ran out, longest first; ARMED ones once the server has run for `grace`."""
+    parameters = {
+        "limit": limit,
+        "states": [int(state) for state in states],
+        "grace_seconds": grace.total_seconds(),
+    }
+    return await _read(connection, _EXPIRED, parameters)
 
 
 async def find_ambiguous_since(connection: AsyncConnection, horizon: timedelta, limit: int) -> list[Expired]:

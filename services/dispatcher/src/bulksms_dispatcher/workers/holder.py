@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.batches import LeasedBatch
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.recipients import Recipients, unpack, unpack_positions
 from bulksms_dispatcher.storage import holds
 from bulksms_dispatcher.storage.holds import HELD, Doubtful
@@ -65,7 +64,7 @@ class Holder:
             _log.warning(
                 "recipients held: an earlier message is unresolved", batch_id=str(batch.batch_id), recipients=len(held)
             )
-        await self._recorder.hand_back(batch, origins=(BatchState.LEASED,))
+        await self._recorder.hand_back(batch)
 
     async def _numbers_of(self, connection: AsyncConnection, doubtful: Doubtful) -> frozenset[int]:
         known = self._numbers.get(doubtful)

@@ -12,6 +12,7 @@ from bulksms_dispatcher.storage import evidence, leases, outcomes
 from bulksms_dispatcher.storage.leases import Expired
 from bulksms_dispatcher.storage.settlements import Settlement, Tried
 from servicekit import logs
+from servicekit.clock import Clock
 from servicekit.database import Database
 
 __all__ = ["Reaper"]
@@ -25,17 +26,28 @@ class Reaper:
     """Rule 2: expired LEASED goes back under a new epoch; expired ARMED becomes AMBIGUOUS, never READY.
 
     Any number may run at once: each move is a compare-and-set on state and epoch.
+
+    While the database is away leases run out under workers that live, and some of these know that nothing was sent, or
+    what came of it. So for a `grace` after it came back (the server was started, or was out of reach for as long) no
+    armed batch is doubted: they write first. It decides who comes first, never what is safe.
     """
 
-    def __init__(self, database: Database, horizon: timedelta, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, horizon: timedelta, on_change: Callable[[], None], *, grace: timedelta, clock: Clock
+    ) -> None:
         self._database = database
         self._horizon = horizon
         self._on_change = on_change
+        self._grace = grace
+        self._clock = clock
+        self._reached_at = clock.monotonic()
+        self._doubts_from = float("-inf")
 
     async def reap_once(self) -> bool:
         """One round; True when there may be more."""
         async with self._database.connect() as connection:
-            expired = await leases.find_expired(connection, _LIMIT)
+            expired = await leases.find_expired(connection, _LIMIT, self._expirable(), self._grace)
+            self._reached_at = self._clock.monotonic()
             unresolved = await leases.find_ambiguous_since(connection, self._horizon, _LIMIT)
         for batch in expired:
             if batch.state is BatchState.LEASED:
@@ -47,6 +59,12 @@ class Reaper:
         if expired or unresolved:
             self._on_change()
         return len(expired) == _LIMIT or len(unresolved) == _LIMIT
+
+    def _expirable(self) -> tuple[BatchState, ...]:
+        now, grace = self._clock.monotonic(), self._grace.total_seconds()
+        if now - self._reached_at > grace:
+            self._doubts_from = now + grace
+        return (BatchState.LEASED, BatchState.ARMED) if now >= self._doubts_from else (BatchState.LEASED,)
 
     async def _return(self, batch: Expired) -> None:
         async with self._database.begin() as connection:

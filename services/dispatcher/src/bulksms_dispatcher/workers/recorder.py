@@ -27,7 +27,7 @@ from bulksms_dispatcher.verdicts import Decision, decide, groups_of, is_retryabl
 from servicekit import logs
 from servicekit.database import Database, DatabaseUnavailable
 
-__all__ = ["DATABASE_ERRORS", "Recorder"]
+__all__ = ["DATABASE_ERRORS", "NOT_SENT", "Recorder"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ DATABASE_ERRORS = (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError)
 _OUTCOME_PATIENCE = timedelta(hours=1)
 # A batch that is not handed back is found by the reaper, a little later.
 _HAND_BACK_PATIENCE = timedelta(seconds=5)
+NOT_SENT = "NOT_SENT"
 _MAX_BODY = 64 * 1024
 _log = logs.get_logger("bulksms.dispatcher.recorder")
 
@@ -54,7 +55,6 @@ class Recorder:
         worker: str,
         backoff: Backoff,
         account_pause: timedelta,
-        lease: timedelta,
         retryable_refusals: Sequence[str] = (),
         on_settled: Callable[[LeasedBatch], None],
         on_returned: Callable[[LeasedBatch, timedelta], None],
@@ -65,7 +65,6 @@ class Recorder:
         self._worker = worker
         self._backoff = backoff
         self._account_pause = account_pause
-        self._lease = lease
         self._retryable_refusals = retryable_refusals
         self._on_settled = on_settled
         self._on_returned = on_returned
@@ -74,21 +73,46 @@ class Recorder:
         self,
         batch: LeasedBatch,
         *,
-        origins: Collection[BatchState] = (BatchState.LEASED,),
         delay: timedelta = timedelta(0),
         reason: str = "",
     ) -> None:
-        """Make an unsent batch READY again; costs no retry."""
+        """Make a batch that was not armed READY again; costs no retry."""
 
         async def body(connection: AsyncConnection) -> bool:
             return await outcomes.return_to_queue(
-                connection, batch.batch_id, batch.epoch, batch.campaign_id, origins, delay=delay, reason=reason
+                connection,
+                batch.batch_id,
+                batch.epoch,
+                batch.campaign_id,
+                (BatchState.LEASED,),
+                delay=delay,
+                reason=reason,
             )
 
-        # Perhaps armed, certainly not sent: only this worker knows, so it tries as long as the lease lasts.
-        patience = self._lease if BatchState.ARMED in origins else _HAND_BACK_PATIENCE
-        await self._persist(body, batch, patience)
+        await self._persist(body, batch, _HAND_BACK_PATIENCE)
         self._on_returned(batch, delay)
+
+    async def hand_back_unsent(self, batch: LeasedBatch, left_out: Sequence[int]) -> None:
+        """The same when nobody knows whether the arm was committed. Nothing was sent, and only this worker knows that.
+
+        If the reaper was first the batch is ambiguous: that is over, but it is never sent again (rule 5).
+        """
+        origins = (BatchState.LEASED, BatchState.ARMED)
+
+        async def body(connection: AsyncConnection) -> bool:
+            return await outcomes.return_to_queue(connection, batch.batch_id, batch.epoch, batch.campaign_id, origins)
+
+        returned = await self._persist(body, batch, _OUTCOME_PATIENCE)
+        self._on_returned(batch, timedelta(0))
+        if returned is False:
+            settlement = Settlement(
+                BatchState.REJECTED,
+                whole(RecipientOutcome.FAILED, left_out, reason=NOT_SENT),
+                tried=Tried(OutcomeKind.NOT_SENT, NOT_SENT),
+                reason=NOT_SENT,
+            )
+            if await self._settle(batch, (BatchState.AMBIGUOUS,), settlement, _OUTCOME_PATIENCE):
+                _log.error("batch not sent: it was doubted first", batch_id=str(batch.batch_id))
 
     async def mark_ambiguous(self, batch: LeasedBatch, reason: str, left_out: Sequence[int]) -> None:
         """ARMED → AMBIGUOUS; when that cannot be written, the reaper does it once the lease is over."""

@@ -139,7 +139,7 @@ class Sender:
             }
         )
         if verdict.reason == Fault.NOT_ARMED.value and not attempt.may_have_been_sent:
-            await self._recorder.hand_back(batch, origins=attempt.held_states)
+            await self._hand_back(attempt)
             return
         self._measure(attempt, verdict)
         verdict = await self._learn(attempt, verdict)
@@ -305,6 +305,13 @@ class Sender:
             # Frozen for longer than its place was kept: it is another request's by now.
             raise NotArmed("the permit is too old")
 
+    async def _hand_back(self, attempt: Try) -> None:
+        """Nothing was sent."""
+        if attempt.arm_unknown:
+            await self._recorder.hand_back_unsent(attempt.batch, attempt.left_out)
+        else:
+            await self._recorder.hand_back(attempt.batch)
+
     async def _abandon(self, attempt: Try) -> None:
         """Interrupted or broken in the middle: say of the batch what is certain, as far as the time allows."""
         batch = attempt.batch
@@ -315,7 +322,7 @@ class Sender:
                 if attempt.may_have_been_sent:
                     await self._recorder.mark_ambiguous(batch, Fault.INTERRUPTED.value, attempt.left_out)
                 else:
-                    await self._recorder.hand_back(batch, origins=attempt.held_states)
+                    await self._hand_back(attempt)
         except TimeoutError:
             _log.error("abandoned batch left to the reaper", batch_id=str(batch.batch_id))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from bulksms_dispatcher.batches import LeasedBatch
 from bulksms_dispatcher.pacing.arrivals import Journey
-from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.providers.outcome import Phase
 
 __all__ = ["Try"]
@@ -24,6 +23,7 @@ class Try:
     """Of its permit."""
     phase: Phase = Phase.WAITING
     arm_unknown: bool = False
+    """Whether the row is LEASED or ARMED is open: a commit was begun, and its answer may have been lost."""
     sent_at: float = 0.0
     left_out: list[int] = field(default_factory=list)
     parts: Sequence[int] = ()
@@ -32,8 +32,3 @@ class Try:
     def may_have_been_sent(self) -> bool:
         """True from the moment the first byte may have left."""
         return self.phase >= Phase.SENDING
-
-    @property
-    def held_states(self) -> tuple[BatchState, ...]:
-        """Where the row may be while nothing was sent: a commit whose answer was lost leaves both open."""
-        return (BatchState.LEASED, BatchState.ARMED) if self.arm_unknown else (BatchState.LEASED,)
