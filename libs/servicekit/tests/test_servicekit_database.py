@@ -48,6 +48,24 @@ async def test_a_block_that_raises_is_rolled_back(database: Database) -> None:
     assert await count_items(database) == 0
 
 
+async def test_an_autocommit_statement_is_committed_at_once_and_its_connection_is_an_ordinary_one_afterwards(
+    database_url: str,
+) -> None:
+    database = Database(database_url, application_name="tests", pool_size=1)
+    with pytest.raises(ValueError, match="no"):  # noqa: PT012 - the block is what is tested
+        async with database.autocommit() as connection:
+            await connection.execute(text("CREATE TABLE item (id bigint PRIMARY KEY, name text NOT NULL)"))
+            await connection.execute(text("INSERT INTO item VALUES (1, 'a')"))
+            raise ValueError("no")
+    assert await count_items(database) == 1
+    with pytest.raises(ValueError, match="no"):  # noqa: PT012 - the block is what is tested
+        async with database.begin() as connection:
+            await connection.execute(text("INSERT INTO item VALUES (2, 'b')"))
+            raise ValueError("no")
+    assert await count_items(database) == 1
+    await database.stop()
+
+
 async def test_a_copy_as_the_first_statement_is_rolled_back_with_its_transaction(database: Database) -> None:
     with pytest.raises(ValueError, match="no"):  # noqa: PT012 - the block is what is tested
         async with database.begin() as connection:

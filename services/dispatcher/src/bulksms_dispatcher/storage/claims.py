@@ -150,7 +150,7 @@ async def arm(
     left_out: bytes | None,
     traceparent: str,
 ) -> bool:
-    """LEASED → ARMED by compare-and-set; False when the batch is not this worker's to send any more."""
+    """LEASED → ARMED by compare-and-set, one statement; False when the batch is not this worker's to send any more."""
     check_transition(BatchState.LEASED, BatchState.ARMED)
     parameters = {
         "batch_id": batch_id,

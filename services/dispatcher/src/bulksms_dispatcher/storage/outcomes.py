@@ -278,7 +278,7 @@ async def _tell(
         if settlement.target is not BatchState.AMBIGUOUS:
             await connection.execute(_TELL, entry | {"kind": OutboxKind.MESSAGE_CREDIT, "groups": None})
         return
-    groups = encode_groups(settlement.groups)
-    await connection.execute(_TELL, entry | {"kind": OutboxKind.CAMPAIGN, "groups": groups})
+    news = [entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups(settlement.groups)}]
     if settlement.accepted:
-        await connection.execute(_TELL, entry | {"kind": OutboxKind.CAPTURE, "groups": None})
+        news.append(entry | {"kind": OutboxKind.CAPTURE, "groups": None})
+    await connection.execute(_TELL, news)

@@ -110,7 +110,7 @@ class Lanes:
 
     async def _claim_from(self, lane: Lane) -> LeasedBatch | None:
         try:
-            async with self._database.begin() as connection:
+            async with self._database.autocommit() as connection:
                 return await claims.claim(connection, lane, self._worker, self._lease)
         except BaseException:
             self._claim_lost = True
@@ -132,7 +132,7 @@ class Lanes:
 
     async def _read(self, now: float) -> None:
         self._stale = False
-        async with self._database.connect() as connection:
+        async with self._database.autocommit() as connection:
             states = await claims.read_lanes(connection)
         self._read_at = now
         self._open = {state.lane for state in states if state.due_in_seconds <= 0}

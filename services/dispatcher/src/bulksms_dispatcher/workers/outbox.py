@@ -48,7 +48,7 @@ class Bookkeeper:
         self._metrics = metrics
 
     async def told(self, entries: Sequence[OutboxEntry]) -> None:
-        async with self._database.begin() as connection:
+        async with self._database.autocommit() as connection:
             await outbox.acknowledge(connection, [entry.outbox_id for entry in entries])
         self._metrics.outbox_told.add(len(entries), {"kind": entries[0].kind.name})
 

@@ -206,7 +206,7 @@ class Sender:
         batch = attempt.batch
         with _tracer.start_as_current_span("render"):
             recipients = unpack(batch.packed)
-            async with self._database.connect() as connection:
+            async with self._database.autocommit() as connection:
                 suppressed = await suppressions.find(connection, batch.tenant_id, recipients.phones)
                 held = await self._holder.find(connection, batch, recipients.phones)
             if held:
@@ -282,7 +282,7 @@ class Sender:
         batch = attempt.batch
         with _tracer.start_as_current_span("arm"):
             try:
-                async with asyncio.timeout(ARM_TIMEOUT_SECONDS), self._database.begin() as connection:
+                async with asyncio.timeout(ARM_TIMEOUT_SECONDS), self._database.autocommit() as connection:
                     armed = await claims.arm(
                         connection,
                         batch.batch_id,
