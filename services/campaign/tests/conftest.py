@@ -69,36 +69,43 @@ def service_settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def service(
-    campaign_database_url: str,
-    campaign_database: Database,
-    ledger: LedgerStandIn,
-    dispatcher: DispatcherStandIn,
-    service_settings: dict[str, Any],
-) -> AsyncIterator[Service]:
-    peers = build_server(
+async def peers(ledger: LedgerStandIn, dispatcher: DispatcherStandIn) -> AsyncIterator[GrpcServer]:
+    """Where ledger and dispatcher listen."""
+    server = build_server(
         load(ServiceSettings, grpc_listen="127.0.0.1:0", shutdown_grace_seconds=0.1),
         [
             (add_LedgerServiceServicer_to_server, ledger, "bulksms.ledger.v1.LedgerService"),
             (add_DispatchServiceServicer_to_server, dispatcher, "bulksms.dispatcher.v1.DispatchService"),
         ],
     )
-    async with running([peers]):
-        settings = load(
-            Settings,
-            grpc_listen="127.0.0.1:0",
-            database_url=campaign_database_url,
-            database_pool_size=10,
-            ledger_address=peers.address,
-            dispatcher_address=peers.address,
-            shutdown_grace_seconds=0.5,
-            reserve_timeout_seconds=2,
-            **service_settings,
-        )
-        components = await build(settings)
-        server = components[-1]
-        assert isinstance(server, GrpcServer)
-        async with running(components):
-            made = Service(server.address, campaign_database, ledger, dispatcher)
-            yield made
-            await made.channel.close()
+    async with running([server]):
+        yield server
+
+
+@pytest.fixture
+async def service(
+    campaign_database_url: str,
+    campaign_database: Database,
+    peers: GrpcServer,
+    ledger: LedgerStandIn,
+    dispatcher: DispatcherStandIn,
+    service_settings: dict[str, Any],
+) -> AsyncIterator[Service]:
+    settings = load(
+        Settings,
+        grpc_listen="127.0.0.1:0",
+        database_url=campaign_database_url,
+        database_pool_size=10,
+        ledger_address=peers.address,
+        dispatcher_address=peers.address,
+        shutdown_grace_seconds=0.5,
+        reserve_timeout_seconds=2,
+        **service_settings,
+    )
+    components = await build(settings)
+    server = components[-1]
+    assert isinstance(server, GrpcServer)
+    async with running(components):
+        made = Service(server.address, campaign_database, ledger, dispatcher)
+        yield made
+        await made.channel.close()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1 import contacts_pb2, results_pb2
+from bulksms_campaign.bells import Bells
+from bulksms_campaign.campaigns import Step
+from bulksms_campaign.operations.enqueue import Enqueue
+from bulksms_campaign.peers.ledger import LedgerPeer
+from bulksms_campaign.storage.requests import MutationKey
 from servicekit import errors
+from servicekit.grpc.server import GrpcServer
 
 from .campaign_support import TENANT, Service, accepted, outcome, refused
 
@@ -91,6 +98,46 @@ async def test_enqueueing_twice_is_a_wrong_state_and_the_same_request_is_a_repea
     assert error.metadata["state"] == "SENDING"
     assert error.metadata["allowed"] == "DRAFT, SCHEDULED"
     assert len(service.ledger.reservations) == 1
+
+
+async def test_an_enqueue_takes_nine_statements_at_most(service: Service, peers: GrpcServer) -> None:
+    """Its caller waits for every one of them: what is worth one more should be worth this number, too."""
+    campaign_id = UUID(await draft(service))
+    statements: list[str] = []
+
+    def log(connection: Any, _record: Any, _proxy: Any) -> None:
+        connection.driver_connection.add_query_logger(lambda query: statements.append(query.query))
+
+    event.listen(service.database.engine.sync_engine, "checkout", log, once=True)
+    ledger = LedgerPeer(peers.address, timeout=timedelta(seconds=5))
+    enqueue = Enqueue(service.database, ledger, Bells(), batch_size=5000)
+    key = MutationKey.of(TENANT, uuid4(), "EnqueueCampaign", campaign_id)
+    enqueued = await enqueue.run(key, campaign_id, Step.ENQUEUE)
+    await ledger.close()
+    assert enqueued.created == 10
+    assert statements[0] == "BEGIN"
+    assert statements[-1] == "COMMIT"
+    assert len(statements) <= 9
+
+
+async def test_an_enqueue_under_a_request_id_of_something_else_is_refused_and_holds_nothing_for_long(
+    service: Service,
+) -> None:
+    campaign_id = await draft(service)
+    request_id = str(uuid4())
+
+    async def use_the_id(call: str) -> None:
+        service.ledger.before_answer = None
+        if call == "Reserve":
+            await service.create(request_id=request_id)
+
+    service.ledger.before_answer = use_the_id
+    before = await service.get(campaign_id)
+    assert (await refused(service.enqueue(campaign_id, request_id))).reason == "REQUEST_ID_REUSED"
+    assert (await refused(service.enqueue(campaign_id, request_id))).reason == "REQUEST_ID_REUSED"
+    assert await service.get(campaign_id) == before
+    await unused_holds_are_due(service)
+    await service.eventually(lambda: nothing_is_held(service))
 
 
 async def test_of_many_enqueues_at_once_one_wins_and_one_hold_is_made(service: Service) -> None:

@@ -9,34 +9,37 @@ adopted.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from opentelemetry import metrics
-from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.bells import Bells
-from bulksms_campaign.campaigns import Campaign, CampaignState, Step, check_content
+from bulksms_campaign.campaigns import Campaign, Step, campaign_not_found, check_content
 from bulksms_campaign.counters import Counters
 from bulksms_campaign.operations.drafts import locked
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision, ledger_unavailable
-from bulksms_campaign.storage.audiences import count_audience
-from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign
-from bulksms_campaign.storage.counters import set_counters
+from bulksms_campaign.storage.audiences import count_reachable
+from bulksms_campaign.storage.campaigns import lock_campaign
+from bulksms_campaign.storage.enqueues import (
+    OvertakenError,
+    adopt_hold,
+    find_intentions,
+    flip_to_sending,
+    lock_to_enqueue,
+    write_intention,
+)
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.recipients import count_failed
-from bulksms_campaign.storage.requests import MutationKey, StoredAnswer, claim_request, find_answer
+from bulksms_campaign.storage.requests import MutationKey, StoredAnswer, find_answer
 from bulksms_campaign.storage.reservations import (
     Reservation,
     ReservationState,
-    adopt_reservation,
     change_reservation,
-    insert_reservation,
     lock_reservation,
-    lock_reservations,
 )
-from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task, withdraw_tasks
+from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task
 from servicekit import logs
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
@@ -91,7 +94,7 @@ class Enqueue:
         return enqueued
 
     async def _run(self, key: MutationKey, campaign_id: UUID, step: Step) -> Enqueued:
-        intended = await self._database.run_transaction(lambda c: self._intend(c, key, campaign_id, step))
+        intended = await self._database.run_raw_transaction(lambda c: _intend(c, key, campaign_id, step))
         if not isinstance(intended, _Intent):
             return intended
         if intended.abandoned:
@@ -105,96 +108,60 @@ class Enqueue:
             reason = error.reason
             await self._database.run_transaction(lambda c: _note_refusal(c, key.tenant_id, intended, reason))
             raise
-        adopted = await self._database.run_transaction(lambda c: self._adopt(c, key, intended, step))
-        if isinstance(adopted, DomainError):
-            self._bells.settle.ring()
-            raise adopted
+        try:
+            started = await self._database.run_raw_transaction(lambda c: self._start(c, key, intended, step))
+        except OvertakenError:
+            return await self._overtaken(key, intended, step)
         self._bells.launch.ring()
-        _log.info("campaign enqueued", campaign_id=str(campaign_id), recipients=adopted.created)
-        return adopted
+        _log.info("campaign enqueued", campaign_id=str(campaign_id), recipients=started.created)
+        return started
 
-    async def _intend(
-        self, connection: AsyncConnection, key: MutationKey, campaign_id: UUID, step: Step
-    ) -> _Intent | Enqueued:
-        campaign = await locked(connection, key.tenant_id, campaign_id)
-        answer = await find_answer(connection, key)
-        if answer is not None:
-            return _replayed(campaign, answer)
-        campaign.require(step)
-        check = ArgumentCheck()
-        check_content(check, campaign.content)
-        check.finish()
-        units = await _count(connection, campaign, step)
-        holds = await lock_reservations(connection, campaign_id, campaign.enqueue_number + 1)
-        open_holds = [hold for hold in holds if hold.state is ReservationState.INTENDED]
-        for hold in open_holds:
-            if hold.units == units:
-                return _Intent(campaign, hold, abandoned=False)
-        for hold in open_holds:
-            await _abandon(connection, hold)
-        reservation = _new_reservation(campaign, len(holds) + 1, units)
-        await insert_reservation(connection, reservation)
-        await ask_for_task(
-            connection, TaskKind.SETTLE, reservation.reservation_id, campaign.tenant_id, delay=ABANDONED_AFTER
-        )
-        return _Intent(campaign, reservation, abandoned=bool(open_holds))
-
-    async def _adopt(
-        self, connection: AsyncConnection, key: MutationKey, intended: _Intent, step: Step
-    ) -> Enqueued | DomainError:
-        campaign = await locked(connection, key.tenant_id, intended.campaign.campaign_id)
-        if _is_unchanged(campaign, intended) and await adopt_reservation(connection, intended.reservation):
-            return await self._start(connection, key, campaign, intended.reservation, step)
-        answer = await find_answer(connection, key)
-        if answer is not None:
-            return _replayed(campaign, answer)
-        # Somebody else's change came first. What was held for this one goes back, unless it is theirs.
-        reservation = await lock_reservation(connection, intended.reservation.reservation_id)
-        if reservation is not None and reservation.state is ReservationState.INTENDED:
-            await _abandon(connection, reservation)
-        return _lost_race(campaign, step)
-
-    async def _start(
-        self, connection: AsyncConnection, key: MutationKey, campaign: Campaign, reservation: Reservation, step: Step
-    ) -> Enqueued:
-        campaign_id, units = campaign.campaign_id, reservation.units
+    async def _start(self, driver: Any, key: MutationKey, intended: _Intent, step: Step) -> Enqueued:
+        reservation, units = intended.reservation, intended.reservation.units
         batches = -(-units // self._batch_size)
-        await claim_request(connection, key, campaign_id, created=units, enqueued_jobs=batches)
-        await withdraw_tasks(
-            connection,
-            (TaskKind.SETTLE, reservation.reservation_id),
-            (TaskKind.START_SCHEDULED, campaign_id),
-        )
-        counters = None
-        if step is Step.ENQUEUE:
-            counters = Counters(total=units, queued=units)
-            await set_counters(connection, campaign_id, counters)
-        await append_event(
-            connection, campaign_id, "ENQUEUED", f"{units} recipients, {units} credits reserved, {batches} batches"
-        )
-        await ask_for_task(connection, TaskKind.LAUNCH, campaign_id, campaign.tenant_id)
-        started = await change_campaign(
-            connection,
-            campaign_id,
-            state=CampaignState.SENDING,
-            enqueue_number=reservation.enqueue_number,
-            enqueued_at=func.clock_timestamp(),
-            reservation_id=reservation.reservation_id,
-            traceparent=current_traceparent(),
-            scheduled_at=None,
-            ended_at=None,
-            snapshot_at=None,
-            submitted_at=None,
-        )
-        return Enqueued(started, units, batches, replayed=False, counters=counters)
+        campaign = await flip_to_sending(driver, intended.campaign, reservation, current_traceparent())
+        detail = f"{units} recipients, {units} credits reserved, {batches} batches"
+        await adopt_hold(driver, key, reservation, step, batches, detail)
+        counters = Counters(total=units, queued=units) if step is Step.ENQUEUE else None
+        return Enqueued(campaign, units, batches, replayed=False, counters=counters)
+
+    async def _overtaken(self, key: MutationKey, intended: _Intent, step: Step) -> Enqueued:
+        found = await self._database.run_transaction(lambda c: _look_again(c, key, intended, step))
+        if isinstance(found, DomainError):
+            self._bells.settle.ring()
+            raise found
+        return found
 
 
-async def _count(connection: AsyncConnection, campaign: Campaign, step: Step) -> int:
+async def _intend(driver: Any, key: MutationKey, campaign_id: UUID, step: Step) -> _Intent | Enqueued:
+    campaign = await lock_to_enqueue(driver, key.tenant_id, campaign_id)
+    if campaign is None:
+        raise campaign_not_found(campaign_id)
+    found = await find_intentions(driver, key, campaign, campaign.content.audience.single_list)
+    if found.answer is not None:
+        return _replayed(campaign, found.answer)
+    campaign.require(step)
+    check = ArgumentCheck()
+    check_content(check, campaign.content)
+    check.finish()
+    units = await _count(driver, campaign, step, found.reachable)
+    for attempt, intended_units in found.intended:
+        if intended_units == units:
+            return _Intent(campaign, _reservation(campaign, attempt, units), abandoned=False)
+    reservation = _reservation(campaign, found.attempts + 1, units)
+    abandoned = [_reservation_id(campaign, attempt) for attempt, _ in found.intended]
+    await write_intention(driver, reservation, abandoned, ABANDONED_AFTER)
+    return _Intent(campaign, reservation, abandoned=bool(abandoned))
+
+
+async def _count(driver: Any, campaign: Campaign, step: Step, kept_size: int) -> int:
+    audience = campaign.content.audience
     if step is Step.RETRY_FAILED:
-        units = await count_failed(connection, campaign.campaign_id, campaign.tenant_id)
+        units = await count_failed(driver, campaign.campaign_id, campaign.tenant_id)
         cure = "no recipient failed that could be sent to again"
     else:
-        units = (await count_audience(connection, campaign.tenant_id, campaign.content.audience)).reachable
+        composed = audience.single_list is None
+        units = await count_reachable(driver, campaign.tenant_id, audience) if composed else kept_size
         cure = "import contacts, choose other groups, or check opt-outs"
     if units == 0:
         raise invalid_argument(
@@ -205,13 +172,12 @@ async def _count(connection: AsyncConnection, campaign: Campaign, step: Step) ->
     return units
 
 
-def _new_reservation(campaign: Campaign, attempt: int, units: int) -> Reservation:
-    number = campaign.enqueue_number + 1
+def _reservation(campaign: Campaign, attempt: int, units: int) -> Reservation:
     return Reservation(
-        reservation_id=derived_id(_NAMESPACE, campaign.campaign_id, number, attempt),
+        reservation_id=_reservation_id(campaign, attempt),
         campaign_id=campaign.campaign_id,
         tenant_id=campaign.tenant_id,
-        enqueue_number=number,
+        enqueue_number=campaign.enqueue_number + 1,
         attempt=attempt,
         state=ReservationState.INTENDED,
         units=units,
@@ -220,9 +186,23 @@ def _new_reservation(campaign: Campaign, attempt: int, units: int) -> Reservatio
     )
 
 
-def _is_unchanged(campaign: Campaign, intended: _Intent) -> bool:
-    before = intended.campaign
-    return campaign.state is before.state and campaign.revision == before.revision
+def _reservation_id(campaign: Campaign, attempt: int) -> UUID:
+    return derived_id(_NAMESPACE, campaign.campaign_id, campaign.enqueue_number + 1, attempt)
+
+
+async def _look_again(
+    connection: AsyncConnection, key: MutationKey, intended: _Intent, step: Step
+) -> Enqueued | DomainError:
+    """Somebody else's change came first. What was held for this one goes back, unless it is theirs."""
+    campaign = await locked(connection, key.tenant_id, intended.campaign.campaign_id)
+    answer = await find_answer(connection, key)
+    if answer is not None:
+        return _replayed(campaign, answer)
+    reservation = await lock_reservation(connection, intended.reservation.reservation_id)
+    if reservation is not None and reservation.state is ReservationState.INTENDED:
+        await change_reservation(connection, reservation.reservation_id, state=ReservationState.ABANDONED)
+        await ask_for_task(connection, TaskKind.SETTLE, reservation.reservation_id, reservation.tenant_id)
+    return _lost_race(campaign, step)
 
 
 def _lost_race(campaign: Campaign, step: Step) -> DomainError:
@@ -235,11 +215,6 @@ def _lost_race(campaign: Campaign, step: Step) -> DomainError:
         "The campaign was changed while it was being enqueued: read it again and enqueue it if it is still right.",
         retry_after=timedelta(seconds=1),
     )
-
-
-async def _abandon(connection: AsyncConnection, reservation: Reservation) -> None:
-    await change_reservation(connection, reservation.reservation_id, state=ReservationState.ABANDONED)
-    await ask_for_task(connection, TaskKind.SETTLE, reservation.reservation_id, reservation.tenant_id)
 
 
 async def _note_refusal(connection: AsyncConnection, tenant_id: str, intended: _Intent, reason: str) -> None:

@@ -40,15 +40,12 @@ async def count_audience(connection: AsyncConnection, tenant_id: str, audience: 
     name = audience.single_list
     if name is not None:
         return await read_count(connection, tenant_id, name)
-    selected, arguments = selected_contacts(audience)
-    driver = await raw(connection)
-    row = await driver.fetchrow(
-        f"SELECT count(*) FILTER (WHERE {NOT_OPTED_OUT}) AS reachable, count(*) AS selected {selected}",
-        tenant_id,
-        *arguments,
-        timeout=COUNT_LIMIT.total_seconds(),
-    )
-    return AudienceSize(row["reachable"], row["selected"] - row["reachable"])
+    return await _count(await raw(connection), tenant_id, audience)
+
+
+async def count_reachable(driver: Any, tenant_id: str, audience: Audience) -> int:
+    """How many contacts of an audience can be written to, by counting; asked on asyncpg's connection."""
+    return (await _count(driver, tenant_id, audience)).reachable
 
 
 async def read_audience(
@@ -67,3 +64,14 @@ async def read_audience(
         timeout=COUNT_LIMIT.total_seconds(),
     )
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def _count(driver: Any, tenant_id: str, audience: Audience) -> AudienceSize:
+    selected, arguments = selected_contacts(audience)
+    row = await driver.fetchrow(
+        f"SELECT count(*) FILTER (WHERE {NOT_OPTED_OUT}) AS reachable, count(*) AS selected {selected}",
+        tenant_id,
+        *arguments,
+        timeout=COUNT_LIMIT.total_seconds(),
+    )
+    return AudienceSize(row["reachable"], row["selected"] - row["reachable"])

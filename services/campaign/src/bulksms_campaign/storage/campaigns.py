@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, delete, func, insert, select, tuple_, update
+from sqlalchemy import RowMapping, Select, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.audiences import Audience
@@ -69,7 +69,7 @@ async def list_campaigns(
     if after is not None:
         query = query.where(tuple_(campaigns.c.created_at, campaigns.c.campaign_id) < after)
     query = query.order_by(campaigns.c.created_at.desc(), campaigns.c.campaign_id.desc()).limit(limit)
-    return [_campaign(row) for row in await connection.execute(query)]
+    return [campaign_from(row) for row in (await connection.execute(query)).mappings()]
 
 
 async def change_campaign(connection: AsyncConnection, campaign_id: UUID, **values: Any) -> Campaign:
@@ -80,7 +80,7 @@ async def change_campaign(connection: AsyncConnection, campaign_id: UUID, **valu
         .values(updated_at=func.clock_timestamp(), revision=campaigns.c.revision + 1, **values)
         .returning(campaigns)
     )
-    return _campaign((await connection.execute(statement)).one())
+    return campaign_from((await connection.execute(statement)).mappings().one())
 
 
 async def change_content(connection: AsyncConnection, campaign_id: UUID, content: CampaignContent) -> Campaign:
@@ -110,13 +110,40 @@ async def read_settled_ids(connection: AsyncConnection, limit: int) -> Sequence[
     return (await connection.execute(query)).scalars().all()
 
 
+def campaign_from(row: RowMapping) -> Campaign:
+    """The campaign of a whole row, read by SQLAlchemy or by asyncpg."""
+    return Campaign(
+        campaign_id=row["campaign_id"],
+        tenant_id=row["tenant_id"],
+        content=CampaignContent(
+            name=row["name"],
+            text=row["text"],
+            sender=row["sender"],
+            audience=Audience(row["all_contacts"], tuple(row["groups"]), tuple(row["exclude_groups"])),
+            priority=CampaignPriority(row["priority"]),
+        ),
+        state=CampaignState(row["state"]),
+        revision=row["revision"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        scheduled_at=row["scheduled_at"],
+        enqueued_at=row["enqueued_at"],
+        ended_at=row["ended_at"],
+        enqueue_number=row["enqueue_number"],
+        reservation_id=row["reservation_id"],
+        traceparent=row["traceparent"],
+        snapshot_at=row["snapshot_at"],
+        submitted_at=row["submitted_at"],
+    )
+
+
 def _of_tenant(tenant_id: str, campaign_id: UUID) -> Select[Any]:
     return select(campaigns).where(campaigns.c.campaign_id == campaign_id, campaigns.c.tenant_id == tenant_id)
 
 
 async def _one(connection: AsyncConnection, query: Select[Any]) -> Campaign | None:
-    row = (await connection.execute(query)).one_or_none()
-    return None if row is None else _campaign(row)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else campaign_from(row)
 
 
 def _content_values(content: CampaignContent) -> Mapping[str, Any]:
@@ -129,29 +156,3 @@ def _content_values(content: CampaignContent) -> Mapping[str, Any]:
         "exclude_groups": list(content.audience.exclude_groups),
         "priority": content.priority,
     }
-
-
-def _campaign(row: Row[Any]) -> Campaign:
-    return Campaign(
-        campaign_id=row.campaign_id,
-        tenant_id=row.tenant_id,
-        content=CampaignContent(
-            name=row.name,
-            text=row.text,
-            sender=row.sender,
-            audience=Audience(row.all_contacts, tuple(row.groups), tuple(row.exclude_groups)),
-            priority=CampaignPriority(row.priority),
-        ),
-        state=CampaignState(row.state),
-        revision=row.revision,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        scheduled_at=row.scheduled_at,
-        enqueued_at=row.enqueued_at,
-        ended_at=row.ended_at,
-        enqueue_number=row.enqueue_number,
-        reservation_id=row.reservation_id,
-        traceparent=row.traceparent,
-        snapshot_at=row.snapshot_at,
-        submitted_at=row.submitted_at,
-    )

@@ -141,9 +141,8 @@ _FAILED_AGAIN = """
 """
 
 
-async def count_failed(connection: AsyncConnection, campaign_id: UUID, tenant_id: str) -> int:
-    """Recipients that RetryFailedRecipients would send to again."""
-    driver = await raw(connection)
+async def count_failed(driver: Any, campaign_id: UUID, tenant_id: str) -> int:
+    """Recipients that RetryFailedRecipients would send to again; asked on asyncpg's connection."""
     counted: int = await driver.fetchval(f"SELECT count(*) {_FAILED_AGAIN}", campaign_id, tenant_id)
     return counted
 

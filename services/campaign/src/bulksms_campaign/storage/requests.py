@@ -6,7 +6,7 @@ import hashlib
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import RowMapping, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -39,16 +39,19 @@ class StoredAnswer(NamedTuple):
 async def find_answer(connection: AsyncConnection, key: MutationKey) -> StoredAnswer | None:
     """The first answer under this request id, or None. Raises REQUEST_ID_REUSED when it was something else."""
     query = select(requests).where(requests.c.tenant_id == key.tenant_id, requests.c.request_id == key.request_id)
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        return None
-    if row.operation != key.operation or row.content_hash != key.content_hash:
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else checked_answer(key, row)
+
+
+def checked_answer(key: MutationKey, row: RowMapping) -> StoredAnswer:
+    """The answer in the row of a request id. Raises REQUEST_ID_REUSED when it was something else."""
+    if row["operation"] != key.operation or row["content_hash"] != key.content_hash:
         raise already_exists(
             "REQUEST_ID_REUSED",
-            f"This request id was used for another request ({row.operation}): make a new one for every operation.",
-            operation=row.operation,
+            f"This request id was used for another request ({row['operation']}): make a new one for every operation.",
+            operation=row["operation"],
         )
-    return StoredAnswer(row.campaign_id, row.created, row.enqueued_jobs)
+    return StoredAnswer(row["campaign_id"], row["created"], row["enqueued_jobs"])
 
 
 async def claim_request(

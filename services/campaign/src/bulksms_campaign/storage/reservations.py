@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.storage.tables import reservations
@@ -36,41 +36,11 @@ class Reservation(NamedTuple):
     close_attempts: int
 
 
-async def insert_reservation(connection: AsyncConnection, reservation: Reservation) -> None:
-    """Write a hold down."""
-    now = func.clock_timestamp()
-    await connection.execute(insert(reservations).values(**reservation._asdict(), created_at=now, updated_at=now))
-
-
-async def lock_reservations(connection: AsyncConnection, campaign_id: UUID, enqueue_number: int) -> list[Reservation]:
-    """All holds of one enqueue, oldest first, locked."""
-    query = (
-        select(reservations)
-        .where(reservations.c.campaign_id == campaign_id, reservations.c.enqueue_number == enqueue_number)
-        .order_by(reservations.c.attempt)
-        .with_for_update()
-    )
-    return [_reservation(row) for row in await connection.execute(query)]
-
-
 async def lock_reservation(connection: AsyncConnection, reservation_id: UUID) -> Reservation | None:
     """One hold, locked."""
     query = select(reservations).where(reservations.c.reservation_id == reservation_id).with_for_update()
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else _reservation(row)
-
-
-# What the campaign's counter says now is where this reservation's captures start to count.
-_ADOPT = text("""
-    UPDATE reservations r SET state = 2, updated_at = clock_timestamp(),
-        accepted_before = (SELECT accepted FROM campaign_counters k WHERE k.campaign_id = r.campaign_id)
-    WHERE reservation_id = :reservation_id AND state = 1
-""")
-
-
-async def adopt_reservation(connection: AsyncConnection, reservation: Reservation) -> bool:
-    """INTENDED → ADOPTED; False when it is not INTENDED any more."""
-    return (await connection.execute(_ADOPT, {"reservation_id": reservation.reservation_id})).rowcount == 1
 
 
 async def change_reservation(connection: AsyncConnection, reservation_id: UUID, **values: Any) -> None:

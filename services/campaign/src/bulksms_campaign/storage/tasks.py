@@ -71,10 +71,7 @@ _RELEASE = text("""
     WHERE kind = :kind AND subject = :subject AND lease_id = :lease_id
 """)
 
-_WITHDRAW = text("""
-    DELETE FROM tasks WHERE (kind, subject) IN
-        (SELECT * FROM unnest(CAST(:kinds AS smallint[]), CAST(:subjects AS uuid[])))
-""")
+_WITHDRAW = text("DELETE FROM tasks WHERE kind = :kind AND subject = :subject")
 
 
 async def ask_for_task(
@@ -93,13 +90,7 @@ async def ask_for_task(
 
 async def withdraw_task(connection: AsyncConnection, kind: TaskKind, subject: UUID) -> None:
     """Nobody needs to do it any more."""
-    await withdraw_tasks(connection, (kind, subject))
-
-
-async def withdraw_tasks(connection: AsyncConnection, *tasks: tuple[TaskKind, UUID]) -> None:
-    """Nobody needs to do these any more."""
-    arguments = {"kinds": [kind for kind, _ in tasks], "subjects": [subject for _, subject in tasks]}
-    await connection.execute(_WITHDRAW, arguments)
+    await connection.execute(_WITHDRAW, {"kind": kind, "subject": subject})
 
 
 async def claim_task(connection: AsyncConnection, kind: TaskKind, lease: timedelta) -> Task | None:
