@@ -27,6 +27,7 @@ from bulksms_dispatcher.intake import Intake
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.notices import Notices
+from bulksms_dispatcher.paced_questions import PacedQuestions, QuestionKind
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
@@ -76,6 +77,7 @@ _OUTBOX_LINGER = timedelta(milliseconds=50)
 _REDIS_TIMEOUT_SECONDS = 2.0
 _REFRESH_POLL = timedelta(seconds=1)
 _REFRESHES_AT_ONCE = 8
+_STATUS_QUESTIONS_AT_ONCE = 8
 _EVIDENCE_AT_ONCE = 16
 _RECOVERY_POLL = timedelta(seconds=10)
 _RETENTION_POLL = timedelta(minutes=10)
@@ -181,25 +183,21 @@ async def build(settings: Settings) -> Sequence[Component]:
         settings.mitto_base_url,
         settings.mitto_api_key,
         timedelta(seconds=settings.mitto_soft_timeout_seconds),
-        connections=_REFRESHES_AT_ONCE + _EVIDENCE_AT_ONCE,
+        connections=_REFRESHES_AT_ONCE + _STATUS_QUESTIONS_AT_ONCE + _EVIDENCE_AT_ONCE,
     )
+    questions = partial(PacedQuestions, limiter, arrivals, lookup)
     awaited = AwaitedReports(database, ResultServiceStub(campaign_channel))
     refresher = Refresher(
         database,
-        limiter,
-        arrivals,
-        lookup,
+        questions(QuestionKind.REFRESH, at_once=_REFRESHES_AT_ONCE),
         awaited,
         metrics,
         settings.refresh_schedule,
-        concurrency=_REFRESHES_AT_ONCE,
     )
 
     evidence = EvidenceBook(
         database,
-        limiter,
-        arrivals,
-        lookup,
+        questions(QuestionKind.EVIDENCE, at_once=_EVIDENCE_AT_ONCE),
         known,
         metrics,
         concurrency=_EVIDENCE_AT_ONCE,
@@ -216,6 +214,8 @@ async def build(settings: Settings) -> Sequence[Component]:
         backlog_limit=settings.backlog_limit,
         on_stored=wakeups.send,
     )
+    # Their places are not the refresher's: who asks waits for the answer.
+    statuses = StatusQuestions(database, questions(QuestionKind.REFRESH, at_once=_STATUS_QUESTIONS_AT_ONCE), awaited)
     singles = SingleSends(database, ledger, notices, clock, wake=wakeups.send)
     servicers: list[Servicer] = [
         (
@@ -225,7 +225,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         ),
         (
             add_MessageServiceServicer_to_server,
-            MessageServicer(database, singles, StatusQuestions(database, limiter, arrivals, lookup, awaited), evidence),
+            MessageServicer(database, singles, statuses, evidence),
             "bulksms.dispatcher.v1.MessageService",
         ),
         (

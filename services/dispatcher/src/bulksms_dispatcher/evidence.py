@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,13 +12,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.pacing.arrivals import Arrivals
-from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.permits import Permit
+from bulksms_dispatcher.paced_questions import PacedQuestions
+from bulksms_dispatcher.pacing.limiter import PacingUnavailable
 from bulksms_dispatcher.protocol import BatchState
 from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.sightings import Sighting
-from bulksms_dispatcher.providers.status import LookupResult, MessageLookup
+from bulksms_dispatcher.providers.status import LookupResult
 from bulksms_dispatcher.results import OPERATOR
 from bulksms_dispatcher.storage import evidence as storage
 from bulksms_dispatcher.storage import messages, outcomes
@@ -35,8 +35,8 @@ _MAX_CANDIDATES = 100
 # Looked into twice does no harm, so what a process that dies has taken is not hidden for long.
 _HIDE = timedelta(seconds=15)
 _FIRST_DELAY, _MAX_DELAY = timedelta(seconds=1), timedelta(minutes=2)
-# No tenant has this name: the limiter lets all questions together have what one tenant may have.
-_LANE = "(evidence)"
+_PATIENCE = timedelta(seconds=10)
+_NEVER_GIVE_UP = sys.maxsize
 _log = logs.get_logger("bulksms.dispatcher.evidence")
 
 
@@ -70,9 +70,7 @@ class EvidenceBook:
     def __init__(
         self,
         database: Database,
-        limiter: Limiter,
-        arrivals: Arrivals,
-        lookup: MessageLookup,
+        questions: PacedQuestions,
         known: KnownIds,
         metrics: Metrics,
         *,
@@ -81,9 +79,7 @@ class EvidenceBook:
         on_change: Callable[[], None],
     ) -> None:
         self._database = database
-        self._limiter = limiter
-        self._arrivals = arrivals
-        self._lookup = lookup
+        self._questions = questions
         self._concurrency = concurrency
         self._known = known
         self._metrics = metrics
@@ -137,11 +133,11 @@ class EvidenceBook:
     async def _ask(self, report: Claimed) -> Sighting | _Nothing:
         """What the provider says of it; kept, so that it is asked once."""
         try:
-            permit = await self._take_permit()
+            word = await self._questions.ask(report.provider_message_id, _PATIENCE)
         except PacingUnavailable:
             return _Nothing("NO_PACING", tries=MAX_TRIES)
-        with self._arrivals.follow(permit) as journey:
-            word = await self._lookup.ask(report.provider_message_id, begin=journey.begin)
+        if word is None:
+            return _Nothing("NO_PLACE", tries=_NEVER_GIVE_UP)  # sends and limits are no fault of the report's
         if word.result is LookupResult.UNKNOWN:
             # Perhaps not yet: its reports may be quicker than its books.
             return _Nothing("PROVIDER_DOES_NOT_KNOW", tries=MAX_TRIES)
@@ -152,11 +148,6 @@ class EvidenceBook:
         async with self._database.begin() as connection:
             await storage.save_sighting(connection, report.provider_message_id, word.sighting)
         return word.sighting
-
-    async def _take_permit(self) -> Permit:
-        while not isinstance(answer := await self._limiter.acquire(_LANE, 0, ahead=timedelta(0)), Permit):  # noqa: ASYNC110
-            await asyncio.sleep(min(answer.wait.total_seconds(), 1.0))
-        return answer
 
     async def _match(self, message_id: str, sighting: Sighting) -> _Match | _Nothing:
         earliest, latest = sighting.created_at - self._window, sighting.created_at + self._window

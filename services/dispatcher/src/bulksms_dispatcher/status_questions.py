@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from bulksms_dispatcher.awaited_reports import AwaitedReports, evidence_of
 from bulksms_dispatcher.messages import Message, MessageStatus
-from bulksms_dispatcher.pacing.arrivals import Arrivals
-from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.permits import Permit
-from bulksms_dispatcher.providers.status import LookupResult, MessageLookup, ProviderWord
+from bulksms_dispatcher.paced_questions import PacedQuestions
+from bulksms_dispatcher.pacing.limiter import PacingUnavailable
+from bulksms_dispatcher.providers.status import LookupResult, ProviderWord
 from bulksms_dispatcher.storage import messages
 from servicekit import errors
 from servicekit.database import Database
@@ -18,25 +16,16 @@ from servicekit.errors import DomainError
 
 __all__ = ["StatusQuestions"]
 
-_PATIENCE_SECONDS = 5.0
+_PATIENCE = timedelta(seconds=5)
 _RETRY_AFTER = timedelta(seconds=5)
 
 
 class StatusQuestions:
     """Within the refreshes' share of the limits; what is learnt is recorded like a delivery report."""
 
-    def __init__(
-        self,
-        database: Database,
-        limiter: Limiter,
-        arrivals: Arrivals,
-        lookup: MessageLookup,
-        reports: AwaitedReports,
-    ) -> None:
+    def __init__(self, database: Database, questions: PacedQuestions, reports: AwaitedReports) -> None:
         self._database = database
-        self._limiter = limiter
-        self._arrivals = arrivals
-        self._lookup = lookup
+        self._questions = questions
         self._reports = reports
 
     async def refresh(self, tenant_id: str, message_id: str) -> tuple[MessageStatus, str]:
@@ -71,20 +60,14 @@ class StatusQuestions:
 
     async def _ask(self, message_id: str) -> ProviderWord:
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                permit = await self._take_permit()
-        except (TimeoutError, PacingUnavailable) as error:
-            raise _unavailable("The limit of status refreshes leaves no room now: ask again later.") from error
-        with self._arrivals.follow(permit) as journey:
-            word = await self._lookup.ask(message_id, begin=journey.begin)
+            word = await self._questions.ask(message_id, _PATIENCE)
+        except PacingUnavailable:
+            word = None
+        if word is None:
+            raise _unavailable("The limit of status refreshes leaves no room now: ask again later.")
         if word.result not in (LookupResult.KNOWN, LookupResult.UNKNOWN):
             raise _unavailable("The provider did not answer the question: ask again later.")
         return word
-
-    async def _take_permit(self) -> Permit:
-        while not isinstance(answer := await self._limiter.acquire_refresh(), Permit):  # noqa: ASYNC110
-            await asyncio.sleep(answer.wait.total_seconds())
-        return answer
 
 
 def _unavailable(message: str) -> DomainError:

@@ -12,10 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.awaited_reports import AwaitedReports
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.pacing.arrivals import Arrivals
-from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.pacing.permits import Permit
-from bulksms_dispatcher.providers.status import LookupResult, MessageLookup, ProviderWord
+from bulksms_dispatcher.paced_questions import PacedQuestions
+from bulksms_dispatcher.providers.status import ProviderWord
 from bulksms_dispatcher.refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
 from bulksms_dispatcher.storage import refreshes
 from servicekit import logs
@@ -29,10 +27,8 @@ __all__ = ["Refresher"]
 _BATCHES_AT_ONCE = 8
 _PAGE = 200
 # A page that has not got its permits by then is put off; it is hidden from other replicas for longer than that.
-_PAGE_SECONDS, _HIDE = 30.0, timedelta(seconds=90)
-_LONGEST_NAP_SECONDS = 1.0
+_PAGE_TIME, _HIDE = timedelta(seconds=30), timedelta(seconds=90)
 _PUT_OFF, _LEAST_GAP = timedelta(seconds=5), timedelta(seconds=1)
-_DEFAULT_REST, _ACCOUNT_REST = timedelta(seconds=5), timedelta(seconds=60)
 
 _log = logs.get_logger("bulksms.dispatcher.refresher")
 _tracer = trace.get_tracer("bulksms.dispatcher")
@@ -53,23 +49,16 @@ class Refresher:
     def __init__(
         self,
         database: Database,
-        limiter: Limiter,
-        arrivals: Arrivals,
-        lookup: MessageLookup,
+        questions: PacedQuestions,
         reports: AwaitedReports,
         metrics: Metrics,
         schedule: RefreshSchedule,
-        *,
-        concurrency: int,
     ) -> None:
         self._database = database
-        self._limiter = limiter
-        self._arrivals = arrivals
-        self._lookup = lookup
+        self._questions = questions
         self._reports = reports
         self._metrics = metrics
         self._schedule = schedule
-        self._asking = asyncio.Semaphore(concurrency)
 
     async def refresh_once(self) -> bool:
         """One round of the worker; True when there may be more."""
@@ -104,7 +93,7 @@ class Refresher:
     async def _ask_about(self, awaited: Sequence[AwaitedMessage]) -> _Page:
         page = _Page()
         try:
-            async with asyncio.timeout(_PAGE_SECONDS), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(_PAGE_TIME.total_seconds()), asyncio.TaskGroup() as group:
                 for message in awaited:
                     group.create_task(self._ask(message.message_id, page))
         except TimeoutError:
@@ -114,29 +103,15 @@ class Refresher:
         return page
 
     async def _ask(self, message_id: str, page: _Page) -> None:
-        async with self._asking:
-            permit = await self._take_permit(page)
-            if permit is None:
-                return
-            with self._arrivals.follow(permit) as journey:
-                word = await self._lookup.ask(message_id, begin=journey.begin)
-            self._metrics.refreshes.add(1, {"result": word.result.name, "status": word.status.name})
-            if word.result in (LookupResult.TOO_FAST, LookupResult.REFUSED):
-                default = _DEFAULT_REST if word.result is LookupResult.TOO_FAST else _ACCOUNT_REST
-                page.rest = word.retry_after or default
-                await self._limiter.block_refreshes(page.rest)
-                _log.warning("status refresh rests", result=word.result.name, seconds=page.rest.total_seconds())
-                return
-            page.words[message_id] = word
-
-    async def _take_permit(self, page: _Page) -> Permit | None:
-        """None when the provider wants no questions now."""
-        while page.rest is None:
-            answer = await self._limiter.acquire_refresh()
-            if isinstance(answer, Permit):
-                return answer
-            await asyncio.sleep(min(answer.wait.total_seconds(), _LONGEST_NAP_SECONDS))
-        return None
+        word = await self._questions.ask(message_id, _PAGE_TIME, wanted=lambda: page.rest is None)
+        if word is None:
+            page.rest = page.rest or _PUT_OFF
+            return
+        self._metrics.refreshes.add(1, {"result": word.result.name, "status": word.status.name})
+        if word.retry_after is not None:
+            page.rest = word.retry_after
+            return
+        page.words[message_id] = word
 
     async def _plan(self, due: DueRefresh, awaited: Sequence[AwaitedMessage], page: _Page) -> None:
         """What follows: the rest of the round, the same page later, the next round, or nothing any more."""
