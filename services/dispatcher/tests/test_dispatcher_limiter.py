@@ -9,8 +9,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from redis.asyncio import Redis
 
+from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import HOLD, Limiter, PacingUnavailable
 from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope, Slowdown
@@ -207,12 +210,13 @@ async def test_the_place_of_a_process_that_died_counts_for_its_permits_time_and_
     assert answer.begins_at >= granted_at + (hold + WINDOW).total_seconds()
 
 
-async def test_whoever_was_frozen_for_longer_than_its_permit_lasts_must_not_send(
+async def test_whoever_was_frozen_for_longer_than_its_permit_lasts_must_not_send_and_is_counted(
     redis: Redis, redis_key_prefix: str
 ) -> None:
     clock = ManualClock()
     paced = limiter(redis, redis_key_prefix, tenant=Limit(2, window=HOUR), clock=clock)
-    arrivals = Arrivals(paced, timedelta(milliseconds=40), clock=clock)
+    reader = InMemoryMetricReader()
+    arrivals = Arrivals(paced, timedelta(milliseconds=40), Metrics(MeterProvider([reader])), clock=clock)
     with arrivals.follow(await permit_of(paced)) as in_time, arrivals.follow(await permit_of(paced)) as frozen:
         clock.advance(HOLD - timedelta(milliseconds=1))
         assert in_time.begin()
@@ -221,13 +225,21 @@ async def test_whoever_was_frozen_for_longer_than_its_permit_lasts_must_not_send
     async with running([arrivals]):
         pass  # what was not begun is given back, what was counts
     assert await permits_until_refused(paced) == 1
+    assert _counted(reader) == {"dispatcher.pacing.expired": 1}
+
+
+def _counted(reader: InMemoryMetricReader) -> dict[str, Any]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = data.resource_metrics[0].scope_metrics[0].metrics
+    return {metric.name: point.value for metric in metrics for point in metric.data.data_points}
 
 
 async def test_a_request_without_an_answer_counts_from_a_margin_after_its_last_byte(
     redis: Redis, redis_key_prefix: str
 ) -> None:
     paced = limiter(redis, redis_key_prefix, tenant=Limit(1, window=HOUR))
-    arrivals = Arrivals(paced, timedelta(milliseconds=20))
+    arrivals = Arrivals(paced, timedelta(milliseconds=20), Metrics())
     async with running([arrivals]):
         permit = await permit_of(paced)
         with arrivals.follow(permit) as journey:
@@ -252,7 +264,7 @@ async def _is_below(ask: Any, bound: float) -> bool:
 
 async def test_an_outage_while_places_are_settled_stops_nothing(redis_key_prefix: str) -> None:
     nobody: Redis = Redis.from_url("redis://127.0.0.1:1", socket_connect_timeout=1)
-    arrivals = Arrivals(limiter(nobody, redis_key_prefix), timedelta(0))
+    arrivals = Arrivals(limiter(nobody, redis_key_prefix), timedelta(0), Metrics())
     async with running([arrivals]):
         for number in range(3):
             arrivals.note(Settled(Permit(f"{number}:1", ("key",), 0.0, 0.0), 0.0))

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.paced_questions import PacedQuestions, QuestionKind
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter
@@ -37,7 +38,7 @@ async def questions_of(
     limiter: Limiter, provider: Provider, kind: QuestionKind, *, at_once: int = 8
 ) -> AsyncIterator[PacedQuestions]:
     lookup = MessageLookup(provider.base_url, SecretStr("key"), timedelta(seconds=10), connections=8)
-    arrivals = Arrivals(limiter, timedelta(0))
+    arrivals = Arrivals(limiter, timedelta(0), Metrics())
     async with running([closing("lookup", lookup.close), arrivals]):
         yield PacedQuestions(limiter, arrivals, lookup, kind, at_once=at_once)
 

@@ -18,6 +18,9 @@ class Metrics:
             "dispatcher.provider.duration", unit="s", description="From the first byte of a request to its outcome"
         )
         self.pacing_waits = meter.create_counter("dispatcher.pacing.waits", description="Permits refused, by scope")
+        self.pacing_expired = meter.create_counter(
+            "dispatcher.pacing.expired", description="Permits handed back because they were too old to be used"
+        )
         self.pacing_available = meter.create_gauge(
             "dispatcher.pacing.available", description="1 while Redis answers, 0 while sending is stopped"
         )

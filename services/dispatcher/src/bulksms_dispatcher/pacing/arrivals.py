@@ -8,6 +8,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.pacing.permits import Permit, Settled
 from servicekit import logs
@@ -35,11 +36,13 @@ class Arrivals:
         self,
         limiter: Limiter,
         margin: timedelta,
+        metrics: Metrics,
         *,
         clock: Clock = SystemClock(),  # noqa: B008 - has no state
     ) -> None:
         self._limiter = limiter
         self._margin = margin.total_seconds()
+        self._metrics = metrics
         self._clock = clock
         self._waiting: deque[Settled] = deque(maxlen=_WAITING)
         self._woken = asyncio.Event()
@@ -54,6 +57,10 @@ class Arrivals:
         if settled.permit.keys:
             self._waiting.append(settled)
             self._woken.set()
+
+    def note_expired(self) -> None:
+        """A permit was too old when its request was to begin."""
+        self._metrics.pacing_expired.add(1)
 
     async def start(self) -> None:
         """Nothing to prepare."""
@@ -96,7 +103,10 @@ class Journey:
 
     def begin(self) -> bool:
         """Asked right before the first byte; False when the permit is too old (a frozen process), or too new."""
-        self._begun = self._permit.begins_at <= self._clock.monotonic() < self._permit.ends_at
+        now = self._clock.monotonic()
+        self._begun = self._permit.begins_at <= now < self._permit.ends_at
+        if now >= self._permit.ends_at:
+            self._arrivals.note_expired()
         return self._begun
 
     def written(self) -> None:
