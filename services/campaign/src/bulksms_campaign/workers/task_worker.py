@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.storage.tasks import (
     Task,
@@ -16,7 +19,7 @@ from bulksms_campaign.storage.tasks import (
     postpone_task,
 )
 from servicekit import logs
-from servicekit.database import Database
+from servicekit.database import Database, is_transient
 from servicekit.errors import DomainError
 from servicekit.worker import PeriodicWorker
 
@@ -30,6 +33,9 @@ _log = logs.get_logger("bulksms_campaign.tasks")
 Work = Callable[[Task], Awaitable[timedelta | None]]
 """Does a task; None when it is done, or how long to wait before going on with it."""
 
+End = Callable[[AsyncConnection], Awaitable[None]]
+"""Writes how the claim of a task ends."""
+
 
 class TaskWorker:
     """Does tasks of one kind, one at a time; have several for more at once."""
@@ -40,6 +46,7 @@ class TaskWorker:
         self._work = work
         self._lease = lease
         self._wakes: list[Callable[[], None]] = []
+        self._ends: dict[UUID, End] = {}
 
     def worker(self, number: int = 0) -> PeriodicWorker:
         """The component that runs it."""
@@ -51,6 +58,7 @@ class TaskWorker:
 
     async def do_one(self) -> bool:
         """Claim a task and do it; False when none is due."""
+        await self._write_ends()
         task = await self._database.run_transaction(lambda c: claim_task(c, self._kind, self._lease))
         if task is None:
             return False
@@ -62,19 +70,37 @@ class TaskWorker:
             level("task postponed", **_described(task), reason=error.reason, delay_seconds=delay.total_seconds())
         except asyncio.CancelledError:
             async with asyncio.timeout(5):
-                await self._database.run_transaction(lambda c: hand_back_task(c, task))
+                await self._end(task.lease_id, lambda c: hand_back_task(c, task))
             raise
         except Exception:
             # Recorded as a failed attempt first, so that a task that always fails does not hold up the others.
-            await self._database.run_transaction(lambda c: postpone_task(c, task, delay_after(task.attempts)))
+            await self._end(task.lease_id, lambda c: postpone_task(c, task, delay_after(task.attempts)))
             raise
         if delay is None:
-            await self._database.run_transaction(lambda c: finish_task(c, task))
+            await self._end(task.lease_id, lambda c: finish_task(c, task))
         else:
-            await self._database.run_transaction(lambda c: postpone_task(c, task, delay))
+            postponed = delay
+            await self._end(task.lease_id, lambda c: postpone_task(c, task, postponed))
             if delay < POLL:
                 asyncio.get_running_loop().call_later(delay.total_seconds(), self._wake_all)
         return True
+
+    async def _end(self, lease_id: UUID, end: End) -> None:
+        """Write how a claim ends; what the database is away for is written in a later round.
+
+        Without that the task would wait for the end of a lease whose holder has let go of it. Every end names its
+        lease, so it does nothing where that has run out and the task is another's.
+        """
+        try:
+            await self._database.run_transaction(end)
+        except Exception as error:
+            if is_transient(error):
+                self._ends[lease_id] = end
+            raise
+
+    async def _write_ends(self) -> None:
+        while self._ends:
+            await self._end(*self._ends.popitem())
 
     def _wake_all(self) -> None:
         for wake in self._wakes:

@@ -1,0 +1,114 @@
+"""Tasks and a database that dies under their workers: who is still alive goes on at once, nobody waits for a lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from bulksms_campaign.storage.tasks import Task, TaskKind, ask_for_task
+from bulksms_campaign.workers.task_worker import TaskWorker
+from devstack.postgres import EmbeddedPostgres
+from devstack.servers import ServerOptions, Servers
+from servicekit.database import Database, DatabaseUnavailable
+from servicekit.migrations import upgrade
+
+from .conftest import MIGRATIONS
+
+LEASE = timedelta(minutes=10)
+
+
+@pytest.fixture
+def mortal_servers(tmp_path: Path, redis_url: str) -> Iterator[Servers]:
+    """A PostgreSQL of this test's own, to be killed."""
+    with Servers(ServerOptions(tmp_path, ephemeral=True, fsync=False, database_url=None, redis_url=redis_url)) as made:
+        yield made
+
+
+@pytest.fixture
+def campaign_database_url(mortal_servers: Servers) -> str:
+    made = mortal_servers.create_database("campaign")
+    asyncio.run(upgrade(made.url, MIGRATIONS))
+    return made.url
+
+
+@pytest.fixture
+def postgres(mortal_servers: Servers) -> EmbeddedPostgres:
+    assert mortal_servers.postgres is not None
+    return mortal_servers.postgres
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["in the middle of it", "when it was done"])
+async def test_a_worker_that_outlives_its_database_lets_go_of_its_task_without_waiting_for_the_lease(
+    campaign_database: Database, postgres: EmbeddedPostgres, done: bool
+) -> None:
+    claimed: list[Task] = []
+
+    async def work(task: Task) -> timedelta | None:
+        claimed.append(task)
+        if len(claimed) == 1:
+            await asyncio.to_thread(postgres.kill)
+            if not done:
+                await campaign_database.run_transaction(lambda c: ask_for_task(c, TaskKind.SETTLE, uuid4(), "acme"))
+        return None
+
+    async with campaign_database.begin() as connection:
+        await ask_for_task(connection, TaskKind.LAUNCH, uuid4(), "acme")
+    alive = TaskWorker(campaign_database, TaskKind.LAUNCH, work, lease=LEASE)
+    with pytest.raises(DatabaseUnavailable):
+        await alive.do_one()
+    with pytest.raises(DatabaseUnavailable):
+        await alive.do_one()  # still away
+    await asyncio.to_thread(postgres.start)
+    await campaign_database.wait_ready(timedelta(seconds=20))
+    other = TaskWorker(campaign_database, TaskKind.LAUNCH, work, lease=LEASE)
+    assert not await other.do_one(), "the lease has ten minutes left"
+    async with asyncio.timeout(20):
+        while not done and len(claimed) == 1:
+            await alive.do_one()
+    assert not await alive.do_one()
+    assert not await other.do_one()
+    assert [task.subject for task in claimed] == [claimed[0].subject] * (1 if done else 2)
+    async with campaign_database.connect() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM tasks")).scalar() == 0
+
+
+async def test_a_late_word_on_a_task_that_is_another_workers_by_now_changes_nothing(
+    campaign_database: Database, postgres: EmbeddedPostgres
+) -> None:
+    async def die(_: Task) -> None:
+        await asyncio.to_thread(postgres.kill)
+
+    async with campaign_database.begin() as connection:
+        await ask_for_task(connection, TaskKind.LAUNCH, uuid4(), "acme")
+    late = TaskWorker(campaign_database, TaskKind.LAUNCH, die, lease=timedelta(seconds=1))
+    with pytest.raises(DatabaseUnavailable):
+        await late.do_one()
+    await asyncio.to_thread(postgres.start)
+    await campaign_database.wait_ready(timedelta(seconds=20))
+    taken, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: Task) -> None:
+        taken.set()
+        await let_go.wait()
+
+    other = TaskWorker(campaign_database, TaskKind.LAUNCH, hold, lease=LEASE)
+
+    async def take_over() -> None:
+        while not await other.do_one():  # noqa: ASYNC110 - the lease of the one before runs out by the database's clock
+            await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(take_over())
+        await taken.wait()
+        assert not await late.do_one(), "nothing to claim, and its own end was written"
+        async with campaign_database.connect() as connection:
+            leased = await connection.exec_driver_sql("SELECT count(*) FROM tasks WHERE leased_until > now()")
+            assert leased.scalar() == 1
+        let_go.set()
+    async with campaign_database.connect() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM tasks")).scalar() == 0
