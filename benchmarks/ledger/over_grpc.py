@@ -8,17 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from benchmarks.ledger.accounts import HotAccount
+from benchmarks.processes import ROOT, serving
 from benchmarks.report import Figure, Meter
 from devstack.health import is_serving
-from devstack.ports import accepts_connections, choose_port, release_port
-from devstack.process_run import base_environment
-from devstack.processes import ManagedProcess
-
-_ROOT = Path(__file__).resolve().parents[2]
+from devstack.ports import accepts_connections
 
 
 def empty_rpc(folder: Path, *, skeleton: bool, callers: int, items: int) -> Figure:
@@ -50,7 +46,7 @@ async def batch_captures(url: str, postgres: int, folder: Path, *, callers: int,
 
 @contextmanager
 def _ledger(url: str, folder: Path) -> Iterator[tuple[int, str]]:
-    environment = {"DATABASE_URL": url, "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
+    environment = {"DATABASE_URL": url, "LOG_LEVEL": "INFO"}  # it logs as it does in production
     with _server(["-m", "bulksms_ledger", "serve"], folder, environment, is_serving) as running:
         yield running
 
@@ -59,29 +55,16 @@ def _ledger(url: str, folder: Path) -> Iterator[tuple[int, str]]:
 def _server(
     arguments: Sequence[str], folder: Path, environment: Mapping[str, str], ready: Callable[[int], bool]
 ) -> Iterator[tuple[int, str]]:
-    """A Python process that serves on the port it is told in GRPC_LISTEN: its process id and its address."""
-    port = choose_port()
-    process = ManagedProcess(
-        "server",
-        [sys.executable, *arguments],
-        log_path=folder / f"server-{port}.log",
-        environment={**base_environment(), "GRPC_LISTEN": f"127.0.0.1:{port}", **environment},
-        folder=_ROOT,
-        ready=partial(ready, port),
-    )
-    process.start()
-    try:
+    """Its process id and its address."""
+    with serving("server", arguments, folder, {"PYTHONPATH": str(ROOT), **environment}, ready) as (process, address):
         if process.pid is None:
             raise RuntimeError("a started process has an id")
-        yield process.pid, f"127.0.0.1:{port}"
-    finally:
-        process.stop()
-        release_port(port)
+        yield process.pid, address
 
 
 def _measure(scenario: str, arguments: Sequence[str], items: int, **processes: int) -> Figure:
     command = [sys.executable, "-m", "benchmarks.ledger.caller", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as caller:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as caller:
         if caller.stdin is None or caller.stdout is None:
             raise RuntimeError("both are pipes")
         if caller.stdout.readline() != "ready\n":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +14,8 @@ from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import Client
 from devstack.mitto.client import Simulator
 from devstack.servers import Servers
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
+from devstack.temporary import temporary_stack
 from tests.e2e.shop import Shop
 
 REPLICAS = {"campaign": 2, "dispatcher": 2, "ledger": 2, "dlr-gateway": 2}
@@ -42,20 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(servers: Servers) -> Iterator[Stack]:
-    folder = Path(tempfile.mkdtemp(prefix="bulksms-e2e-"))
-    options = StackOptions(
-        folder=folder,
-        ephemeral=True,
-        replicas=REPLICAS,
-        environment=dict.fromkeys(REPLICAS, ENVIRONMENT),
-        database_url=servers.admin_url,
-        redis_url=servers.redis_url,
-    )
-    try:
-        with Stack(options) as running:
-            yield running
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_stack(REPLICAS, ENVIRONMENT, servers=servers, traces=True) as running:
+        yield running
 
 
 @pytest.hookimpl(wrapper=True)

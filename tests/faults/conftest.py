@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +12,8 @@ import pytest
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import Client
 from devstack.mitto.client import Simulator
-from devstack.stack import Stack, StackOptions
+from devstack.stack import Stack
+from devstack.temporary import temporary_stack
 from tests.e2e.shop import Shop
 from tests.faults.transitions import TransitionLog
 
@@ -64,22 +62,8 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def fault_stack() -> Iterator[Stack]:
-    folder = Path(tempfile.mkdtemp(prefix="bulksms-faults-"))
-    options = StackOptions(
-        folder=folder,
-        ephemeral=True,
-        fsync=False,  # it outlives every process's death, which is what happens here
-        replicas=REPLICAS,
-        environment=dict.fromkeys(REPLICAS, ENVIRONMENT),
-        traces=False,
-        database_url=None,
-        redis_url=None,
-    )
-    try:
-        with Stack(options) as running:
-            yield running
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_stack(REPLICAS, ENVIRONMENT) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

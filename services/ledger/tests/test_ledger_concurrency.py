@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from random import Random
 from uuid import UUID
@@ -24,11 +23,9 @@ import pytest
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_ledger.app import MIGRATIONS
-from devstack.health import is_serving
-from devstack.ports import choose_port, release_port
 from devstack.postgres import EmbeddedPostgres
-from devstack.process_run import base_environment
 from devstack.processes import ManagedProcess
+from devstack.serving import serving as serving_process
 from servicekit import migrations
 from servicekit.clock import ManualClock
 from servicekit.grpc.client import open_channel
@@ -279,28 +276,9 @@ def ledger_process(
     name: str, url: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[ManagedProcess, str]]:
     """A ledger in a process of its own, and its address."""
-    port = choose_port()
-    process = ManagedProcess(
-        name,
-        [sys.executable, "-m", "bulksms_ledger", "serve"],
-        log_path=folder / f"{name}.log",
-        environment={
-            **base_environment(),
-            "DATABASE_URL": url,
-            "GRPC_LISTEN": f"127.0.0.1:{port}",
-            "LOG_LEVEL": "WARNING",
-            "OTEL_TRACES_EXPORTER": "none",
-            "OTEL_METRICS_EXPORTER": "none",
-            **(environment or {}),
-        },
-        ready=partial(is_serving, port),
-    )
-    process.start()
-    try:
-        yield process, f"127.0.0.1:{port}"
-    finally:
-        process.stop()
-        release_port(port)
+    variables = {"DATABASE_URL": url, **(environment or {})}
+    with serving_process(name, ["-m", "bulksms_ledger", "serve"], folder, variables) as started:
+        yield started
 
 
 @asynccontextmanager
