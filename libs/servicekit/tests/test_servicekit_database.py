@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit import database as databases
 from servicekit import migrations, statement_spans
-from servicekit.database import Database, DatabaseUnavailable, copy_records, execute_long, raw
+from servicekit.bulk import copy_records, execute_long, raw
+from servicekit.database import Database, DatabaseUnavailable
 from servicekit.errors import Category
 from servicekit.settings import ServiceSettings, SettingsError
 

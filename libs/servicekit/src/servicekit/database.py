@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,12 +32,9 @@ __all__ = [
     "Database",
     "DatabaseUnavailable",
     "as_domain_error",
-    "copy_records",
-    "execute_long",
     "is_connection_lost",
     "is_rolled_back",
     "is_transient",
-    "raw",
     "violated_constraint",
 ]
 
@@ -59,7 +56,7 @@ class Database:
     """A component: `start` waits until the server answers, `stop` closes the pool.
 
     `statement_timeout` is the server's limit on one statement, `command_timeout` the client's, for a server that no
-    longer answers at all; `execute_long` and `copy_records` can be given more. No statement parameter is ever logged.
+    longer answers at all; the statements of `bulk` can be given more. No statement parameter is ever logged.
     """
 
     def __init__(
@@ -245,58 +242,6 @@ async def _roll_back(driver: Any) -> bool:
         if not done:
             driver.terminate()
     return done
-
-
-async def raw(connection: AsyncConnection) -> Any:
-    """The asyncpg connection below, its transaction begun, for `unnest` statements and COPY.
-
-    SQLAlchemy begins with its own first statement; a raw one before that would commit by itself. Errors are asyncpg's.
-    """
-    driver = (await connection.get_raw_connection()).driver_connection
-    if driver is None:
-        raise RuntimeError("this connection has been closed")
-    if not driver.is_in_transaction():
-        await connection.execute(text("SELECT 1"))
-    return driver
-
-
-async def copy_records(
-    connection: AsyncConnection,
-    table: str,
-    *,
-    columns: Sequence[str],
-    records: Iterable[Sequence[Any]],
-    schema: str | None = None,
-    limit: timedelta | None = None,
-) -> int:
-    """COPY rows into a table inside the connection's transaction; returns how many. `limit` extends the timeouts."""
-    driver = await raw(connection)
-    await _extend_statement_timeout(driver, limit)
-    with statement_spans.span("COPY", f"COPY {table} ({', '.join(columns)}) FROM STDIN"):
-        tag = await driver.copy_records_to_table(
-            table,
-            schema_name=schema,
-            columns=list(columns),
-            records=records,
-            timeout=limit.total_seconds() if limit else None,
-        )
-    return int(tag.rpartition(" ")[2])
-
-
-async def execute_long(connection: AsyncConnection, sql: str, *arguments: Any, limit: timedelta) -> int:
-    """A statement ($1, $2, … as asyncpg has them) that may take up to `limit`; returns the number of rows touched."""
-    driver = await raw(connection)
-    await _extend_statement_timeout(driver, limit)
-    with statement_spans.span(sql.split(maxsplit=1)[0].upper(), sql):
-        # Prepared and fetched: asyncpg's execute() with arguments takes no other way either.
-        tag = await driver.execute(sql, *arguments, timeout=limit.total_seconds())
-    rows = tag.rpartition(" ")[2]
-    return int(rows) if rows.isdigit() else 0
-
-
-async def _extend_statement_timeout(driver: Any, limit: timedelta | None) -> None:
-    if limit is not None:
-        await driver.execute(f"SET LOCAL statement_timeout = {_milliseconds(limit)}")
 
 
 def _refuse_closed(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.audiences import Audience, AudienceSize
 from bulksms_campaign.storage.contact_counts import read_count
-from servicekit.database import raw
+from servicekit.bulk import raw
 
 COUNT_LIMIT = timedelta(seconds=30)
 

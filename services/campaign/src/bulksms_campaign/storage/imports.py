@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.contact_file.rows import ContactRow, RejectedLine
 from bulksms_campaign.storage.contact_counts import lock_counts
 from bulksms_campaign.storage.tables import import_lines, imports
-from servicekit.database import copy_records, execute_long, raw
+from servicekit.bulk import copy_records, execute_long, raw
 
 MERGE_LIMIT = timedelta(minutes=15)
 COPY_LIMIT = timedelta(seconds=60)

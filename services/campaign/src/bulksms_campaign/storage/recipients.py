@@ -13,7 +13,7 @@ from bulksms_campaign.audiences import Audience
 from bulksms_campaign.counters import Counters, Transition, contribution
 from bulksms_campaign.recipients import Fact, RecipientStatus
 from bulksms_campaign.storage.audiences import NOT_OPTED_OUT, selected_contacts
-from servicekit.database import execute_long, raw
+from servicekit.bulk import execute_long, raw
 
 SNAPSHOT_LIMIT = timedelta(minutes=10)
 SCAN_ROWS = 10_000

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.counters import Transition
 from bulksms_campaign.recipients import LASTING, Fact
 from bulksms_campaign.storage.folding import status_sql, strength_sql, told_epoch_sql, told_facts_sql
-from servicekit.database import raw
+from servicekit.bulk import raw
 
 
 class ToldRecipients(NamedTuple):
