@@ -120,6 +120,18 @@ async def test_an_enqueue_takes_nine_statements_at_most(service: Service, peers:
     assert len(statements) <= 9
 
 
+async def test_a_schema_expanded_under_a_running_service_fails_no_enqueue(service: Service) -> None:
+    await service.import_phones(PHONES)
+    drafts = [(await service.create(name=str(number))).campaign_id for number in range(12)]
+    for campaign_id in drafts[:6]:  # its connections have the statements prepared
+        await service.enqueue(campaign_id)
+    async with service.database.begin() as connection:
+        for table in ("campaigns", "requests", "reservations", "contact_counts", "tasks", "campaign_counters"):
+            await connection.execute(text(f"ALTER TABLE {table} ADD COLUMN of_the_next_release integer"))
+    for campaign_id in drafts[6:]:
+        assert (await service.enqueue(campaign_id)).created == 10
+
+
 async def test_an_enqueue_under_a_request_id_of_something_else_is_refused_and_holds_nothing_for_long(
     service: Service,
 ) -> None:

@@ -11,6 +11,7 @@ from bulksms_campaign.campaigns import Campaign, Step
 from bulksms_campaign.storage.campaigns import campaign_from
 from bulksms_campaign.storage.requests import MutationKey, StoredAnswer, checked_answer
 from bulksms_campaign.storage.reservations import Reservation
+from bulksms_campaign.storage.tables import campaigns
 from servicekit import statement_spans
 
 
@@ -30,9 +31,12 @@ class Found(NamedTuple):
     """Attempt and units of those that were neither adopted nor ended."""
 
 
+# Not `*`: a column that the next release adds would make every statement prepared before fail once.
+_COLUMNS = ", ".join(f'"{column.name}"' for column in campaigns.columns)
+
 # The lock comes first and on its own: under READ COMMITTED a statement sees what was committed before it began, so
 # whatever is read after this one is what the holder before left.
-_LOCK = "SELECT * FROM campaigns WHERE campaign_id = $1 AND tenant_id = $2 FOR UPDATE"
+_LOCK = f"SELECT {_COLUMNS} FROM campaigns WHERE campaign_id = $1 AND tenant_id = $2 FOR UPDATE"
 
 # A row for each intended hold, or one without. Every join is an index look-up by parameters alone.
 _FIND = """
@@ -67,12 +71,12 @@ ON CONFLICT (kind, subject) DO UPDATE SET generation = t.generation + 1, attempt
 """
 
 # 3: SENDING.
-_FLIP = """
+_FLIP = f"""
 UPDATE campaigns SET state = 3, revision = revision + 1, updated_at = clock_timestamp(),
     enqueued_at = clock_timestamp(), enqueue_number = $5, reservation_id = $6, traceparent = $7,
     scheduled_at = NULL, ended_at = NULL, snapshot_at = NULL, submitted_at = NULL
 WHERE campaign_id = $1 AND tenant_id = $2 AND state = $3 AND revision = $4
-RETURNING *
+RETURNING {_COLUMNS}
 """
 
 # All that goes with the flip, which has locked the campaign; a row only when the hold could be adopted (1 → 2) and
