@@ -194,7 +194,8 @@ async def list_recipients(
         WITH scanned AS MATERIALIZED (
             SELECT * FROM recipients WHERE campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3
         ), reached AS (SELECT max(phone) AS phone, count(*) AS rows FROM scanned)
-        SELECT s.*, reached.phone AS reached_phone, reached.rows AS scanned_rows
+        SELECT s.phone, s.facts, s.reason, s.description, s.report_description, s.message_id, s.updated_at,
+            s.enqueue_number, reached.phone AS reached_phone, reached.rows AS scanned_rows
         FROM reached LEFT JOIN scanned s ON $4::smallint IS NULL OR s.status = $4
         ORDER BY s.phone LIMIT $5
         """,
