@@ -288,6 +288,21 @@ async def test_a_cancelled_raw_transaction_is_rolled_back_and_its_connection_giv
     assert await count_items(database) == 0
 
 
+async def test_a_migration_under_a_prepared_statement_makes_its_transaction_run_again(database: Database) -> None:
+    async def with_sqlalchemy(connection: AsyncConnection) -> int:
+        return len((await connection.execute(text("SELECT * FROM item"))).keys())
+
+    async def with_asyncpg(driver: asyncpg.Connection) -> int:
+        await driver.execute("INSERT INTO item (id, name) VALUES (1, 'a') ON CONFLICT DO NOTHING")
+        return len(await driver.fetchrow("SELECT * FROM item"))
+
+    for columns in (2, 3, 4):
+        assert await database.run_raw_transaction(with_asyncpg) == columns
+        assert await database.run_transaction(with_sqlalchemy) == columns
+        async with database.begin() as connection:
+            await connection.execute(text(f"ALTER TABLE item ADD COLUMN column_{columns} integer"))
+
+
 async def test_deadlocked_transactions_all_succeed_in_the_end(database: Database) -> None:
     async with database.begin() as connection:
         await copy_records(connection, "item", columns=["id", "name"], records=[(1, ""), (2, "")])

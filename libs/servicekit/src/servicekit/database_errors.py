@@ -83,9 +83,16 @@ def is_transient(error: BaseException) -> bool:
     return (
         is_rolled_back(error)
         or is_connection_lost(error)
+        or _is_outdated(error)
         or isinstance(error, exc.TimeoutError)  # no connection came free in time
         or sqlstate(error) in (_LOCK_NOT_AVAILABLE, _TOO_MANY_CONNECTIONS)
     )
+
+
+def _is_outdated(error: BaseException) -> bool:
+    # A migration changed what a statement prepared before returns; it has been forgotten and is prepared anew.
+    source = error.orig.__cause__ if isinstance(error, exc.DBAPIError) and error.orig else error
+    return isinstance(source, asyncpg.InvalidCachedStatementError)
 
 
 def unavailable_from(error: BaseException, where: str) -> DatabaseUnavailable | None:
