@@ -9,7 +9,12 @@ INSERT INTO accounts (tenant_id, entry_hash, created_at) VALUES ($1, $2, $3)
 ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
 """
 
-LOCK_ACCOUNT: Final = "SELECT * FROM accounts WHERE tenant_id = $1 FOR UPDATE"
+# Columns by name: what a prepared statement returns must not change when a migration adds one.
+LOCK_ACCOUNT: Final = """
+SELECT tenant_id, created_at, available, reserved, captured, version, entry_hash, last_entry_at,
+    subscription_status, subscription_active_until, subscription_reason, subscription_updated_at
+FROM accounts WHERE tenant_id = $1 FOR UPDATE
+"""
 
 FIND_OPERATIONS: Final = """
 SELECT request_id, tenant_id, content, outcome FROM operations WHERE request_id = ANY ($1::uuid[])
