@@ -141,32 +141,43 @@ async def test_a_pool_with_nothing_left_is_an_overload(database: Database) -> No
     assert error.category is Category.OVERLOADED
 
 
+async def sleep_long(database: Database) -> None:
+    async with database.begin() as connection:
+        await connection.execute(text("SELECT pg_sleep(25)"))
+
+
+async def until_sleeping(database: Database, count: int) -> None:
+    active = text("SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(25)' AND state = 'active'")
+    async with asyncio.timeout(15):
+        while True:  # a transaction sees one state of this view: a new one each time
+            async with database.connect() as connection:
+                if (await connection.execute(active)).scalar_one() == count:
+                    return
+
+
 async def test_a_cancelled_statement_is_stopped_at_the_server_and_its_connection_given_back(
     database: Database,
 ) -> None:
-    async def sleep_long() -> None:
-        async with database.begin() as connection:
-            await connection.execute(text("SELECT pg_sleep(20)"))
-
-    active = text("SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(20)' AND state = 'active'")
-
-    async def number_active() -> int:  # a transaction sees one state of this view: a new one each time
-        async with database.connect() as connection:
-            return int((await connection.execute(active)).scalar_one())
-
-    async def until_active(count: int) -> None:
-        async with asyncio.timeout(10):
-            while await number_active() != count:
-                pass
-
     for _ in range(4):  # one more than the pool has
-        task = asyncio.create_task(sleep_long())
-        await until_active(1)
+        task = asyncio.create_task(sleep_long(database))
+        await until_sleeping(database, 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until_active(0)
+        await until_sleeping(database, 0)
     assert await count_items(database) == 0
+
+
+async def test_a_statement_ends_at_the_server_when_its_connection_is_gone_without_a_word(database: Database) -> None:
+    async with database.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        task = asyncio.create_task(driver.execute("SELECT pg_sleep(25)"))
+        await until_sleeping(database, 1)
+        driver.terminate()  # what the server sees of a process that was killed
+        with pytest.raises(asyncpg.PostgresError):
+            await task
+        await until_sleeping(database, 0)
 
 
 async def kill_others(database_url: str) -> None:
