@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import Literal
 
 import grpc
@@ -28,6 +29,7 @@ _SERVER_FAULTS = frozenset(
 )
 
 
+@lru_cache(maxsize=1024)  # a service has some dozens; what strangers make up is bounded
 def split_method(path: str) -> tuple[str, str]:
     """`/package.Service/Method` → (`package.Service`, `Method`)."""
     service, _, method = path.removeprefix("/").rpartition("/")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import grpc
 from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import attach, detach
 
 from servicekit import deadlines, errors, logs
 from servicekit.errors import DomainError
@@ -117,26 +118,28 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         time_left = context.time_remaining()
         limit = None if time_left is None else timedelta(seconds=time_left)
         code, error, cause = grpc.StatusCode.UNKNOWN, None, None
-        with trace.use_span(call.span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
-            try:
-                with deadlines.within(limit):
-                    response = await self._admitted(path, body)
-                code = _code_of(context)
-            except grpc.aio.AbortError:  # the handler has aborted by itself
-                code = _code_of(context)
-                raise
-            except asyncio.CancelledError:
-                code = _why_cancelled(context)
-                raise
-            except Exception as caught:  # noqa: BLE001 - the boundary of every handler
-                error, cause = self._domain_error(caught, call), caught
-                code = grpc.StatusCode[error.category.rpc_code]
-                await _abort(context, error)
-            else:
-                return response
-            finally:
-                call.finish(code, error.reason if error else "")
-                _access_log(call, code, error, cause)
+        # Not trace.use_span: its generator took a sixth of the time of all that is done here for a call.
+        token = attach(trace.set_span_in_context(call.span))
+        try:
+            with deadlines.within(limit):
+                response = await self._admitted(path, body)
+            code = _code_of(context)
+        except grpc.aio.AbortError:  # the handler has aborted by itself
+            code = _code_of(context)
+            raise
+        except asyncio.CancelledError:
+            code = _why_cancelled(context)
+            raise
+        except Exception as caught:  # noqa: BLE001 - the boundary of every handler
+            error, cause = self._domain_error(caught, call), caught
+            code = grpc.StatusCode[error.category.rpc_code]
+            await _abort(context, error)
+        else:
+            return response
+        finally:
+            call.finish(code, error.reason if error else "")
+            _access_log(call, code, error, cause)
+            detach(token)
 
     async def _admitted(self, path: str, body: Body) -> Any:
         if self._running >= self._max_concurrent_rpcs:
