@@ -52,8 +52,13 @@ class Load:
         self.campaigns.append(campaign_id)
 
     def top_up(self) -> None:
-        """Enqueue another campaign when half of the latest one has been tried."""
-        if not self.campaigns or self._counters(self.campaigns[-1]).queued < self.recipients / 2:
+        """Enqueue another campaign when half of the latest one has been tried.
+
+        The provider may have taken what campaign has not been told of, and what is in doubt it may never take: whoever
+        says first that little is left is right.
+        """
+        half = self.recipients / 2
+        if not self.campaigns or self.left() < half or self._counters(self.campaigns[-1]).queued < half:
             self.add()
 
     def accepted(self) -> int:
