@@ -8,9 +8,9 @@ from pathlib import Path
 
 from devstack.ports import accepts_connections
 from devstack.processes import ManagedProcess
-from devstack.serving import QUIET, serving
+from devstack.serving import serving
 
-__all__ = ["QUIET", "ROOT", "peers", "serving"]
+__all__ = ["ROOT", "peers"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,11 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.processes import QUIET, peers, serving
+from benchmarks.processes import peers
 from bulksms_dispatcher.app import MIGRATIONS
 from devstack.mitto.process import SimulatorProcess
 from devstack.processes import ManagedProcess
 from devstack.servers import ServerOptions, Servers
+from devstack.serving import QUIET, serving
 from servicekit import migrations
 
 

@@ -21,7 +21,6 @@ import uvloop
 from pydantic import SecretStr
 
 import bulksms_campaign
-from benchmarks.processes import serving
 from benchmarks.report import Figure, Meter, machine, publish
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_campaign.app import build
@@ -29,6 +28,7 @@ from bulksms_campaign.settings import Settings
 from bulksms_client import AsyncClient
 from bulksms_ledger.app import MIGRATIONS
 from devstack.servers import ServerOptions, Servers
+from devstack.serving import serving
 from servicekit import logs, migrations
 from servicekit.grpc.server import GrpcServer
 from servicekit.lifecycle import running

@@ -13,12 +13,13 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from benchmarks.processes import peers, serving
+from benchmarks.processes import peers
 from benchmarks.report import Figure, Meter, machine, publish
 from devstack.mitto.process import SimulatorProcess
 from devstack.mitto.report_posts import ReportSettings
 from devstack.ports import choose_port, release_port
 from devstack.services import DLR_SECRET_HEADER, WEBHOOK_PATH
+from devstack.serving import serving
 
 _TITLE = "Delivery reports: received, on disk (synchronous=FULL), acknowledged, forwarded"
 _SECRET = "benchmark-secret-0123456789"

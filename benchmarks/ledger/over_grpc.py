@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.ledger.accounts import HotAccount
-from benchmarks.processes import ROOT, serving
+from benchmarks.processes import ROOT
 from benchmarks.report import Figure, Meter
 from devstack.health import is_serving
 from devstack.ports import accepts_connections
+from devstack.serving import serving
 
 
 def empty_rpc(folder: Path, *, skeleton: bool, callers: int, items: int) -> Figure:
