@@ -27,7 +27,7 @@ from bulksms_dispatcher.verdicts import Decision, decide, groups_of, is_retryabl
 from servicekit import logs
 from servicekit.database import Database, DatabaseUnavailable
 
-__all__ = ["DATABASE_ERRORS", "NOT_SENT", "Recorder"]
+__all__ = ["DATABASE_ERRORS", "Recorder"]
 
 T = TypeVar("T")
 
@@ -38,7 +38,6 @@ DATABASE_ERRORS = (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError)
 _OUTCOME_PATIENCE = timedelta(hours=1)
 # A batch that is not handed back is found by the reaper, a little later.
 _HAND_BACK_PATIENCE = timedelta(seconds=5)
-NOT_SENT = "NOT_SENT"
 _MAX_BODY = 64 * 1024
 _log = logs.get_logger("bulksms.dispatcher.recorder")
 
@@ -69,47 +68,23 @@ class Recorder:
         self._on_settled = on_settled
         self._on_returned = on_returned
 
-    async def hand_back(
-        self,
-        batch: LeasedBatch,
-        *,
-        delay: timedelta = timedelta(0),
-        reason: str = "",
-    ) -> None:
+    async def hand_back(self, batch: LeasedBatch, *, delay: timedelta = timedelta(0), reason: str = "") -> None:
         """Make a batch that was not armed READY again; costs no retry."""
-
-        async def body(connection: AsyncConnection) -> bool:
-            return await outcomes.return_to_queue(
-                connection,
-                batch.batch_id,
-                batch.epoch,
-                batch.campaign_id,
-                (BatchState.LEASED,),
-                delay=delay,
-                reason=reason,
-            )
-
-        await self._persist(body, batch, _HAND_BACK_PATIENCE)
-        self._on_returned(batch, delay)
+        await self._return(batch, (BatchState.LEASED,), _HAND_BACK_PATIENCE, delay=delay, reason=reason)
 
     async def hand_back_unsent(self, batch: LeasedBatch, left_out: Sequence[int]) -> None:
         """The same when nobody knows whether the arm was committed. Nothing was sent, and only this worker knows that.
 
         If the reaper was first the batch is ambiguous: that is over, but it is never sent again (rule 5).
         """
-        origins = (BatchState.LEASED, BatchState.ARMED)
-
-        async def body(connection: AsyncConnection) -> bool:
-            return await outcomes.return_to_queue(connection, batch.batch_id, batch.epoch, batch.campaign_id, origins)
-
-        returned = await self._persist(body, batch, _OUTCOME_PATIENCE)
-        self._on_returned(batch, timedelta(0))
+        returned = await self._return(batch, (BatchState.LEASED, BatchState.ARMED), _OUTCOME_PATIENCE)
         if returned is False:
+            reason = OutcomeKind.NOT_SENT.value
             settlement = Settlement(
                 BatchState.REJECTED,
-                whole(RecipientOutcome.FAILED, left_out, reason=NOT_SENT),
-                tried=Tried(OutcomeKind.NOT_SENT, NOT_SENT),
-                reason=NOT_SENT,
+                whole(RecipientOutcome.FAILED, left_out, reason=reason),
+                tried=Tried(OutcomeKind.NOT_SENT, reason),
+                reason=reason,
             )
             if await self._settle(batch, (BatchState.AMBIGUOUS,), settlement, _OUTCOME_PATIENCE):
                 _log.error("batch not sent: it was doubted first", batch_id=str(batch.batch_id))
@@ -139,7 +114,14 @@ class Recorder:
         tried = Tried(verdict.kind, verdict.reason, verdict.http_status, self._worker)
         origin = BatchState.LEASED if verdict.kind is OutcomeKind.NOT_SENT else BatchState.ARMED
         if decision.target is BatchState.READY:
-            recorded = await self._return(batch, origin, decision, tried)
+            recorded = await self._return(
+                batch,
+                (origin,),
+                _OUTCOME_PATIENCE,
+                delay=decision.delay,
+                tried=tried,
+                costs_retry=decision.costs_retry,
+            )
         else:
             settlement = self._settlement(batch, decision, verdict, left_out, parts, tried)
             recorded = await self._settle_result(batch, origin, settlement, left_out)
@@ -167,21 +149,32 @@ class Recorder:
             await self.mark_ambiguous(batch, "ID_KNOWN", left_out)
             return True
 
-    async def _return(self, batch: LeasedBatch, origin: BatchState, decision: Decision, tried: Tried) -> bool | None:
+    async def _return(
+        self,
+        batch: LeasedBatch,
+        origins: Collection[BatchState],
+        patience: timedelta,
+        *,
+        delay: timedelta = timedelta(0),
+        reason: str = "",
+        tried: Tried | None = None,
+        costs_retry: bool = False,
+    ) -> bool | None:
         async def body(connection: AsyncConnection) -> bool:
             return await outcomes.return_to_queue(
                 connection,
                 batch.batch_id,
                 batch.epoch,
                 batch.campaign_id,
-                (origin,),
-                delay=decision.delay,
+                origins,
+                delay=delay,
+                reason=reason,
                 tried=tried,
-                costs_retry=decision.costs_retry,
+                costs_retry=costs_retry,
             )
 
-        recorded = await self._persist(body, batch, _OUTCOME_PATIENCE)
-        self._on_returned(batch, decision.delay)
+        recorded = await self._persist(body, batch, patience)
+        self._on_returned(batch, delay)
         return recorded
 
     async def _settle(
