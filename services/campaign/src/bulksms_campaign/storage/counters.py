@@ -51,7 +51,7 @@ async def move_counters(connection: AsyncConnection, campaign_id: UUID, moved: C
 
 
 async def set_counters(connection: AsyncConnection, campaign_id: UUID, counters: Counters) -> None:
-    """Replace the counters and forget the samples: at an enqueue and at the snapshot."""
+    """Replace the counters and forget the samples: at the snapshot; at an enqueue `enqueues` does."""
     values = {name: getattr(counters, name) for name in COUNTER_NAMES}
     await connection.execute(
         update(campaign_counters)

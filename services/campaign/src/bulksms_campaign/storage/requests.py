@@ -54,25 +54,18 @@ def checked_answer(key: MutationKey, row: RowMapping) -> StoredAnswer:
     return StoredAnswer(row["campaign_id"], row["created"], row["enqueued_jobs"])
 
 
-async def claim_request(
-    connection: AsyncConnection,
-    key: MutationKey,
-    campaign_id: UUID | None = None,
-    *,
-    created: int = 0,
-    enqueued_jobs: int = 0,
-) -> StoredAnswer | None:
+async def claim_request(connection: AsyncConnection, key: MutationKey, campaign_id: UUID) -> StoredAnswer | None:
     """Write the request down in the transaction that does it; the first answer when somebody else was quicker.
 
-    Waits for a transaction under way that has written the same id.
+    Waits for a transaction under way that has written the same id. Nothing was created or enqueued by it.
     """
     statement = (
         insert(requests)
         .values(
             **key._asdict(),
             campaign_id=campaign_id,
-            created=created,
-            enqueued_jobs=enqueued_jobs,
+            created=0,
+            enqueued_jobs=0,
             created_at=func.clock_timestamp(),
         )
         .on_conflict_do_nothing()

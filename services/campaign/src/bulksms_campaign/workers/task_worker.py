@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -46,7 +45,7 @@ class TaskWorker:
         self._work = work
         self._lease = lease
         self._wakes: list[Callable[[], None]] = []
-        self._ends: dict[UUID, End] = {}
+        self._unwritten: list[End] = []
 
     def worker(self, number: int = 0) -> PeriodicWorker:
         """The component that runs it."""
@@ -70,22 +69,22 @@ class TaskWorker:
             level("task postponed", **_described(task), reason=error.reason, delay_seconds=delay.total_seconds())
         except asyncio.CancelledError:
             async with asyncio.timeout(5):
-                await self._end(task.lease_id, lambda c: hand_back_task(c, task))
+                await self._end(lambda c: hand_back_task(c, task))
             raise
         except Exception:
             # Recorded as a failed attempt first, so that a task that always fails does not hold up the others.
-            await self._end(task.lease_id, lambda c: postpone_task(c, task, delay_after(task.attempts)))
+            await self._end(lambda c: postpone_task(c, task, delay_after(task.attempts)))
             raise
         if delay is None:
-            await self._end(task.lease_id, lambda c: finish_task(c, task))
+            await self._end(lambda c: finish_task(c, task))
         else:
             postponed = delay
-            await self._end(task.lease_id, lambda c: postpone_task(c, task, postponed))
+            await self._end(lambda c: postpone_task(c, task, postponed))
             if delay < POLL:
                 asyncio.get_running_loop().call_later(delay.total_seconds(), self._wake_all)
         return True
 
-    async def _end(self, lease_id: UUID, end: End) -> None:
+    async def _end(self, end: End) -> None:
         """Write how a claim ends; what the database is away for is written in a later round.
 
         Without that the task would wait for the end of a lease whose holder has let go of it. Every end names its
@@ -95,12 +94,12 @@ class TaskWorker:
             await self._database.run_transaction(end)
         except Exception as error:
             if is_transient(error):
-                self._ends[lease_id] = end
+                self._unwritten.append(end)
             raise
 
     async def _write_ends(self) -> None:
-        while self._ends:
-            await self._end(*self._ends.popitem())
+        while self._unwritten:
+            await self._end(self._unwritten.pop())
 
     def _wake_all(self) -> None:
         for wake in self._wakes:
