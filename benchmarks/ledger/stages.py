@@ -18,7 +18,7 @@ from bulksms_ledger.books import Book
 from bulksms_ledger.entries import chain_hash
 from bulksms_ledger.lots import Pin
 from bulksms_ledger.operations import encode_content, encode_outcome
-from bulksms_ledger.reservations import Reservation
+from bulksms_ledger.reservations import Hold, Reservation
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def stages(*, items: int) -> list[Figure]:
     book = stage("decide", decide)
     stage("hash the entry (in decide)", lambda: [chain_hash(entry.hash, entry) for entry in book.entries])
     stage("encode the outcome", lambda: [encode_outcome(recorded.outcome) for recorded in book.recorded])
-    stage("answer", lambda: _answers(book.changed_reservations * items))
+    stage("answer", lambda: _answers([hold.reservation for hold in book.changed_holds] * items))
     return figures
 
 
@@ -70,10 +70,10 @@ def _book(account: HotAccount, now: datetime) -> Book:
         open=UNITS,
         opened_version=2,
         created_at=now,
-        pins=(Pin(1, None, UNITS),),
     )
+    hold = Hold(reservation, (Pin(1, None, UNITS),))
     opened = Account(account.tenant_id, now, reserved=UNITS, version=2, last_entry_at=now)
-    return Book(opened, lots=(), reservations=[reservation], operations=[], source_refs=[])
+    return Book(opened, lots=(), holds=[hold], operations=[], source_refs=[])
 
 
 def _answers(reservations: Sequence[Reservation]) -> list[bytes]:

@@ -84,6 +84,7 @@ async def test_whatever_is_changed_in_an_entry_is_found_new_or_old(
 CHANGES = [
     ("DELETE FROM entries WHERE version = 5", "entry 5 is missing"),
     ("DELETE FROM entries WHERE version = (SELECT max(version) FROM entries)", "the account stands at entry"),
+    ("UPDATE operations SET told_by = told_by + 1", "is not on record"),
     ("DELETE FROM operations WHERE content LIKE '%\"Refund\"%'", "is not on record"),
     ("UPDATE accounts SET available = available + 1", "the account has available, reserved, captured"),
     ("UPDATE accounts SET entry_hash = decode(repeat('ab', 32), 'hex')", "or with another hash"),

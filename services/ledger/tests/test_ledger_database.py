@@ -160,9 +160,17 @@ async def test_the_queries_and_the_migrations_mean_the_same_tables(ledger_url: s
 
 
 async def test_operations_are_found_under_their_request_ids(database: asyncpg.Connection) -> None:
-    rows = await database.fetch("SELECT request_id, content, outcome FROM operations ORDER BY request_id")
+    rows = await database.fetch("SELECT request_id, content, told_by FROM operations ORDER BY request_id")
     assert len(rows) == 6
-    assert all(UUID(str(row["request_id"])) and row["content"].startswith('{"operation":') for row in rows)
+    kept = [row for row in rows if row["told_by"] is None]
+    assert all(UUID(str(row["request_id"])) and row["content"].startswith('{"operation":') for row in kept)
+    # A capture's content is its entry's; it is not kept twice.
+    [capture] = [row for row in rows if row["told_by"] is not None]
+    assert capture["content"] is None
+    told = await database.fetchrow(
+        "SELECT request_id, kind FROM entries WHERE tenant_id = 'acme' AND version = $1", capture["told_by"]
+    )
+    assert tuple(told) == (capture["request_id"], 4)
 
 
 async def test_the_sql_for_those_who_migrate_by_hand_gives_a_ledger_that_works(database_url: str, ids: Ids) -> None:

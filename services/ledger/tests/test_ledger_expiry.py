@@ -52,6 +52,16 @@ async def test_reserved_credits_do_not_expire_until_they_are_given_back(tenant: 
     assert (await tenant.verify()).consistent
 
 
+async def test_a_grant_that_is_wrong_writes_nothing_off(tenant: Tenant, clock: ManualClock) -> None:
+    await tenant.open()
+    await grant_for(tenant, clock, 10, timedelta(hours=1))
+    clock.advance(timedelta(hours=2))
+    error = await refused(grant_for(tenant, clock, 10, timedelta(0)))
+    assert error.reason == "INVALID_ARGUMENT"
+    assert len(await tenant.entries()) == 1  # an entry of a request that is not kept would be on nobody's record
+    assert (await tenant.verify()).consistent
+
+
 async def test_a_lot_cannot_begin_expired_but_its_grant_is_still_replayed_afterwards(
     tenant: Tenant, clock: ManualClock
 ) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.operations import Answer, Decision, ExpireLots, Operation
+from bulksms_ledger.operations import Answer, AnyOperation, Decision, ExpireLots
 from servicekit import errors
 from servicekit.errors import DomainError
 
@@ -27,11 +27,13 @@ class Desk:
         self.groups: list[tuple[str, list[int]]] = []
         self.poison: dict[int, Exception] = {}
         self.began = asyncio.Event()
+        self.beginnings = asyncio.Semaphore(0)  # one for every group that has begun
 
-    async def decide(self, tenant_id: str, operations: Sequence[Operation]) -> list[Decision]:
+    async def decide(self, tenant_id: str, operations: Sequence[AnyOperation]) -> list[Decision]:
         numbers = [int(operation.request_id) for operation in operations]
         self.groups.append((tenant_id, numbers))
         self.began.set()
+        self.beginnings.release()
         await self.open.wait()
         for number in numbers:
             if number in self.poison:
@@ -92,6 +94,36 @@ async def test_groups_have_a_largest_size() -> None:
     desk.open.set()
     await asyncio.gather(*tasks)
     assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3], [4, 5], [10, 11, 12, 13, 14]]
+    await group_commit.stop()
+
+
+async def test_a_large_group_begins_while_the_one_before_is_under_way() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide, group_max=2, large=2)
+    tasks = [await ask(group_commit, 1, 2), await ask(group_commit, 3, 4), await ask(group_commit, 5, 6)]
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            await desk.beginnings.acquire()
+    tasks.append(await ask(group_commit, 7))
+    assert [numbers for _, numbers in desk.groups] == [[1, 2], [3, 4]]
+    desk.open.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks)
+    assert [numbers for _, numbers in desk.groups] == [[1, 2], [3, 4], [5, 6], [7]]
+    await group_commit.stop()
+
+
+async def test_who_comes_when_nothing_waits_but_a_large_group_is_under_way_is_served() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide, large=2)
+    first = await ask(group_commit, 1, 2)
+    async with asyncio.timeout(5):
+        await desk.began.wait()
+    second = await ask(group_commit, 3)
+    desk.open.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(first, second)
+    assert [numbers for _, numbers in desk.groups] == [[1, 2], [3]]
     await group_commit.stop()
 
 

@@ -13,15 +13,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from bulksms_ledger.accounts import Account, SubscriptionStatus
 from bulksms_ledger.books import Book
+from bulksms_ledger.entries import Entry
+from bulksms_ledger.lots import Lot
 from bulksms_ledger.operations import (
     AdjustCredits,
     Answer,
+    AnyOperation,
     Capture,
     Close,
     ExpireLots,
     GrantCredits,
     Operation,
     Outcome,
+    Recorded,
     Refund,
     Release,
     Reserve,
@@ -30,7 +34,8 @@ from bulksms_ledger.operations import (
     encode_outcome,
 )
 from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.verification import Verification
+from bulksms_ledger.reservations import Hold as StoredHold
+from bulksms_ledger.verification import StoredLot, Verification
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UNITS = st.integers(1, 30)
@@ -91,8 +96,13 @@ class Model:
 
     def decide(self, operation: Operation, number: int) -> str:
         """The reason of a refusal, or "" when it is done."""
+        places = [credit.place for credit in self.credits]
         self.expire()
         reason = self.do(operation, number)
+        if reason == "INVALID_ARGUMENT":  # it leaves no trace
+            for credit, place in zip(self.credits, places, strict=True):
+                credit.place = place
+            return reason
         self.expire()
         return reason
 
@@ -174,8 +184,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.model = Model()
         self.requests = 0
-        account = Account("acme", START)
-        self.book = Book(account, lots=(), reservations=(), operations=(), source_refs=())
+        self.book = Book(Account("acme", START), lots=(), holds=(), operations=(), source_refs=())
+        self.decided_ahead = False
+        # What earlier groups have left in the database.
+        self.entries: list[Entry] = []
+        self.recorded: dict[UUID, Recorded] = {}
+        self.lots: dict[int, StoredLot] = {}
+        self.holds: dict[UUID, StoredHold] = {}
         self.first_answers: dict[UUID, tuple[Operation, Outcome]] = {}
         self.operate(
             SetSubscription(UUID(int=10**6), "acme", SubscriptionStatus.ACTIVE, None, "signed up"),
@@ -185,7 +200,44 @@ class LedgerMachine(RuleBasedStateMachine):
         self.operate(GrantCredits(UUID(int=10**6 + 2), "acme", 40))
         self.operate(Reserve(UUID(int=10**6 + 3), "acme", UUID(int=0), 30, "campaign"), 0)
 
-    def operate(self, operation: Operation, number: int = -1) -> None:
+    def write(self) -> None:
+        """Do to what is stored what the group has come to."""
+        self.entries += self.book.entries
+        self.recorded |= {recorded.operation.request_id: recorded for recorded in self.book.recorded}
+        for entry, available in self.book.new_lots:
+            self.lots[entry.version] = (entry.units, available, entry.expires_at)
+        for lot in self.book.changed_lots:
+            units, _, expires_at = self.lots[lot.version]
+            self.lots[lot.version] = (units, lot.available, expires_at)
+        self.holds |= {hold.reservation.reservation_id: hold for hold in self.book.changed_holds}
+
+    @rule()
+    def begin_a_group_ahead(self) -> None:
+        """The next group is decided on what this one has left in memory."""
+        self.write()
+        self.book = self.book.following()
+        self.decided_ahead = True
+
+    @rule()
+    def begin_a_group_with_a_look(self) -> None:
+        """The next group is decided on what is stored."""
+        self.write()
+        open_lots = [Lot(version, end, left) for version, (_, left, end) in self.lots.items() if left]
+        self.book = Book(
+            self.book.account,
+            lots=tuple(
+                sorted(open_lots, key=lambda lot: (lot.expires_at or datetime.max.replace(tzinfo=UTC), lot.version))
+            ),
+            holds=self.holds.values(),
+            operations=self.recorded.values(),
+            source_refs=[entry.source_ref for entry in self.entries if entry.source_ref],
+        )
+        self.decided_ahead = False
+
+    def operate(self, operation: AnyOperation, number: int = -1) -> None:
+        is_repeat = operation.request_id in self.recorded
+        if self.decided_ahead and (is_repeat or not self.book.knows([operation])):
+            self.begin_a_group_with_a_look()
         decision = self.book.decide(operation, self.model.now)
         reason = decision.outcome.reason.value if isinstance(decision.outcome, Refusal) else ""
         known = self.first_answers.get(operation.request_id)
@@ -273,7 +325,9 @@ class LedgerMachine(RuleBasedStateMachine):
         captured = sum(model.count(f"captured {number}") for number in model.holds)
         assert (account.available, account.reserved, account.captured) == (model.count("available"), held, captured)
         assert account.balance(model.now).granted == sum(credit.place != "gone" for credit in model.credits)
-        reservations = {int(r.reservation_id): r for r in self.book.changed_reservations}
+        changed = [hold.reservation for hold in self.book.changed_holds]
+        reservations = {int(id_): hold.reservation for id_, hold in self.holds.items()}
+        reservations |= {int(reservation.reservation_id): reservation for reservation in changed}
         assert reservations.keys() == model.holds.keys()
         for number, hold in model.holds.items():
             reservation = reservations[number]
@@ -286,17 +340,13 @@ class LedgerMachine(RuleBasedStateMachine):
         """Everything is recomputed from the entries alone, to the bit."""
         if not hasattr(self, "book"):
             return
+        self.write()
         verification = Verification("acme")
-        for entry in self.book.entries:
-            verification.read(entry, entry.postings, on_record=True)
-        available = {entry.version: left for entry, left in self.book.new_lots}
-        stored = {
-            entry.version: (entry.units, available[entry.version], entry.expires_at) for entry, _ in self.book.new_lots
-        }
-        reservations = {reservation.reservation_id: reservation for reservation in self.book.changed_reservations}
-        verification.settle({id_: reservations[id_] for id_ in verification.take_closed()})
-        verification.compare_reservations(verification.unsettled, reservations)
-        verification.compare(self.book.account, stored, len(reservations))
+        for entry in self.entries:
+            verification.read(entry, entry.postings, on_record=entry.request_id in self.recorded)
+        verification.settle({id_: self.holds[id_] for id_ in verification.take_closed()})
+        verification.compare_reservations(verification.unsettled, self.holds)
+        verification.compare(self.book.account, self.lots, len(self.holds))
         assert verification.differences == []
         assert isinstance(next(iter(self.first_answers.values()))[1], Answer)
 

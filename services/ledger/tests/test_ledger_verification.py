@@ -94,6 +94,22 @@ async def test_any_change_of_any_field_of_an_entry_is_found_where_it_is(
     assert (await tenant.verify()).consistent
 
 
+async def test_any_flipped_byte_of_evidence_is_found(tenant: Tenant, ledger_url: str) -> None:
+    await tenant.open(10)
+    reservation_id = (await tenant.reserve(10)).reservation.reservation_id
+    await tenant.capture(reservation_id, 1)
+    evidence = '{"batch_id":"batch-1","epoch":1,"bulk_id":"bulk-1","accepted_count":1,"parts":1}'
+    change = "UPDATE entries SET evidence = $1 WHERE version = 3"
+    for position, letter in enumerate(evidence):
+        changed = evidence[:position] + chr(ord(letter) ^ 1) + evidence[position + 1 :]
+        await behind_the_ledgers_back(ledger_url, change, changed)
+        assert list((await tenant.verify()).differences) == [
+            "entry 3: its hash is not that of its content and the entry before"
+        ], changed
+    await behind_the_ledgers_back(ledger_url, change, evidence)
+    assert (await tenant.verify()).consistent
+
+
 async def test_any_flipped_byte_of_a_hash_is_found(tenant: Tenant, ledger_url: str) -> None:
     await tenant.open(10)
     await tenant.grant(1)
@@ -113,6 +129,7 @@ async def test_any_flipped_byte_of_a_hash_is_found(tenant: Tenant, ledger_url: s
     [
         ("DELETE FROM entries WHERE version = 5", "entry 5 is missing"),
         ("DELETE FROM entries WHERE version = (SELECT max(version) FROM entries)", "the account stands at entry"),
+        ("UPDATE operations SET told_by = told_by + 1", "is not on record"),
         ("DELETE FROM operations WHERE content LIKE '%\"Refund\"%'", "is not on record"),
         ("UPDATE accounts SET available = available + 1", "the account has available, reserved, captured"),
         ("UPDATE accounts SET entry_hash = decode(repeat('ab', 32), 'hex')", "or with another hash"),

@@ -31,13 +31,12 @@ async def build(settings: Settings) -> Sequence[Component]:
     spare_the_collector()
     clock = SystemClock()
     database = Database.from_settings(settings, application_name="ledger")
-    bookkeeper = Bookkeeper(database, clock)
+    # The rest of the pool is for reading: a storm of decisions on many accounts must not starve it.
+    bookkeeper = Bookkeeper(database, clock, writing_at_once=max(1, settings.database_pool_size - 2))
     group_commit = GroupCommit(
         bookkeeper.decide,
         group_max=settings.group_operations_max,
         waiting_max=settings.waiting_operations_max,
-        # The rest of the pool is for reading: a storm of decisions on many accounts must not starve it.
-        groups_at_once=max(1, settings.database_pool_size - 2),
     )
     expiry = ExpiryWorker(Reader(database), group_commit, clock, SystemRandom())
     server = build_server(

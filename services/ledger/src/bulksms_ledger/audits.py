@@ -11,7 +11,7 @@ import msgspec
 from bulksms_ledger.accounts import Account
 from bulksms_ledger.chain import Chain
 from bulksms_ledger.entries import Entry, Postings
-from bulksms_ledger.reservations import Reservation, ReservationState
+from bulksms_ledger.reservations import Hold, ReservationState
 
 DIFFERENCES_MAX: Final = 20
 
@@ -69,11 +69,12 @@ class Examiner:
         """The account's row must be what its last entry, just read, says."""
         self._chain.compare(account)
 
-    def compare_reservation(self, reservation_id: UUID, stored: Reservation | None, moved: Movements) -> None:
+    def compare_reservation(self, reservation_id: UUID, hold: Hold | None, moved: Movements) -> None:
         """A reservation's figures must be what its entries come to, and its pins must add up to them."""
-        if stored is None:
+        if hold is None:
             self._differ(f"reservation {reservation_id} is in entries but not stored")
             return
+        stored = hold.reservation
         figures = (stored.units, stored.captured, stored.released, stored.refunded)
         if figures != (moved.reserved, moved.captured, moved.released, moved.refunded):
             self._differ(f"reservation {reservation_id} is stored otherwise than its entries say")
@@ -81,7 +82,7 @@ class Examiner:
             self._differ(f"reservation {reservation_id}: units are not open + captured + released")
         if (stored.state is ReservationState.CLOSED) != (moved.closes == 1) or moved.closes > 1:
             self._differ(f"reservation {reservation_id}: its state is not the one its entries lead to")
-        pinned = (sum(pin.open for pin in stored.pins), sum(pin.captured for pin in stored.pins))
+        pinned = (sum(pin.open for pin in hold.pins), sum(pin.captured for pin in hold.pins))
         if pinned != (stored.open, stored.captured - stored.refunded):
             self._differ(f"reservation {reservation_id}: its pins on lots do not add up to what it holds")
 

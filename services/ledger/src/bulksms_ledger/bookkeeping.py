@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from bulksms_ledger import refusals
-from bulksms_ledger.books import Book
+from bulksms_ledger.desks import Desk
+from bulksms_ledger.drafts import Draft, make_draft
 from bulksms_ledger.operations import (
     Answer,
+    AnyOperation,
     CreateAccount,
     Decision,
-    Operation,
     differing_fields,
-    encode_content,
     encode_outcome,
 )
 from bulksms_ledger.storage.books import (
-    PIECE,
     RawConnection,
     create_account,
     find_operations,
-    lock_book,
+    load_book,
+    lock_account,
+    lock_account_and_look,
     save_book,
-    save_entries,
 )
-from bulksms_ledger.writing import Writing
 from servicekit import errors
 from servicekit.clock import Clock
 from servicekit.database import Database, is_transient, violated_constraint
@@ -38,49 +37,111 @@ T = TypeVar("T")
 # answered from the record. Longer outages are the caller's to wait for.
 _REPEAT_DELAYS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 _TRANSACTION_TIMEOUT_SECONDS: Final = 10.0
-_SLICE: Final = 50  # operations decided before the event loop has its turn: some 0.3 ms
+_DESKS_MAX: Final = 64
 _OPERATIONS_KEY: Final = "operations_pkey"
 
 
 class Bookkeeper:
-    """Decides groups of operations, each group on one account, under the account's lock."""
+    """Decides groups of operations, each group on one account, under the account's lock.
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    A transaction holds the lock of one account only, so no two can wait for each other in a circle. At most
+    `writing_at_once` connections are in use for it.
+    """
+
+    def __init__(self, database: Database, clock: Clock, *, writing_at_once: int = 8) -> None:
         self._database = database
         self._clock = clock
+        self._writing_at_once = asyncio.Semaphore(writing_at_once)
+        self._desks: dict[str, Desk] = {}  # those used last at the end
 
-    async def decide(self, tenant_id: str, operations: Sequence[Operation]) -> list[Decision]:
+    async def decide(self, tenant_id: str, operations: Sequence[AnyOperation]) -> list[Decision]:
         """Decide the operations in order and commit them together.
 
-        A transaction holds the lock of one account only, so no two can wait for each other in a circle.
+        Groups of one account are committed in the order they come. While one is written the next may be decided
+        already, on what the one before leaves: the account's row, locked, says whether that has come true. Where it has
+        not (another process has been at the account, the group before failed, a request id has been used before) the
+        group is decided again, on what there is.
         """
-
-        async def decide_once(connection: RawConnection) -> list[Decision]:
-            book = await lock_book(connection, tenant_id, operations)
-            if book is None:
-                refusal = refusals.account_not_found(tenant_id)
-                return [Decision(refusal, replayed=False) for _ in operations]
-            now = self._clock.now()
-            decisions = await _decide_and_write(connection, book, operations, now)
-            await save_book(connection, book, now)
-            return decisions
-
-        return await self._repeated(decide_once)
+        with self._desk(tenant_id) as desk:
+            async with desk.deciding:
+                draft = await self._decide_ahead(desk, operations)
+                if draft is None:
+                    async with desk.writing:
+                        return await self._write(tenant_id, desk, operations, None)
+                await desk.writing.acquire()
+            try:
+                return await self._write(tenant_id, desk, operations, draft)
+            finally:
+                desk.writing.release()
 
     async def create_account(self, operation: CreateAccount) -> Decision:
         """Open an account; one that exists is answered as replayed, unless the request id is another operation's."""
 
         async def create_once(connection: RawConnection) -> Decision:
-            content = encode_content(operation)
             for known in await find_operations(connection, [operation.request_id]):
-                if known.content != content:
-                    differs = differing_fields(known.content, content)
+                if known.operation != operation:
+                    differs = differing_fields(known.operation, operation)
                     return Decision(refusals.request_id_reused(operation.request_id, differs), replayed=False)
             outcome = Answer()
             created = await create_account(connection, operation, encode_outcome(outcome), self._clock.now())
             return Decision(outcome, replayed=not created)
 
         return await self._repeated(create_once)
+
+    @contextmanager
+    def _desk(self, tenant_id: str) -> Iterator[Desk]:
+        desk = self._desks.pop(tenant_id) if tenant_id in self._desks else Desk()
+        self._desks[tenant_id] = desk
+        desk.groups += 1
+        try:
+            yield desk
+        finally:
+            desk.groups -= 1
+            while len(self._desks) > _DESKS_MAX:
+                idle = next((name for name, one in self._desks.items() if not one.groups), None)
+                if idle is None:
+                    break
+                del self._desks[idle]
+
+    async def _decide_ahead(self, desk: Desk, operations: Sequence[AnyOperation]) -> Draft | None:
+        base = desk.take_for(operations, self._clock.monotonic())
+        if base is None:
+            return None
+        draft = await make_draft(base.following(), operations, self._clock.now(), base=base)
+        desk.decided(draft.book)
+        return draft
+
+    async def _write(
+        self, tenant_id: str, desk: Desk, operations: Sequence[AnyOperation], ahead: Draft | None
+    ) -> list[Decision]:
+        """Commit what has been decided ahead, or else decide and commit."""
+
+        async def write_once(connection: RawConnection) -> Draft | None:
+            if ahead is None:
+                account = await lock_account(connection, tenant_id)
+            else:
+                account, has_repeats = await lock_account_and_look(connection, tenant_id, operations)
+                if account is not None and not has_repeats and desk.has_come_true(ahead, account):
+                    await save_book(connection, ahead.book, ahead.packed, ahead.decided_at)
+                    return ahead
+            if account is None:
+                return None
+            book = desk.recall(await load_book(connection, account, operations), self._clock.monotonic())
+            draft = await make_draft(book, operations, self._clock.now())
+            await save_book(connection, draft.book, draft.packed, draft.decided_at)
+            return draft
+
+        try:
+            async with self._writing_at_once:
+                draft = await self._repeated(write_once)
+        except BaseException:
+            desk.forget()
+            raise
+        if draft is None:
+            refusal = refusals.account_not_found(tenant_id)
+            return [Decision(refusal, replayed=False) for _ in operations]
+        desk.settle(draft)
+        return draft.decisions
 
     async def _repeated(self, body: Callable[[RawConnection], Awaitable[T]]) -> T:
         for delay_seconds in _REPEAT_DELAYS_SECONDS:
@@ -100,25 +161,6 @@ class Bookkeeper:
             raise errors.unavailable(
                 "DATABASE_SLOW", "The database did not answer in time: repeat with the same request_id."
             ) from None
-
-
-async def _decide_and_write(
-    connection: RawConnection, book: Book, operations: Sequence[Operation], now: datetime
-) -> list[Decision]:
-    """Decide piece by piece; while the database writes the entries of one piece, the next is decided."""
-    decisions: list[Decision] = []
-    written = 0
-    async with Writing() as writing:
-        for start in range(0, len(operations), PIECE):
-            piece = operations[start : start + PIECE]
-            for first in range(0, len(piece), _SLICE):
-                decisions += [book.decide(operation, now) for operation in piece[first : first + _SLICE]]
-                # The write before has several things to tell the database, one upon the answer to the other.
-                await asyncio.sleep(0)
-            if len(book.entries) > written:
-                await writing.begin(save_entries(connection, book.account, book.entries[written:]))
-                written = len(book.entries)
-    return decisions
 
 
 def _may_repeat(error: Exception) -> bool:

@@ -12,15 +12,17 @@ from bulksms_ledger.decisions import State, apply
 from bulksms_ledger.entries import Entry, EntryKind
 from bulksms_ledger.lots import Lot, Lots
 from bulksms_ledger.operations import (
+    Answer,
+    AnyOperation,
+    Capture,
     Decision,
     Operation,
     Recorded,
     SetSubscription,
     differing_fields,
-    encode_content,
 )
 from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.reservations import Reservation
+from bulksms_ledger.reservations import Hold
 
 
 class Book:
@@ -31,60 +33,93 @@ class Book:
         account: Account,
         *,
         lots: Lots,
-        reservations: Iterable[Reservation],
+        holds: Iterable[Hold],
         operations: Iterable[Recorded],
         source_refs: Iterable[str],
     ) -> None:
         self.account = account
         self._lots = self._loaded_lots = lots
         # By the ids' numbers: hashing a UUID can be a call of Python code, made several times per operation.
-        self._reservations = {reservation.reservation_id.int: reservation for reservation in reservations}
-        self._operations = {operation.request_id.int: operation for operation in operations}
+        self._holds = {hold.reservation.reservation_id.int: hold for hold in holds}
+        self._operations = {recorded.operation.request_id.int: recorded for recorded in operations}
         self._source_refs = frozenset(source_refs)
         self._touched: set[int] = set()
         self.entries: list[Entry] = []
         self.recorded: list[Recorded] = []
         self.subscription_changes: list[SetSubscription] = []
 
-    def decide(self, operation: Operation, now: datetime) -> Decision:
+    def decide(self, operation: AnyOperation, now: datetime) -> Decision:
         """Decide one operation, or answer as its first time did."""
-        content = encode_content(operation)
-        known = self._operations.get(operation.request_id.int)
+        request_number = operation.request_id.int
+        known = self._operations.get(request_number)
         if known is not None:
-            return _replay(known, operation, content)
+            return _replay(known, operation)
         reservation_id: UUID | None = getattr(operation, "reservation_id", None)
-        reservation = self._reservations.get(reservation_id.int) if reservation_id is not None else None
-        state, step = apply(State(self.account, self._lots, reservation, self._source_refs), operation, now)
+        hold = self._holds.get(reservation_id.int) if reservation_id is not None else None
+        state, step = apply(State(self.account, self._lots, hold, self._source_refs), operation, now)
         self.account, self._lots, self._source_refs = state.account, state.lots, state.source_refs
         self.entries.extend(step.entries)
-        if isinstance(step.outcome, Refusal):
-            if not step.outcome.is_kept:
-                return Decision(step.outcome, replayed=False)
-        elif state.reservation is not None:
-            number = state.reservation.reservation_id.int
-            self._reservations[number] = state.reservation
+        outcome = step.outcome
+        if isinstance(outcome, Refusal):
+            if not outcome.is_kept:
+                return Decision(outcome, False)
+        elif state.hold is not None:
+            number = state.hold.reservation.reservation_id.int
+            self._holds[number] = state.hold
             self._touched.add(number)
         elif isinstance(operation, SetSubscription):
             self.subscription_changes.append(operation)
-        recorded = Recorded(operation.request_id, operation.tenant_id, content, step.outcome)
-        self._operations[operation.request_id.int] = recorded
+        is_capture = type(operation) is Capture and type(outcome) is Answer
+        recorded = Recorded(operation, outcome, step.entries[-1].version if is_capture else 0)
+        self._operations[request_number] = recorded
         self.recorded.append(recorded)
-        return Decision(step.outcome, replayed=False)
+        return Decision(outcome, False)
+
+    def knows(self, operations: Iterable[Operation]) -> bool:
+        """Whether these can be decided without a look at the database, request ids used before apart.
+
+        That is what is asked of reservations this book has: captures above all. What makes a reservation or brings a
+        purchase in depends on what is not in the book.
+        """
+        known = self._holds
+        return all(
+            (reservation_id := getattr(operation, "reservation_id", None)) is not None and reservation_id.int in known
+            for operation in operations
+        )
+
+    def following(self) -> Book:
+        """The book for the next group: what this one leaves. Call it once, when this group has been decided."""
+        book = Book(self.account, lots=self._lots, holds=(), operations=self.recorded, source_refs=())
+        book._holds = self._holds  # not a copy: that would be the larger part of a small group
+        return book
+
+    def recall(self, known: Book) -> None:
+        """Add what another book of the same state of the account knows; that book must not be used any more."""
+        self._holds = known._holds | self._holds
 
     @property
-    def changed_reservations(self) -> list[Reservation]:
+    def reservations_known(self) -> int:
+        """How many reservations the book has."""
+        return len(self._holds)
+
+    @property
+    def changed_holds(self) -> list[Hold]:
         """Reservations made or moved by the group, as they are now."""
-        return [self._reservations[number] for number in self._touched]
+        return [self._holds[number] for number in self._touched]
 
     @property
     def new_lots(self) -> list[tuple[Entry, int]]:
         """Lots brought in by the group: the entry that did, and what is still available of it."""
+        if self._lots is self._loaded_lots:  # as captures leave them
+            return []
         available = {lot.version: lot.available for lot in self._lots}
         return [(entry, available.get(entry.version, 0)) for entry in self.entries if brings_lot(entry)]
 
     @property
     def changed_lots(self) -> list[Lot]:
         """Lots from before the group whose available credits it changed."""
+        if self._lots is self._loaded_lots:
+            return []
         before = {lot.version: lot for lot in self._loaded_lots}
         after = {lot.version: lot for lot in self._lots}
         new = {entry.version for entry in self.entries}
@@ -97,10 +132,10 @@ def brings_lot(entry: Entry) -> bool:
     return entry.kind is EntryKind.GRANT or (entry.kind is EntryKind.ADJUST and entry.units > 0)
 
 
-def _replay(known: Recorded, operation: Operation, content: str) -> Decision:
-    if known.content == content:
+def _replay(known: Recorded, operation: AnyOperation) -> Decision:
+    if known.operation == operation:
         return Decision(known.outcome, replayed=True)
-    if known.tenant_id != operation.tenant_id:  # of another tenant's operation nothing else is told
+    if known.operation.tenant_id != operation.tenant_id:  # of another tenant's operation nothing else is told
         return Decision(refusals.request_id_reused(operation.request_id, ["tenant_id"]), replayed=False)
-    differs = differing_fields(known.content, content)
+    differs = differing_fields(known.operation, operation)
     return Decision(refusals.request_id_reused(operation.request_id, differs), replayed=False)

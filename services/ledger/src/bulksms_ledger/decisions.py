@@ -28,7 +28,7 @@ from bulksms_ledger.operations import (
 )
 from bulksms_ledger.posting import enter
 from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.reservations import Reservation, ReservationState
+from bulksms_ledger.reservations import Hold, Reservation, ReservationState
 
 
 class State(msgspec.Struct, frozen=True, gc=False):
@@ -36,7 +36,7 @@ class State(msgspec.Struct, frozen=True, gc=False):
 
     account: Account
     lots: Lots
-    reservation: Reservation | None = None  # the one the operation names, if there is one
+    hold: Hold | None = None  # of the reservation the operation names, if there is one
     source_refs: frozenset[str] = frozenset()  # those already granted, as far as the operation's is concerned
 
 
@@ -50,15 +50,17 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 def apply(state: State, operation: Operation, now: datetime) -> tuple[State, Step]:
     """Decide one operation: the state after it, the entries it writes and what it answers.
 
-    Lots that have expired are written off first, and again when the operation gave credits back to one. Time never
-    runs backwards within an account, whatever the clocks of the replicas say.
+    Lots that have expired are written off first, and again when the operation gave credits back to one. A refusal that
+    is not kept changes nothing at all: its entries would name a request that is not on record. Time never runs
+    backwards within an account, whatever the clocks of the replicas say.
     """
     last = state.account.last_entry_at
     at = now if last is None or now > last else last
+    found = state
     state, before = _expire(state, operation, at)
     decided = _RULES[type(operation)](state, operation, at)
     if isinstance(decided, Refusal):
-        return state, Step(before, decided)
+        return (state, Step(before, decided)) if decided.is_kept else (found, Step((), decided))
     state, entries, answer = decided
     state, after = _expire(state, operation, at)
     if after:  # the balance in the answer is the one after everything the operation led to
@@ -111,7 +113,7 @@ def _adjust(state: State, operation: AdjustCredits, at: datetime) -> _Decided:
 
 def _reserve(state: State, operation: Reserve, at: datetime) -> _Decided:
     account, units = state.account, operation.units
-    if state.reservation is not None:
+    if state.hold is not None:
         return refusals.reservation_exists(operation.reservation_id)
     if account.subscription is None or not account.subscription.is_active(at):
         return refusals.subscription_inactive(account)
@@ -129,16 +131,16 @@ def _reserve(state: State, operation: Reserve, at: datetime) -> _Decided:
         open=units,
         opened_version=entry.version,
         created_at=at,
-        pins=pins,
     )
     answer = Answer(reservation=reservation, balance=account.balance(at))
-    return State(account, open_lots, reservation, state.source_refs), (entry,), answer
+    return State(account, open_lots, Hold(reservation, pins), state.source_refs), (entry,), answer
 
 
 def _capture(state: State, operation: Capture, at: datetime) -> _Decided:
-    reservation, units = state.reservation, operation.units
-    if reservation is None:
+    hold, units = state.hold, operation.units
+    if hold is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    reservation = hold.reservation
     refusal = _refuse_hold(reservation, units)
     if refusal is not None:
         return refusal
@@ -152,14 +154,16 @@ def _capture(state: State, operation: Capture, at: datetime) -> _Decided:
         reservation.campaign_id,
         evidence=operation.evidence,
     )
-    reservation = reservation.capture(units)
-    return State(account, state.lots, reservation, state.source_refs), (entry,), Answer(reservation=reservation)
+    hold = hold.capture(units)
+    answer = Answer(None, hold.reservation)
+    return State(account, state.lots, hold, state.source_refs), (entry,), answer
 
 
 def _release(state: State, operation: Release, at: datetime) -> _Decided:
-    reservation, units = state.reservation, operation.units
-    if reservation is None:
+    hold, units = state.hold, operation.units
+    if hold is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    reservation = hold.reservation
     refusal = _refuse_hold(reservation, units)
     if refusal is not None:
         return refusal
@@ -173,15 +177,16 @@ def _release(state: State, operation: Release, at: datetime) -> _Decided:
         reservation.campaign_id,
         reason=operation.reason,
     )
-    reservation, returned = reservation.release(units)
-    state = State(account, lots.put_back(state.lots, returned), reservation, state.source_refs)
-    return state, (entry,), Answer(reservation=reservation)
+    hold, returned = hold.release(units)
+    state = State(account, lots.put_back(state.lots, returned), hold, state.source_refs)
+    return state, (entry,), Answer(reservation=hold.reservation)
 
 
 def _close(state: State, operation: Close, at: datetime) -> _Decided:
-    reservation = state.reservation
-    if reservation is None:
+    hold = state.hold
+    if hold is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    reservation = hold.reservation
     if reservation.state is ReservationState.CLOSED:
         return refusals.reservation_closed(reservation.reservation_id)
     if reservation.captured != operation.expected_captured:
@@ -195,15 +200,16 @@ def _close(state: State, operation: Close, at: datetime) -> _Decided:
         reservation.reservation_id,
         reservation.campaign_id,
     )
-    reservation, returned = reservation.close(at)
-    state = State(account, lots.put_back(state.lots, returned), reservation, state.source_refs)
-    return state, (entry,), Answer(reservation=reservation, balance=account.balance(at))
+    hold, returned = hold.close(at)
+    state = State(account, lots.put_back(state.lots, returned), hold, state.source_refs)
+    return state, (entry,), Answer(reservation=hold.reservation, balance=account.balance(at))
 
 
 def _refund(state: State, operation: Refund, at: datetime) -> _Decided:
-    reservation, units = state.reservation, operation.units
-    if reservation is None:
+    hold, units = state.hold, operation.units
+    if hold is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
+    reservation = hold.reservation
     refundable = reservation.captured - reservation.refunded
     if units > refundable:
         return refusals.refund_exceeded(units, refundable)
@@ -217,9 +223,9 @@ def _refund(state: State, operation: Refund, at: datetime) -> _Decided:
         reservation.campaign_id,
         reason=operation.reason,
     )
-    reservation, returned = reservation.refund(units)
-    state = State(account, lots.put_back(state.lots, returned), reservation, state.source_refs)
-    return state, (entry,), Answer(reservation=reservation, balance=account.balance(at))
+    hold, returned = hold.refund(units)
+    state = State(account, lots.put_back(state.lots, returned), hold, state.source_refs)
+    return state, (entry,), Answer(reservation=hold.reservation, balance=account.balance(at))
 
 
 def _expire_lots(state: State, operation: ExpireLots, at: datetime) -> _Decided:
@@ -246,7 +252,7 @@ def _expire(state: State, operation: Operation, at: datetime) -> tuple[State, tu
             account, operation, at, EntryKind.EXPIRE, lot.available, reason=f"lot {lot.version} expired"
         )
         entries.append(entry)
-    return State(account, state.lots[len(due) :], state.reservation, state.source_refs), tuple(entries)
+    return State(account, state.lots[len(due) :], state.hold, state.source_refs), tuple(entries)
 
 
 _RULES: Final[dict[type[Operation], Callable[[State, Any, datetime], _Decided]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -106,6 +107,18 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_fiel
 
 
 Outcome = Answer | Refusal
+AnyOperation = (
+    CreateAccount
+    | SetSubscription
+    | GrantCredits
+    | AdjustCredits
+    | Reserve
+    | Capture
+    | Release
+    | Close
+    | Refund
+    | ExpireLots
+)
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -116,35 +129,34 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An operation as it is kept: its content, to tell a repeat from a reuse, and its outcome."""
+    """An operation as it is kept, to tell a repeat from a reuse of its request id, and its outcome."""
 
-    request_id: UUID
-    tenant_id: str
-    content: str
+    operation: AnyOperation
     outcome: Outcome
+    told_by: int = 0  # of a capture carried out: the version of its entry, which holds all that was asked for
 
 
 def encode_content(operation: Operation) -> str:
-    """The operation as the text that repeats are compared with; equal text means equal content."""
-    return _content_encoder.encode(operation).decode()
+    """The operation as it is stored."""
+    return _encode(operation).decode()
 
 
 def encode_outcome(outcome: Outcome) -> str:
     """The outcome as it is stored."""
-    return _content_encoder.encode(outcome).decode()
+    return _encode(outcome).decode()
 
 
 def decode_outcome(text: str) -> Outcome:
     """The stored outcome."""
-    return _outcome_decoder.decode(text)
+    return _decode_outcome(text)
 
 
-def differing_fields(content: str, other: str) -> list[str]:
-    """Names of the fields in which two contents differ, sorted."""
-    first: dict[str, Any] = msgspec.json.decode(content)
-    second: dict[str, Any] = msgspec.json.decode(other)
+def differing_fields(operation: Operation, other: Operation) -> list[str]:
+    """Names of the fields in which two operations differ, sorted."""
+    first: dict[str, Any] = msgspec.to_builtins(operation)
+    second: dict[str, Any] = msgspec.to_builtins(other)
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
 
 
-_content_encoder: Final = msgspec.json.Encoder()
-_outcome_decoder: Final[msgspec.json.Decoder[Outcome]] = msgspec.json.Decoder(Outcome)
+_encode: Final = msgspec.json.Encoder().encode
+_decode_outcome: Final[Callable[[str], Outcome]] = msgspec.json.Decoder(Outcome).decode

@@ -20,7 +20,7 @@ class ReservationState(IntEnum):
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A hold of credits. Always: units = open + captured + released, and refunded ≤ captured."""
+    """A hold of credits as it is told. Always: units = open + captured + released, and refunded ≤ captured."""
 
     reservation_id: UUID
     tenant_id: str
@@ -29,43 +29,53 @@ class Reservation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     open: int
     opened_version: int  # of the entry that made it
     created_at: datetime
-    pins: Pins
     captured: int = 0
     released: int = 0
     refunded: int = 0
     state: ReservationState = ReservationState.OPEN
     closed_at: datetime | None = None
 
-    def capture(self, units: int) -> Reservation:
+
+class Hold(msgspec.Struct, frozen=True, gc=False):
+    """A reservation, and the lots whose credits it holds and has captured."""
+
+    reservation: Reservation
+    pins: Pins
+
+    def capture(self, units: int) -> Hold:
         """Spend held credits; the caller has checked that so many are open."""
-        return Reservation(
-            self.reservation_id,
-            self.tenant_id,
-            self.campaign_id,
-            self.units,
-            self.open - units,
-            self.opened_version,
-            self.created_at,
-            lots.capture(self.pins, units),
-            self.captured + units,
-            self.released,
-            self.refunded,
-            self.state,
-            self.closed_at,
+        before = self.reservation
+        reservation = Reservation(
+            before.reservation_id,
+            before.tenant_id,
+            before.campaign_id,
+            before.units,
+            before.open - units,
+            before.opened_version,
+            before.created_at,
+            before.captured + units,
+            before.released,
+            before.refunded,
+            before.state,
+            before.closed_at,
         )
+        return Hold(reservation, lots.capture(self.pins, units))
 
-    def release(self, units: int) -> tuple[Reservation, list[Lot]]:
+    def release(self, units: int) -> tuple[Hold, list[Lot]]:
         """Give held credits back to their lots; the caller has checked that so many are open."""
+        before = self.reservation
         pins, returned = lots.release(self.pins, units)
-        released = self.released + units
-        return msgspec.structs.replace(self, open=self.open - units, released=released, pins=pins), returned
+        after = msgspec.structs.replace(before, open=before.open - units, released=before.released + units)
+        return Hold(after, pins), returned
 
-    def close(self, at: datetime) -> tuple[Reservation, list[Lot]]:
+    def close(self, at: datetime) -> tuple[Hold, list[Lot]]:
         """End the hold and give back what is still open."""
-        reservation, returned = self.release(self.open)
-        return msgspec.structs.replace(reservation, state=ReservationState.CLOSED, closed_at=at), returned
+        hold, returned = self.release(self.reservation.open)
+        closed = msgspec.structs.replace(hold.reservation, state=ReservationState.CLOSED, closed_at=at)
+        return Hold(closed, hold.pins), returned
 
-    def refund(self, units: int) -> tuple[Reservation, list[Lot]]:
+    def refund(self, units: int) -> tuple[Hold, list[Lot]]:
         """Give captured credits back to their lots; the caller has checked that so many are refundable."""
         pins, returned = lots.refund(self.pins, units)
-        return msgspec.structs.replace(self, refunded=self.refunded + units, pins=pins), returned
+        after = msgspec.structs.replace(self.reservation, refunded=self.reservation.refunded + units)
+        return Hold(after, pins), returned

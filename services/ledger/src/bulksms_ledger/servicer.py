@@ -14,7 +14,7 @@ from bulksms_ledger import refusals, requests, responses
 from bulksms_ledger.accounts import Account
 from bulksms_ledger.bookkeeping import Bookkeeper
 from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.operations import Answer, Decision, Operation
+from bulksms_ledger.operations import Answer, AnyOperation, Decision
 from bulksms_ledger.refusals import Refusal
 from bulksms_ledger.reservations import ReservationState
 from bulksms_ledger.storage.reading import Reader
@@ -101,7 +101,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         if not 1 <= len(request.captures) <= requests.CAPTURES_MAX:
             check.wrong("captures", f"must be at least 1 and at most {requests.CAPTURES_MAX}")
         results = check.passed([pb.CaptureResult(request_id=capture.request_id) for capture in request.captures])
-        by_tenant: defaultdict[str, list[tuple[Operation, pb.CaptureResult]]] = defaultdict(list)
+        by_tenant: defaultdict[str, list[tuple[AnyOperation, pb.CaptureResult]]] = defaultdict(list)
         for capture, result in zip(request.captures, results, strict=True):
             try:
                 operation = requests.capture(capture)
@@ -216,11 +216,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             raise responses.error(refusals.account_not_found(tenant_id))
         return account
 
-    async def _decide(self, operation: Operation) -> tuple[Answer, bool]:
+    async def _decide(self, operation: AnyOperation) -> tuple[Answer, bool]:
         [decision] = await self._group_commit.decide(operation.tenant_id, [operation])
         return _answer(decision)
 
-    async def _capture_all(self, tenant_id: str, captures: Sequence[tuple[Operation, pb.CaptureResult]]) -> None:
+    async def _capture_all(self, tenant_id: str, captures: Sequence[tuple[AnyOperation, pb.CaptureResult]]) -> None:
         decisions = await self._group_commit.decide(tenant_id, [operation for operation, _ in captures])
         for (_, result), decision in zip(captures, decisions, strict=True):
             result.replayed = decision.replayed

@@ -13,7 +13,7 @@ from bulksms_ledger.books import brings_lot
 from bulksms_ledger.chain import Chain
 from bulksms_ledger.entries import Entry, EntryKind, Postings
 from bulksms_ledger.lots import Lot, Lots
-from bulksms_ledger.reservations import Reservation
+from bulksms_ledger.reservations import Hold, Reservation
 
 DIFFERENCES_MAX: Final = 100
 
@@ -34,7 +34,7 @@ class Verification:
         self._chain = Chain(self._differ)
         self._lots: Lots = ()
         self._granted_lots: dict[int, Entry] = {}
-        self._reservations: dict[UUID, Reservation] = {}
+        self._holds: dict[UUID, Hold] = {}
         self._closed: list[UUID] = []
         self._settled = 0
 
@@ -59,16 +59,16 @@ class Verification:
     @property
     def unsettled(self) -> list[UUID]:
         """Reservations still to be compared with what is stored, once all entries are read."""
-        return sorted(self._reservations)
+        return sorted(self._holds)
 
-    def settle(self, stored: Mapping[UUID, Reservation]) -> None:
+    def settle(self, stored: Mapping[UUID, Hold]) -> None:
         """Forget those of these reservations that are stored as recomputed so far."""
-        for reservation_id, reservation in stored.items():
-            if self._reservations.get(reservation_id) == reservation:
-                del self._reservations[reservation_id]
+        for reservation_id, hold in stored.items():
+            if self._holds.get(reservation_id) == hold:
+                del self._holds[reservation_id]
                 self._settled += 1
 
-    def compare_reservations(self, reservation_ids: Iterable[UUID], stored: Mapping[UUID, Reservation]) -> None:
+    def compare_reservations(self, reservation_ids: Iterable[UUID], stored: Mapping[UUID, Hold]) -> None:
         """Compare these reservations with what is stored, once all entries are read."""
         for reservation_id in reservation_ids:
             self._compare_reservation(reservation_id, stored.get(reservation_id))
@@ -76,7 +76,7 @@ class Verification:
     def compare(self, account: Account, stored_lots: Mapping[int, StoredLot], reservations: int) -> None:
         """Compare account, lots and the number of reservations with what is stored, once all entries are read."""
         self._chain.compare(account)
-        recomputed_reservations = self._settled + len(self._reservations)
+        recomputed_reservations = self._settled + len(self._holds)
         if recomputed_reservations != reservations:
             self._differ(f"{reservations} reservations are stored, {recomputed_reservations} are in entries")
         available = {lot.version: lot.available for lot in self._lots}
@@ -114,10 +114,10 @@ class Verification:
         self._lots = self._lots[1:]
 
     def _open(self, entry: Entry, reservation_id: UUID) -> None:
-        if reservation_id in self._reservations:
+        if reservation_id in self._holds:
             raise LookupError(f"reservation {reservation_id} had been made already")
         self._lots, pins = lots.take(self._lots, entry.units)
-        self._reservations[reservation_id] = Reservation(
+        reservation = Reservation(
             reservation_id=reservation_id,
             tenant_id=entry.tenant_id,
             campaign_id=entry.campaign_id,
@@ -125,36 +125,38 @@ class Verification:
             open=entry.units,
             opened_version=entry.version,
             created_at=entry.created_at,
-            pins=pins,
         )
+        self._holds[reservation_id] = Hold(reservation, pins)
 
     def _move(self, entry: Entry, reservation_id: UUID) -> None:
-        reservation = self._reservations.get(reservation_id)
-        if reservation is None:
+        hold = self._holds.get(reservation_id)
+        if hold is None:
             raise LookupError(f"reservation {reservation_id} had not been made")
         returned: list[Lot] = []
         if entry.kind is EntryKind.CAPTURE:
-            reservation = reservation.capture(entry.units)
+            hold = hold.capture(entry.units)
         elif entry.kind is EntryKind.RELEASE:
-            reservation, returned = reservation.release(entry.units)
+            hold, returned = hold.release(entry.units)
         elif entry.kind is EntryKind.CLOSE:
-            if reservation.open != entry.units:
-                raise LookupError(f"reservation {reservation_id} had {reservation.open} open, not {entry.units}")
-            reservation, returned = reservation.close(entry.created_at)
+            held = hold.reservation.open
+            if held != entry.units:
+                raise LookupError(f"reservation {reservation_id} had {held} open, not {entry.units}")
+            hold, returned = hold.close(entry.created_at)
             self._closed.append(reservation_id)
         else:
-            reservation, returned = reservation.refund(entry.units)
-        self._reservations[reservation_id] = reservation
+            hold, returned = hold.refund(entry.units)
+        self._holds[reservation_id] = hold
         self._lots = lots.put_back(self._lots, returned)
 
-    def _compare_reservation(self, reservation_id: UUID, stored: Reservation | None) -> None:
-        recomputed = self._reservations.get(reservation_id)
+    def _compare_reservation(self, reservation_id: UUID, stored: Hold | None) -> None:
+        recomputed = self._holds.get(reservation_id)
         if stored is None or recomputed is None:
             self._differ(f"reservation {reservation_id} is in entries but not stored")
             return
-        differing = [
-            name for name in Reservation.__struct_fields__ if getattr(stored, name) != getattr(recomputed, name)
-        ]
+        one, other = stored.reservation, recomputed.reservation
+        differing = [name for name in Reservation.__struct_fields__ if getattr(one, name) != getattr(other, name)]
+        if stored.pins != recomputed.pins:
+            differing.append("pins")
         if differing:
             self._differ(
                 f"reservation {reservation_id} is stored otherwise than the entries say: {', '.join(differing)}"

@@ -9,7 +9,7 @@ import msgspec
 from bulksms_ledger.accounts import Account, Subscription, SubscriptionStatus
 from bulksms_ledger.entries import Entry, EntryKind, Evidence
 from bulksms_ledger.lots import Pins
-from bulksms_ledger.reservations import Reservation, ReservationState
+from bulksms_ledger.reservations import Hold, Reservation, ReservationState
 
 
 class Row(Protocol):
@@ -52,13 +52,17 @@ def reservation_from_row(row: Row) -> Reservation:
         open=row["open_units"],
         opened_version=row["opened_version"],
         created_at=row["created_at"],
-        pins=_pins(row["pins"]),
         captured=row["captured"],
         released=row["released"],
         refunded=row["refunded"],
         state=_STATES[row["state"]],
         closed_at=row["closed_at"],
     )
+
+
+def hold_from_row(row: Row) -> Hold:
+    """The reservation of a `reservations` row with its pins."""
+    return Hold(reservation_from_row(row), msgspec.convert(row["pins"], Pins))
 
 
 def entry_from_row(row: Row) -> Entry:
@@ -89,16 +93,13 @@ def encode_json(value: object) -> str:
     return _encode(value).decode()
 
 
-def _pins(value: Any) -> Pins:
-    # asyncpg hands out text, SQLAlchemy the parsed value.
-    return _decode_pins(value) if isinstance(value, str) else msgspec.convert(value, Pins)
-
-
-def _evidence(value: Any) -> Evidence:
-    return _decode_evidence(value) if isinstance(value, str) else msgspec.convert(value, Evidence)
+def _evidence(text: str) -> Evidence:
+    try:
+        return _decode_evidence(text)
+    except msgspec.MsgspecError:  # somebody has changed it: the entry's hash is not that of this, and will say so
+        return Evidence(batch_id=text)
 
 
 _STATES: Final = {int(state): state for state in ReservationState}
 _encode: Final = msgspec.json.Encoder().encode
-_decode_pins: Final = msgspec.json.Decoder(Pins).decode
 _decode_evidence: Final = msgspec.json.Decoder(Evidence).decode

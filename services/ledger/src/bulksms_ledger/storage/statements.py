@@ -10,35 +10,61 @@ ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id
 """
 
 # Columns by name: what a prepared statement returns must not change when a migration adds one.
-LOCK_ACCOUNT: Final = """
-SELECT tenant_id, created_at, available, reserved, captured, version, entry_hash, last_entry_at,
+_ACCOUNT = """
+    tenant_id, created_at, available, reserved, captured, version, entry_hash, last_entry_at,
     subscription_status, subscription_active_until, subscription_reason, subscription_updated_at
+"""
+
+LOCK_ACCOUNT: Final = f"SELECT {_ACCOUNT} FROM accounts WHERE tenant_id = $1 FOR UPDATE"
+
+# For who has decided already: the account, and whether one of the request ids has been used. What is committed while
+# this waits for the lock it may not see: the key of operations does.
+LOCK_ACCOUNT_AND_LOOK: Final = f"""
+SELECT {_ACCOUNT},
+    EXISTS (SELECT FROM operations WHERE request_id = ANY ($2::uuid[])) AS has_repeats
 FROM accounts WHERE tenant_id = $1 FOR UPDATE
 """
 
-FIND_OPERATIONS: Final = """
-SELECT request_id, tenant_id, content, outcome FROM operations WHERE request_id = ANY ($1::uuid[])
+# An operation and its outcome as one JSON document; of a capture both are told from its entry and its reservation.
+_RECORDED = """
+CASE WHEN content IS NOT NULL THEN json_build_object('operation', content::json, 'outcome', outcome::json) ELSE (
+    SELECT json_build_object(
+        'operation', json_strip_nulls(json_build_object(
+            'operation', 'Capture', 'request_id', operations.request_id, 'tenant_id', operations.tenant_id,
+            'reservation_id', entries.reservation_id, 'units', entries.units, 'evidence', entries.evidence::json)),
+        'outcome', json_build_object('outcome', 'answer', 'reservation', json_build_object(
+            'reservation_id', reservations.reservation_id, 'tenant_id', reservations.tenant_id,
+            'campaign_id', reservations.campaign_id, 'units', reservations.units,
+            'open', reservations.units - operations.captured - operations.released,
+            'opened_version', reservations.opened_version, 'created_at', reservations.created_at,
+            'captured', operations.captured, 'released', operations.released, 'refunded', operations.refunded)))
+    FROM entries JOIN reservations USING (tenant_id, reservation_id)
+    WHERE entries.tenant_id = operations.tenant_id AND entries.version = operations.told_by)
+END
 """
+
+FIND_OPERATIONS: Final = f"SELECT ({_RECORDED})::text FROM operations WHERE request_id = ANY ($1::uuid[])"
 
 # All that a group of operations needs, as one JSON document whose names are those of the domain's values: four
 # statements would wait for the network four times. Lots come in the order they are used up: earliest expiry first,
 # then as they came in.
-LOAD_BOOK: Final = """
+LOAD_BOOK: Final = f"""
 SELECT json_build_object(
     'lots', ARRAY(
         SELECT json_build_object('version', version, 'expires_at', expires_at, 'available', available)
         FROM lots WHERE tenant_id = $1 AND available > 0
         ORDER BY lots.expires_at NULLS LAST, lots.version),
-    'reservations', ARRAY(
+    'holds', ARRAY(
         SELECT json_build_object(
-            'reservation_id', reservation_id, 'tenant_id', tenant_id, 'campaign_id', campaign_id, 'units', units,
-            'open', open_units, 'opened_version', opened_version, 'created_at', created_at, 'pins', pins,
-            'captured', captured, 'released', released, 'refunded', refunded, 'state', state,
-            'closed_at', closed_at)
+            'reservation', json_build_object(
+                'reservation_id', reservation_id, 'tenant_id', tenant_id, 'campaign_id', campaign_id, 'units', units,
+                'open', open_units, 'opened_version', opened_version, 'created_at', created_at,
+                'captured', captured, 'released', released, 'refunded', refunded, 'state', state,
+                'closed_at', closed_at),
+            'pins', pins)
         FROM reservations WHERE tenant_id = $1 AND reservation_id = ANY ($2::uuid[])),
     'operations', ARRAY(
-        SELECT json_build_object(
-            'request_id', request_id, 'tenant_id', tenant_id, 'content', content, 'outcome', outcome::json)
+        SELECT {_RECORDED}
         FROM operations WHERE request_id = ANY ($3::uuid[])),
     'source_refs', ARRAY(
         SELECT source_ref FROM lots WHERE tenant_id = $1 AND source_ref = ANY ($4::text[]))
@@ -52,12 +78,6 @@ UPDATE accounts SET
     subscription_updated_at = $11
 WHERE tenant_id = $1
 """
-
-ENTRY_COLUMNS: Final = (
-    "tenant_id", "version", "kind", "units", "granted_posting", "available_posting", "reserved_posting",
-    "captured_posting", "available_after", "reserved_after", "captured_after", "reservation_id", "campaign_id",
-    "request_id", "reason", "source_ref", "expires_at", "evidence", "created_at", "hash",
-)  # fmt: skip
 
 INSERT_LOTS: Final = """
 INSERT INTO lots (tenant_id, version, units, available, expires_at, source_ref, created_at)
@@ -87,8 +107,6 @@ ON CONFLICT (tenant_id, reservation_id) DO UPDATE SET
 INSERT_OPERATION: Final = """
 INSERT INTO operations (request_id, tenant_id, content, outcome, created_at) VALUES ($1, $2, $3, $4, $5)
 """
-
-OPERATION_COLUMNS: Final = ("request_id", "tenant_id", "content", "outcome", "created_at")
 
 INSERT_SUBSCRIPTION_EVENT: Final = """
 INSERT INTO subscription_events (tenant_id, request_id, status, active_until, reason, created_at)

@@ -95,21 +95,26 @@ entries: Final = Table(
     Column("reason", Text, nullable=False),
     Column("source_ref", Text, nullable=False),
     Column("expires_at", _INSTANT),
-    Column("evidence", JSONB),
+    Column("evidence", Text),  # JSON
     Column("created_at", _INSTANT, nullable=False),
     Column("hash", LargeBinary, nullable=False),
 )
 
 # Every request decided, append-only: its content tells a repeat from a reuse of the id, its outcome is its answer for
-# ever.
+# ever. Of a capture carried out the entry `told_by` says what was asked for; only its reservation's figures after it
+# are kept here.
 operations: Final = Table(
     "operations",
     METADATA,
     Column("request_id", Uuid, primary_key=True),
     Column("tenant_id", _BYTE_ORDER, nullable=False),
-    Column("content", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
+    Column("content", Text),
+    Column("outcome", Text),
     Column("created_at", _INSTANT, nullable=False),
+    Column("told_by", BigInteger),
+    Column("captured", BigInteger),
+    Column("released", BigInteger),
+    Column("refunded", BigInteger),
 )
 
 # How far each account has been audited, shared by the auditors of all replicas; what did not hold, and since when.

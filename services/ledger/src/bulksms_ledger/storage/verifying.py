@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_ledger.accounts import Account
 from bulksms_ledger.entries import Entry, Postings
-from bulksms_ledger.reservations import Reservation
-from bulksms_ledger.storage.rows import account_from_row, entry_from_row, reservation_from_row
+from bulksms_ledger.reservations import Hold
+from bulksms_ledger.storage.rows import account_from_row, entry_from_row, hold_from_row
 from bulksms_ledger.storage.tables import accounts, entries, lots, operations, reservations
 from bulksms_ledger.verification import StoredLot, Verification
 from servicekit.database import Database
@@ -36,11 +36,11 @@ async def verify_account(database: Database, tenant_id: str) -> Verification | N
             for entry, stored, on_record in page:
                 verification.read(entry, stored, on_record=on_record)
             if closed := verification.take_closed():
-                verification.settle(await snapshot.reservations(closed))
+                verification.settle(await snapshot.holds(closed))
         unsettled = verification.unsettled
         for start in range(0, len(unsettled), _PAGE):
             some = unsettled[start : start + _PAGE]
-            verification.compare_reservations(some, await snapshot.reservations(some))
+            verification.compare_reservations(some, await snapshot.holds(some))
         verification.compare(account, await snapshot.lots(), await snapshot.count_reservations())
         return verification
 
@@ -74,7 +74,10 @@ class Snapshot:
     async def entries(self, after: int, limit: int) -> list[StoredEntry]:
         """Entries behind a version, in order."""
         on_record = exists(literal(1)).where(
-            operations.c.request_id == entries.c.request_id, operations.c.tenant_id == entries.c.tenant_id
+            operations.c.request_id == entries.c.request_id,
+            operations.c.tenant_id == entries.c.tenant_id,
+            # A capture's operation is told from its entry, so it must be this one.
+            func.coalesce(operations.c.told_by, entries.c.version) == entries.c.version,
         )
         rows = await self._fetch(
             select(entries, on_record.label("on_record"))
@@ -84,7 +87,7 @@ class Snapshot:
         )
         return [(entry_from_row(row), _postings(row), row["on_record"]) for row in rows]
 
-    async def reservations(self, reservation_ids: Sequence[UUID]) -> dict[UUID, Reservation]:
+    async def holds(self, reservation_ids: Sequence[UUID]) -> dict[UUID, Hold]:
         """These reservations, by their ids."""
         rows = await self._fetch(
             select(reservations).where(
@@ -92,7 +95,7 @@ class Snapshot:
                 reservations.c.reservation_id == func.any(list(reservation_ids)),
             )
         )
-        return {row["reservation_id"]: reservation_from_row(row) for row in rows}
+        return {row["reservation_id"]: hold_from_row(row) for row in rows}
 
     async def count_reservations(self) -> int:
         """How many reservations are stored."""

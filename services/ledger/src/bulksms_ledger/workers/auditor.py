@@ -120,7 +120,7 @@ class Auditor:
         piece = await snapshot.entries(after, PIECE)
         examiner.read(after, previous, piece)
         if touched := touched_reservations(piece):
-            stored = await snapshot.reservations(touched)
+            stored = await snapshot.holds(touched)
             moved = await storage.movements(connection, snapshot.tenant_id, touched)
             for reservation_id, its_movements in moved.items():
                 if its_movements.entries <= storage.MOVEMENTS_MAX:
