@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -34,8 +34,12 @@ _RETRY_AFTER = timedelta(milliseconds=500)
 _NOT_OVERRIDDEN = "Method not implemented!"
 
 
-class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Put around every handler of every kind; `translators` turn library errors into domain errors, first one wins."""
+class ServerInterceptor(grpc.GenericRpcHandler):
+    """Put around every handler of every kind; `translators` turn library errors into domain errors, first one wins.
+
+    To a server it is the one handler there is, to servicers it is the server they are added to. As one of grpc.aio's
+    interceptors it would be a coroutine awaited for each call before its handler is: 7 % of what an empty call costs.
+    """
 
     def __init__(
         self,
@@ -53,8 +57,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._endless_tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._translators = translators
-        # By path: what a call found there, and the same wrapped. Only what servicers offer gets in.
-        self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
+        self._trace_fields = frozenset(propagate.get_global_textmap().fields)
+        self._finders: list[grpc.GenericRpcHandler] = []
+        self._offered: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by path; only what servicers have gets in
 
     def end_endless_calls(self) -> None:
         """On shutdown: calls of the endless methods, present and future, end with UNAVAILABLE, SHUTTING_DOWN."""
@@ -62,22 +67,31 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         for task in self._endless_tasks:
             task.cancel()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Called by gRPC for each call before its handler runs."""
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        """Called by a servicer's `add_…_to_server`, as if this were the server."""
+        for method, handler in method_handlers.items():
+            self._offer(f"/{service_name}/{method}", handler)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Called by the same, with what finds handlers by their paths."""
+        self._finders.extend(generic_rpc_handlers)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """Called by gRPC for each call: its handler, wrapped."""
         path = handler_call_details.method
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return grpc.stream_stream_rpc_method_handler(_no_such_method(path))
-        if path == _PROBE:  # every few seconds, for ever: neither traced nor logged
-            return handler  # type: ignore[no-any-return]
-        known = self._wrapped.get(path)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[path] = handler, self._wrap(path, handler)
-        return known[1]
+        offered = self._offered.get(path)
+        if offered is not None:
+            return offered
+        for finder in self._finders:
+            handler = finder.service(handler_call_details)
+            if handler is not None:
+                return self._offer(path, handler)
+        return grpc.stream_stream_rpc_method_handler(_no_such_method(path))
+
+    def _offer(self, path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        # A probe comes every few seconds, for ever: it is neither traced nor logged.
+        self._offered[path] = handler if path == _PROBE else self._wrap(path, handler)
+        return self._offered[path]
 
     def _wrap(self, path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
         make, behaviour = _parts(handler)
@@ -85,14 +99,21 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         return make(serve, handler.request_deserializer, handler.response_serializer)
 
     def _unary(self, path: str, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def serve(request: Any, context: Context) -> Any:
+        if inspect.iscoroutinefunction(behaviour):  # so are all of ours
+
+            async def serve(request: Any, context: Context) -> Any:
+                return await self._serve(path, context, lambda: behaviour(request, context))
+
+            return serve
+
+        async def serve_either(request: Any, context: Context) -> Any:
             async def body() -> Any:
                 response = behaviour(request, context)
                 return await response if inspect.isawaitable(response) else response
 
             return await self._serve(path, context, body)
 
-        return serve
+        return serve_either
 
     def _streaming(self, path: str, behaviour: Callable[..., Any]) -> Callable[[Any, Context], Awaitable[None]]:
         # Always the writer style: a cancelled call then raises inside the handler's generator and closes it at once,
@@ -114,7 +135,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
     async def _serve(self, path: str, context: Context, body: Body) -> Any:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        call = self._recorder.start(path, propagate.extract(metadata))
+        is_traced = not self._trace_fields.isdisjoint(metadata)
+        call = self._recorder.start(path, propagate.extract(metadata) if is_traced else None)
         time_left = context.time_remaining()
         limit = None if time_left is None else timedelta(seconds=time_left)
         code, error, cause = grpc.StatusCode.UNKNOWN, None, None

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from opentelemetry import metrics, trace
 
 from servicekit import database, logs
@@ -17,7 +17,7 @@ from servicekit.settings import Endpoint, ServiceSettings, SettingsError
 
 __all__ = ["GrpcServer", "Servicer", "build_server"]
 
-Servicer = tuple[Callable[[Any, grpc.aio.Server], None], Any, str]
+Servicer = tuple[Callable[[Any, Any], None], Any, str]
 """(add_XServicer_to_server, the servicer, the full name of its service)"""
 
 _log = logs.get_logger("servicekit.grpc")
@@ -62,11 +62,13 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         self._services = [name for _, _, name in servicers]
         self._port: int | None = None
-        self._server = grpc.aio.server(interceptors=[interceptor], options=[*_OPTIONS, *_connection_age(settings)])
+        self._server = grpc.aio.server(options=[*_OPTIONS, *_connection_age(settings)])
+        self._server.add_generic_rpc_handlers([interceptor])
         for add_to_server, servicer, _ in servicers:
-            add_to_server(servicer, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection([*self._services, _HEALTH, reflection.SERVICE_NAME], self._server)
+            add_to_server(servicer, interceptor)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, interceptor)
+        described = reflection.aio.ReflectionServicer([*self._services, _HEALTH, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, interceptor)
 
     @property
     def port(self) -> int:
