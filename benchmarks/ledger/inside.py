@@ -12,8 +12,8 @@ from bulksms_ledger.app import spare_the_collector
 from bulksms_ledger.bookkeeping import Bookkeeper
 from bulksms_ledger.group_commit import GroupCommit
 from bulksms_ledger.settings import Settings
+from bulksms_ledger.storage.connections import open_database
 from servicekit.clock import SystemClock
-from servicekit.database import Database
 from servicekit.settings import load
 
 
@@ -23,7 +23,7 @@ async def inside_the_service(url: str, postgres: int, *, callers: int, items: in
     account = HotAccount(f"inside-{callers}", seed=callers)
     await account.open(url)
     settings = load(Settings, database_url=url)
-    database = Database.from_settings(settings, application_name="benchmark")
+    database = open_database(settings, "benchmark")
     group_commit = GroupCommit(
         Bookkeeper(database, SystemClock()).decide,
         group_max=settings.group_operations_max,

@@ -18,8 +18,8 @@ from bulksms_ledger.bookkeeping import Bookkeeper
 from bulksms_ledger.group_commit import GroupCommit
 from bulksms_ledger.servicer import LedgerServicer
 from bulksms_ledger.settings import Settings
+from bulksms_ledger.storage.connections import open_database
 from servicekit.clock import Clock
-from servicekit.database import Database
 from servicekit.errors import DomainError
 from servicekit.grpc.client import open_channel
 from servicekit.grpc.errors import from_rpc_error
@@ -162,7 +162,7 @@ async def serving(url: str, clock: Clock) -> AsyncIterator[LedgerServiceStub]:
     settings = load(
         Settings, database_url=SecretStr(url), grpc_listen=Endpoint("127.0.0.1", 0), shutdown_grace_seconds=5
     )
-    database = Database.from_settings(settings)
+    database = open_database(settings)
     bookkeeper = Bookkeeper(database, clock)
     group_commit = GroupCommit(bookkeeper.decide)
     servicer = LedgerServicer(database, clock, bookkeeper, group_commit)

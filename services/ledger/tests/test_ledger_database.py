@@ -21,6 +21,10 @@ from servicekit.migrations import upgrade_sql
 
 from .ledger_support import Ids, Tenant, serving
 
+TABLES = ["accounts", "lots", "reservations", "entries", "operations"]
+LEDGER_CONNECTIONS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger'
+"""
 HASH = "decode(repeat('ab', 32), 'hex')"
 
 
@@ -142,6 +146,37 @@ async def test_every_index_says_which_query_it_is_for(database: asyncpg.Connecti
         """
     )
     assert [row["name"] for row in silent] == []
+
+
+async def test_no_statement_reads_a_whole_table_though_it_was_planned_when_that_was_small(
+    ledger_url: str, ids: Ids
+) -> None:
+    async def whole_reads() -> dict[str, int]:
+        rows = await connection.fetch(
+            "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname = ANY ($1)", TABLES
+        )
+        return {row["relname"]: row["seq_scan"] for row in rows}
+
+    connection = await asyncpg.connect(ledger_url)
+    try:
+        async with serving(ledger_url, ManualClock()) as stub:
+            tenant = await Tenant(stub, ids).open(100)
+            reservation_id = (await tenant.reserve(90)).reservation.reservation_id
+        await connection.execute("ANALYZE")
+        before = await whole_reads()
+        async with serving(ledger_url, ManualClock()) as stub:
+            tenant = Tenant(stub, ids)
+            for _ in range(10):  # PostgreSQL keeps a plan from the sixth time on
+                await tenant.capture(reservation_id, 1)
+                await tenant.release(reservation_id, 1)
+                await tenant.refund(reservation_id, 1)
+                await tenant.reserve(1)
+        async with asyncio.timeout(20):  # what its connections did is counted when they end
+            while await connection.fetchval(LEDGER_CONNECTIONS):  # noqa: ASYNC110 - only the database knows
+                await asyncio.sleep(0.01)
+        assert await whole_reads() == before
+    finally:
+        await connection.close()
 
 
 async def test_the_queries_and_the_migrations_mean_the_same_tables(ledger_url: str) -> None:

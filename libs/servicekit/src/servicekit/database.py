@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -72,6 +72,7 @@ class Database:
         command_timeout: timedelta = timedelta(seconds=45),
         idle_in_transaction_timeout: timedelta = timedelta(seconds=60),
         start_timeout: timedelta = timedelta(seconds=30),
+        server_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._dsn = _plain_dsn(url)
         self._start_timeout = start_timeout
@@ -90,6 +91,7 @@ class Database:
                 # Compiling costs more than our short statements take; measured on the set-based ones, too.
                 "jit": "off",
                 "timezone": "UTC",
+                **(server_settings or {}),
             },
         }
         self.engine: AsyncEngine = create_async_engine(
@@ -107,7 +109,13 @@ class Database:
         statement_spans.install(self.engine.sync_engine)
 
     @classmethod
-    def from_settings(cls, settings: ServiceSettings, *, application_name: str = "") -> Database:
+    def from_settings(
+        cls,
+        settings: ServiceSettings,
+        *,
+        application_name: str = "",
+        server_settings: Mapping[str, str] | None = None,
+    ) -> Database:
         """With DATABASE_URL and DATABASE_POOL_SIZE; `SettingsError` when the first is not set."""
         if settings.database_url is None:
             raise SettingsError("DATABASE_URL is not set: set it to postgresql://user:password@host:port/database")
@@ -115,6 +123,7 @@ class Database:
             settings.database_url,
             application_name=application_name or settings.name,
             pool_size=settings.database_pool_size,
+            server_settings=server_settings,
         )
 
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -158,22 +167,41 @@ class Database:
         """
 
         async def once(progress: _Progress) -> T:
-            async with self.engine.connect() as connection:
-                driver: Any = (await connection.get_raw_connection()).driver_connection
-                try:
-                    await driver.execute("BEGIN")
-                    result = await body(driver)
-                    progress.committing = True
-                    await driver.execute("COMMIT")
-                except BaseException as error:
-                    alive = await _roll_back(driver)
-                    if not alive and isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-                        # What asyncpg says of a connection that was cut off depends on how far it had read.
-                        raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle") from error
-                    raise
+            async with self._driver() as driver:
+                await driver.execute("BEGIN")
+                result = await body(driver)
+                progress.committing = True
+                await driver.execute("COMMIT")
                 return result
 
         return await self._repeated(once, attempts)
+
+    async def run_raw_statement(self, body: Callable[[Any], Awaitable[T]], *, attempts: int = 4) -> T:
+        """The same for a body of one statement, a transaction of its own: without the trips of BEGIN and COMMIT.
+
+        A connection lost while it runs is raised, for it may have been committed.
+        """
+
+        async def once(progress: _Progress) -> T:
+            async with self._driver() as driver:
+                progress.committing = True
+                return await body(driver)
+
+        return await self._repeated(once, attempts)
+
+    @asynccontextmanager
+    async def _driver(self) -> AsyncIterator[Any]:
+        """An asyncpg connection; when the block raises, what it had begun is undone."""
+        async with self.engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            try:
+                yield driver
+            except BaseException as error:
+                alive = await _roll_back(driver)
+                if not alive and isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+                    # What asyncpg says of a connection that was cut off depends on how far it had read.
+                    raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle") from error
+                raise
 
     async def _repeated(self, once: Callable[[_Progress], Awaitable[T]], attempts: int) -> T:
         for attempt in count(1):

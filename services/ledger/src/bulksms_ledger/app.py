@@ -13,11 +13,11 @@ from bulksms_ledger.bookkeeping import Bookkeeper
 from bulksms_ledger.group_commit import GroupCommit
 from bulksms_ledger.servicer import LedgerServicer
 from bulksms_ledger.settings import Settings
+from bulksms_ledger.storage.connections import open_database
 from bulksms_ledger.storage.reading import Reader
 from bulksms_ledger.workers.auditor import Auditor
 from bulksms_ledger.workers.expiry import ExpiryWorker
 from servicekit.clock import SystemClock
-from servicekit.database import Database
 from servicekit.grpc.server import build_server
 from servicekit.lifecycle import Component
 from servicekit.worker import PeriodicWorker
@@ -30,7 +30,7 @@ async def build(settings: Settings) -> Sequence[Component]:
     """The ledger's components; once the server has stopped, what waits is decided."""
     spare_the_collector()
     clock = SystemClock()
-    database = Database.from_settings(settings, application_name="ledger")
+    database = open_database(settings)
     # The rest of the pool is for reading: a storm of decisions on many accounts must not starve it.
     bookkeeper = Bookkeeper(database, clock, writing_at_once=max(1, settings.database_pool_size - 2))
     group_commit = GroupCommit(

@@ -27,11 +27,13 @@ from bulksms_ledger.storage.books import (
     lock_account_and_look,
     save_book,
 )
+from bulksms_ledger.storage.captures import write_captures
 from servicekit import errors
 from servicekit.clock import Clock
 from servicekit.database import Database, is_transient, violated_constraint
 
 T = TypeVar("T")
+Body = Callable[[RawConnection], Awaitable[T]]
 
 # Every operation is idempotent, so a transaction of unknown outcome is simply done again: what it committed is then
 # answered from the record. Longer outages are the caller's to wait for.
@@ -86,7 +88,7 @@ class Bookkeeper:
             created = await create_account(connection, operation, encode_outcome(outcome), self._clock.now())
             return Decision(outcome, replayed=not created)
 
-        return await self._repeated(create_once)
+        return await self._repeated(create_once, self._database.run_raw_transaction)
 
     @contextmanager
     def _desk(self, tenant_id: str) -> Iterator[Desk]:
@@ -115,25 +117,11 @@ class Bookkeeper:
         self, tenant_id: str, desk: Desk, operations: Sequence[AnyOperation], ahead: Draft | None
     ) -> list[Decision]:
         """Commit what has been decided ahead, or else decide and commit."""
-
-        async def write_once(connection: RawConnection) -> Draft | None:
-            if ahead is None:
-                account = await lock_account(connection, tenant_id)
-            else:
-                account, has_repeats = await lock_account_and_look(connection, tenant_id, operations)
-                if account is not None and not has_repeats and desk.has_come_true(ahead, account):
-                    await save_book(connection, ahead.book, ahead.packed, ahead.decided_at)
-                    return ahead
-            if account is None:
-                return None
-            book = desk.recall(await load_book(connection, account, operations), self._clock.monotonic())
-            draft = await make_draft(book, operations, self._clock.now())
-            await save_book(connection, draft.book, draft.packed, draft.decided_at)
-            return draft
-
         try:
             async with self._writing_at_once:
-                draft = await self._repeated(write_once)
+                draft = ahead if await self._write_captures(desk, ahead) else None
+                if draft is None:
+                    draft = await self._decide_locked(tenant_id, desk, operations, ahead)
         except BaseException:
             desk.forget()
             raise
@@ -143,20 +131,57 @@ class Bookkeeper:
         desk.settle(draft)
         return draft.decisions
 
-    async def _repeated(self, body: Callable[[RawConnection], Awaitable[T]]) -> T:
+    async def _write_captures(self, desk: Desk, ahead: Draft | None) -> bool:
+        """Write a few captures decided ahead at one stroke, if that is what they are and they still hold."""
+        if ahead is None or ahead.base is None or ahead.packed is not None or not desk.may_come_true(ahead):
+            return False
+        base = ahead.base.account
+
+        async def write_once(connection: RawConnection) -> bool:
+            return await write_captures(connection, base, ahead.book, ahead.decided_at)
+
+        return await self._repeated(write_once, self._database.run_raw_statement)
+
+    async def _decide_locked(
+        self, tenant_id: str, desk: Desk, operations: Sequence[AnyOperation], ahead: Draft | None
+    ) -> Draft | None:
+        """Lock the account, see whether what was decided ahead holds, decide where it does not, and commit.
+
+        None when there is no account.
+        """
+
+        async def decide_once(connection: RawConnection) -> Draft | None:
+            if ahead is None or ahead.base is None or ahead.packed is None:
+                account = await lock_account(connection, tenant_id)
+            else:
+                account, has_repeats = await lock_account_and_look(connection, tenant_id, operations)
+                if not has_repeats and ahead.base.account == account and desk.may_come_true(ahead):
+                    await save_book(connection, ahead.book, ahead.packed, ahead.decided_at)
+                    return ahead
+            if account is None:
+                return None
+            book = desk.recall(await load_book(connection, account, operations), self._clock.monotonic())
+            draft = await make_draft(book, operations, self._clock.now())
+            if draft.packed is not None:
+                await save_book(connection, draft.book, draft.packed, draft.decided_at)
+            return draft
+
+        return await self._repeated(decide_once, self._database.run_raw_transaction)
+
+    async def _repeated(self, body: Body[T], run: Callable[[Body[T]], Awaitable[T]]) -> T:
         for delay_seconds in _REPEAT_DELAYS_SECONDS:
             try:
-                return await self._transaction(body)
+                return await self._in_time(body, run)
             except Exception as error:
                 if not _may_repeat(error):
                     raise
             await asyncio.sleep(delay_seconds)
-        return await self._transaction(body)
+        return await self._in_time(body, run)
 
-    async def _transaction(self, body: Callable[[RawConnection], Awaitable[T]]) -> T:
+    async def _in_time(self, body: Body[T], run: Callable[[Body[T]], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(_TRANSACTION_TIMEOUT_SECONDS):
-                return await self._database.run_raw_transaction(body)
+                return await run(body)
         except TimeoutError:
             raise errors.unavailable(
                 "DATABASE_SLOW", "The database did not answer in time: repeat with the same request_id."

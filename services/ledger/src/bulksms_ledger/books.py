@@ -98,6 +98,12 @@ class Book:
         self._holds = known._holds | self._holds
 
     @property
+    def has_only_captured(self) -> bool:
+        """Whether all that has been decided anew is captures, carried out."""
+        recorded = self.recorded
+        return len(recorded) == len(self.entries) > 0 and all(one.told_by for one in recorded)
+
+    @property
     def reservations_known(self) -> int:
         """How many reservations the book has."""
         return len(self._holds)

@@ -61,11 +61,16 @@ def apply(state: State, operation: Operation, now: datetime) -> tuple[State, Ste
     decided = _RULES[type(operation)](state, operation, at)
     if isinstance(decided, Refusal):
         return (state, Step(before, decided)) if decided.is_kept else (found, Step((), decided))
+    lots_before = state.lots
     state, entries, answer = decided
-    state, after = _expire(state, operation, at)
-    if after:  # the balance in the answer is the one after everything the operation led to
-        answer = msgspec.structs.replace(answer, balance=state.account.balance(at) if answer.balance else None)
-    return state, Step(before + entries + after, answer)
+    if before:
+        entries = before + entries
+    if state.lots is not lots_before:
+        state, after = _expire(state, operation, at)
+        if after:  # the balance in the answer is the one after everything the operation led to
+            entries += after
+            answer = msgspec.structs.replace(answer, balance=state.account.balance(at) if answer.balance else None)
+    return state, Step(entries, answer)
 
 
 _Decided = tuple[State, tuple[Entry, ...], Answer] | Refusal

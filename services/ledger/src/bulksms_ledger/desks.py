@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from bulksms_ledger.accounts import Account
 from bulksms_ledger.books import Book
 from bulksms_ledger.drafts import Draft
 from bulksms_ledger.operations import Operation
@@ -44,13 +43,13 @@ class Desk:
         """The next group may be decided on what this one leaves, should it come true."""
         self._next = book
 
-    def has_come_true(self, draft: Draft, account: Account) -> bool:
-        """Whether the account, as its locked row says, is the one that the draft was decided on.
+    def may_come_true(self, draft: Draft) -> bool:
+        """Whether the group before is committed that this one was decided on.
 
-        Its row has a hash over all entries there have been, and all else follows from these. That the group before was
-        committed must be known besides: it may have been refusals only, which leave no trace in the row.
+        The account's row has a hash over all entries there have been, and all else follows from these: it says the
+        rest. But the group before may have been refusals only, which leave no trace in the row.
         """
-        return draft.base is self._settled and draft.base is not None and draft.base.account == account
+        return draft.base is not None and draft.base is self._settled
 
     def recall(self, loaded: Book, now_seconds: float) -> Book:
         """A book read under the lock for one group, with what else is known from before, where that still holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -97,7 +98,7 @@ def canonical_bytes(entry: Entry) -> bytes:
             _FORMAT,
             entry.version,
             entry.tenant_id,
-            int(entry.kind),
+            entry.kind,
             entry.units,
             entry.available_after,
             entry.reserved_after,
@@ -109,11 +110,17 @@ def canonical_bytes(entry: Entry) -> bytes:
             None
             if evidence is None
             else (evidence.batch_id, evidence.epoch, evidence.bulk_id, evidence.accepted_count, evidence.parts),
-            (entry.created_at - _EPOCH) // _MICROSECOND,
+            microseconds(entry.created_at),
             entry.source_ref,
-            None if entry.expires_at is None else (entry.expires_at - _EPOCH) // _MICROSECOND,
+            None if entry.expires_at is None else microseconds(entry.expires_at),
         )
     )
+
+
+@lru_cache(maxsize=256)  # a group's entries are of one instant, or few
+def microseconds(at: datetime) -> int:
+    """Since 1970 in UTC."""
+    return (at - _EPOCH) // _MICROSECOND
 
 
 # What one unit of each kind moves: granted, available, reserved, captured. A tuple, as every entry asks it twice and an

@@ -25,7 +25,7 @@ _LINKS_MAX: Final = 128  # OpenTelemetry's own limit
 # A commit costs 1.5 ms of CPU, half of it PostgreSQL's, however few it is for. With 64 callers through gRPC, groups of
 # 11 became groups of 31, a third of the CPU of a call was saved and its p99 fell, for all that it waits.
 _QUIET: Final = timedelta(milliseconds=2)
-_GATHERING: Final = timedelta(milliseconds=7)
+_GATHERING: Final = timedelta(milliseconds=12)
 _LARGE: Final = 500  # groups from this size on are decided while the one before is written
 _UNDER_WAY_MAX: Final = 2
 _SLICE: Final = 100  # callers answered before the event loop, and with it the next transaction, has its turn

@@ -17,7 +17,7 @@ class Settings(ServiceSettings):
     distribution: ClassVar[str | None] = "bulksms-ledger"
 
     database_url: SecretStr
-    group_operations_max: int = Field(default=1000, ge=1, le=10_000)
+    group_operations_max: int = Field(default=2000, ge=1, le=10_000)
     waiting_operations_max: int = Field(default=20_000, ge=1000)
     expiry_interval_seconds: float = Field(default=5.0, gt=0)
     audit_interval_seconds: float = Field(default=1.0, gt=0)

@@ -78,7 +78,7 @@ async def lock_account_and_look(
     """Lock the account's row; whether a request id of these operations has been used before comes with it."""
     request_ids = [operation.request_id for operation in operations]
     row = await connection.fetchrow(statements.LOCK_ACCOUNT_AND_LOOK, tenant_id, request_ids)
-    return (None, False) if row is None else (account_from_row(row), row["has_repeats"])
+    return (None, False) if row is None else (account_from_row(row), row["repeats"] > 0)
 
 
 async def load_book(connection: RawConnection, account: Account, operations: Sequence[Operation]) -> Book:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
-from bulksms_ledger.entries import MOVES, Entry
+from bulksms_ledger.entries import MOVES, Entry, microseconds
 from bulksms_ledger.operations import Answer, Recorded, encode_content, encode_outcome
 
 # Those of fixed length first, so that one pattern packs them all.
@@ -30,8 +31,8 @@ OPERATION_COLUMNS: Final = (
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, no flags, no extension
 _TRAILER: Final = b"\xff\xff"
 _NULL: Final = b"\xff\xff\xff\xff"
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_NO_WORDS: Final = bytes(8) + _NULL  # neither reason nor source_ref, and no end
+_EPOCH: Final = microseconds(datetime(2000, 1, 1, tzinfo=UTC))
 _LENGTH: Final = struct.Struct(">i")
 _INSTANT: Final = struct.Struct(">iq")
 
@@ -74,10 +75,15 @@ def _entry_rows(tenant_id: str, entries: Sequence[Entry]) -> list[bytes]:
     fixed = _fixed_of_entries(tenant_length).pack
     columns = len(ENTRY_COLUMNS)
     rows: list[bytes] = []
+    reservation_id: UUID | None = None
+    reservation = _NULL + _text("")
     for entry in entries:
         kind, units = entry.kind, entry.units
         granted, available, reserved, captured = MOVES[kind]
         evidence = entry.evidence
+        if entry.reservation_id is not reservation_id:  # mostly it is that of the entry before, and so is its campaign
+            reservation_id = entry.reservation_id
+            reservation = _uuid(reservation_id) + _text(entry.campaign_id)
         # Every value with its length before it, in bytes.
         rows += (
             fixed(
@@ -94,14 +100,11 @@ def _entry_rows(tenant_id: str, entries: Sequence[Entry]) -> list[bytes]:
                 8, entry.reserved_after,
                 8, entry.captured_after,
                 16, entry.request_id.bytes,
-                8, _microseconds(entry.created_at),
+                8, _instant(entry.created_at),
                 32, entry.hash,
             ),
-            _NULL if entry.reservation_id is None else b"\0\0\0\x10" + entry.reservation_id.bytes,
-            _text(entry.campaign_id),
-            _text(entry.reason),
-            _text(entry.source_ref),
-            _NULL if entry.expires_at is None else _INSTANT.pack(8, _microseconds(entry.expires_at)),
+            reservation,
+            _words(entry) if entry.reason or entry.source_ref or entry.expires_at else _NO_WORDS,
             _NULL if evidence is None else _bytes(_encode(evidence)),
         )  # fmt: skip
     return rows
@@ -112,7 +115,7 @@ def _operation_rows(tenant_id: str, recorded: Sequence[Recorded], now: datetime)
     tenant_length = len(tenant)
     capture = _capture_operation(tenant_length).pack
     columns = len(OPERATION_COLUMNS)
-    instant = _microseconds(now)
+    instant = _instant(now)
     rows: list[bytes] = []
     for one in recorded:
         operation, outcome = one.operation, one.outcome
@@ -153,9 +156,17 @@ def _capture_operation(tenant_length: int) -> struct.Struct:
     return struct.Struct(f">hi16si{tenant_length}s{5 * 'iq'}ii")
 
 
-@lru_cache(maxsize=64)  # a group's entries have one instant, or few
-def _microseconds(at: datetime) -> int:
-    return (at - _EPOCH) // _MICROSECOND
+def _instant(at: datetime) -> int:
+    return microseconds(at) - _EPOCH
+
+
+def _words(entry: Entry) -> bytes:
+    end = entry.expires_at
+    return _text(entry.reason) + _text(entry.source_ref) + (_NULL if end is None else _INSTANT.pack(8, _instant(end)))
+
+
+def _uuid(value: UUID | None) -> bytes:
+    return _NULL if value is None else _bytes(value.bytes)
 
 
 def _text(value: str) -> bytes:
