@@ -59,6 +59,21 @@ contact_counts: Final = Table(
     Column("group_name", _BYTE_ORDER, primary_key=True),
     Column("contacts", BigInteger, nullable=False),
     Column("opted_out", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+audience_sizes: Final = Table(
+    "audience_sizes",
+    METADATA,
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
+    Column("audience_id", Uuid, primary_key=True),
+    Column("groups", ARRAY(Text), nullable=False),
+    Column("exclude_groups", ARRAY(Text), nullable=False),
+    Column("reachable", BigInteger, nullable=False),
+    Column("opted_out", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("since", BigInteger),
+    Column("used_at", _INSTANT, nullable=False),
 )
 
 suppression_wishes: Final = Table(
