@@ -25,6 +25,37 @@ class Audience:
             return ""
         return self.groups[0] if len(self.groups) == 1 else None
 
+    @property
+    def is_counted(self) -> bool:
+        """Must somebody count to know its size? Otherwise the kept counts of lists tell."""
+        return len(self.counted.groups) > 0 and self.counted.single_list is None
+
+    @property
+    def counted(self) -> Audience:
+        """The part that must be counted to know its size, in one form however it was written.
+
+        All contacts but those in some groups are as many as all contacts less those in the groups: where this audience
+        is of all contacts, the part is what to take off.
+        """
+        if self.all_contacts:
+            return Audience(all_contacts=False, groups=tuple(sorted(set(self.exclude_groups))))
+        excluded = set(self.exclude_groups)
+        return Audience(
+            all_contacts=False,
+            groups=tuple(sorted(set(self.groups) - excluded)),
+            exclude_groups=tuple(sorted(excluded)),
+        )
+
+    def size(self, everybody: AudienceSize, counted: AudienceSize) -> AudienceSize:
+        """Its size, by that of all contacts and of the part that was counted."""
+        return everybody - counted if self.all_contacts else counted
+
+    def share(self, member: Membership) -> AudienceSize:
+        """What one contact adds to its size."""
+        included = self.all_contacts or not member.groups.isdisjoint(self.groups)
+        selected = included and member.groups.isdisjoint(self.exclude_groups)
+        return AudienceSize(int(selected and not member.opted_out), int(selected and member.opted_out))
+
 
 @dataclass(frozen=True, slots=True)
 class AudienceSize:
@@ -32,6 +63,24 @@ class AudienceSize:
 
     reachable: int
     opted_out: int
+
+    def __add__(self, other: AudienceSize) -> AudienceSize:
+        return AudienceSize(self.reachable + other.reachable, self.opted_out + other.opted_out)
+
+    def __sub__(self, other: AudienceSize) -> AudienceSize:
+        return AudienceSize(self.reachable - other.reachable, self.opted_out - other.opted_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What of one contact decides whom it counts for; one that is in no group may be no contact at all."""
+
+    groups: frozenset[str]
+    opted_out: bool
+
+    def lists_changed(self, after: Membership) -> frozenset[str]:
+        """The groups whose size is another when it becomes `after`."""
+        return self.groups ^ after.groups if self.opted_out is after.opted_out else self.groups | after.groups
 
 
 def check_audience(

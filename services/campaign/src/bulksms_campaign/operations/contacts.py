@@ -12,7 +12,7 @@ from bulksms_campaign.audiences import Audience, AudienceSize
 from bulksms_campaign.bells import Bells
 from bulksms_campaign.contacts import Contact
 from bulksms_campaign.storage import contacts as rows
-from bulksms_campaign.storage.audiences import count_audience
+from bulksms_campaign.storage.audiences import size_of_audience
 from bulksms_campaign.storage.suppressions import wish
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task
 from servicekit.database import Database
@@ -70,8 +70,7 @@ class Contacts:
 
     async def count(self, tenant_id: str, audience: Audience) -> AudienceSize:
         """How many an audience would reach now."""
-        async with self._database.connect() as connection:
-            return await count_audience(connection, tenant_id, audience)
+        return await self._database.run_raw_transaction(lambda c: size_of_audience(c, tenant_id, audience))
 
     async def opt_out(self, tenant_id: str, phone: int, source: str) -> bool:
         """Record an opt-out; True when it is new."""

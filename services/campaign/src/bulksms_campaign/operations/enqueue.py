@@ -20,7 +20,7 @@ from bulksms_campaign.campaigns import Campaign, Step, campaign_not_found, check
 from bulksms_campaign.counters import Counters
 from bulksms_campaign.operations.drafts import locked
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision, ledger_unavailable
-from bulksms_campaign.storage.audiences import count_reachable
+from bulksms_campaign.storage.audiences import size_of_audience
 from bulksms_campaign.storage.campaigns import lock_campaign
 from bulksms_campaign.storage.enqueues import (
     OvertakenError,
@@ -161,7 +161,7 @@ async def _count(driver: Any, campaign: Campaign, step: Step, kept_size: int) ->
         cure = "no recipient failed that could be sent to again"
     else:
         composed = audience.single_list is None
-        units = await count_reachable(driver, campaign.tenant_id, audience) if composed else kept_size
+        units = (await size_of_audience(driver, campaign.tenant_id, audience)).reachable if composed else kept_size
         cure = "import contacts, choose other groups, or check opt-outs"
     if units == 0:
         raise invalid_argument(

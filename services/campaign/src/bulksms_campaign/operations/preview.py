@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.audiences import AudienceSize
 from bulksms_campaign.campaigns import ALLOWED_STATES, Campaign, Step, campaign_not_found
 from bulksms_campaign.peers.ledger import LedgerPeer, subscription_is_active
-from bulksms_campaign.storage.audiences import count_audience, read_audience
+from bulksms_campaign.storage.audiences import read_audience, size_of_audience
 from bulksms_campaign.storage.campaigns import read_campaign
 from servicekit.clock import Clock
 from servicekit.database import Database
@@ -63,7 +63,7 @@ class _Measured:
 
 
 class Previews:
-    """Reads only."""
+    """Reads only; a size that had to be counted is kept."""
 
     def __init__(
         self, database: Database, ledger: LedgerPeer, clock: Clock, *, batch_size: int, render_limit: int
@@ -78,9 +78,11 @@ class Previews:
         """Count, render, ask the ledger; CAMPAIGN_NOT_FOUND."""
         async with self._database.connect() as connection:
             campaign = await read_campaign(connection, tenant_id, campaign_id)
-            if campaign is None:
-                raise campaign_not_found(campaign_id)
-            size = await count_audience(connection, tenant_id, campaign.content.audience)
+        if campaign is None:
+            raise campaign_not_found(campaign_id)
+        audience = campaign.content.audience
+        size = await self._database.run_raw_transaction(lambda c: size_of_audience(c, tenant_id, audience))
+        async with self._database.connect() as connection:
             measured, shown = await self._render(connection, campaign, size, samples)
         blockers, available = await self._blockers(campaign, size)
         counted = max(measured.recipients, 1)

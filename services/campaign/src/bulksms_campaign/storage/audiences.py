@@ -1,4 +1,4 @@
-"""Audiences in SQL: counting them, looking at some of their contacts."""
+"""Audiences in SQL: their sizes, looking at some of their contacts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,37 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.audiences import Audience, AudienceSize
-from bulksms_campaign.storage.contact_counts import read_count
+from bulksms_campaign.storage.audience_sizes import CountedSize, audience_id, keep_size, lock_size, read_size
+from servicekit import statement_spans
 from servicekit.bulk import raw
 
-COUNT_LIMIT = timedelta(seconds=30)
+COUNT_LIMIT = timedelta(seconds=25)
+"""Shorter than what the server allows a statement, so that it is a TimeoutError here."""
 
 NOT_OPTED_OUT = "NOT EXISTS (SELECT FROM opt_outs o WHERE o.tenant_id = $1 AND o.phone = c.phone)"
+
+# Memberships only: who is in a group is a contact. Against contacts, by semi-joins as in `selected_contacts`, the same
+# took 3 to 16 seconds for a million; so it takes 0.3 to 2, with statistics and without.
+_COUNT = """
+SELECT m.reachable, m.opted_out, coalesce(w.contacts - w.opted_out, 0) AS all_reachable,
+    coalesce(w.opted_out, 0) AS all_opted_out, v.version, s.since,
+    coalesce(s.reachable, 0) AS difference_reachable, coalesce(s.opted_out, 0) AS difference_opted_out
+FROM (
+    SELECT count(*) - count(o.phone) AS reachable, count(o.phone) AS opted_out
+    FROM (SELECT DISTINCT phone FROM contact_groups WHERE tenant_id = $1 AND group_name = ANY($2::text[])) i
+    LEFT JOIN opt_outs o ON o.tenant_id = $1 AND o.phone = i.phone
+    WHERE NOT EXISTS (
+        SELECT FROM contact_groups e
+        WHERE e.tenant_id = $1 AND e.group_name = ANY($3::text[]) AND e.phone = i.phone
+    )
+) m CROSS JOIN (
+    SELECT coalesce(sum(version), 0)::bigint AS version FROM contact_counts
+    WHERE tenant_id = $1 AND group_name = ANY($2::text[] || $3::text[])
+) v
+LEFT JOIN contact_counts w ON w.tenant_id = $1 AND w.group_name = ''
+LEFT JOIN audience_sizes s
+    ON s.tenant_id = $1 AND s.audience_id = $4 AND s.version = v.version AND s.since IS NOT NULL
+"""
 
 
 def selected_contacts(audience: Audience) -> tuple[str, list[Any]]:
@@ -35,17 +60,16 @@ def selected_contacts(audience: Audience) -> tuple[str, list[Any]]:
     return "FROM contacts c WHERE " + " AND ".join(conditions), arguments
 
 
-async def count_audience(connection: AsyncConnection, tenant_id: str, audience: Audience) -> AudienceSize:
-    """How many contacts an audience selects: from the kept sizes where it is one list, else by counting."""
-    name = audience.single_list
-    if name is not None:
-        return await read_count(connection, tenant_id, name)
-    return await _count(await raw(connection), tenant_id, audience)
+async def size_of_audience(driver: Any, tenant_id: str, audience: Audience) -> AudienceSize:
+    """How many contacts an audience selects: as kept, or, where nothing kept holds, counted and kept.
 
-
-async def count_reachable(driver: Any, tenant_id: str, audience: Audience) -> int:
-    """How many contacts of an audience can be written to, by counting; asked on asyncpg's connection."""
-    return (await _count(driver, tenant_id, audience)).reachable
+    On asyncpg's connection, in a transaction. Of many who ask for the same size at once, one counts.
+    """
+    size = await read_size(driver, tenant_id, audience)
+    if size is None:
+        await lock_size(driver, tenant_id, audience)
+        size = await read_size(driver, tenant_id, audience)
+    return await _count(driver, tenant_id, audience) if size is None else size
 
 
 async def read_audience(
@@ -67,11 +91,17 @@ async def read_audience(
 
 
 async def _count(driver: Any, tenant_id: str, audience: Audience) -> AudienceSize:
-    selected, arguments = selected_contacts(audience)
-    row = await driver.fetchrow(
-        f"SELECT count(*) FILTER (WHERE {NOT_OPTED_OUT}) AS reachable, count(*) AS selected {selected}",
-        tenant_id,
-        *arguments,
-        timeout=COUNT_LIMIT.total_seconds(),
+    part = audience.counted
+    arguments = (part.groups, part.exclude_groups, audience_id(tenant_id, part))
+    await driver.execute("SET LOCAL work_mem = '64MB'")
+    with statement_spans.span("SELECT", _COUNT):
+        row = await driver.fetchrow(_COUNT, tenant_id, *arguments, timeout=COUNT_LIMIT.total_seconds())
+    counted = CountedSize(
+        everybody=AudienceSize(row["all_reachable"], row["all_opted_out"]),
+        part=AudienceSize(row["reachable"], row["opted_out"]),
+        version=row["version"],
+        since=row["since"],
+        difference=AudienceSize(row["difference_reachable"], row["difference_opted_out"]),
     )
-    return AudienceSize(row["reachable"], row["selected"] - row["reachable"])
+    await keep_size(driver, tenant_id, audience, counted)
+    return audience.size(counted.everybody, counted.part)

@@ -14,7 +14,6 @@ from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.audiences import AudienceSize
 from bulksms_campaign.storage.tables import contact_counts
 
 ALL = ""
@@ -55,12 +54,3 @@ async def move_counts(
         arguments = {"tenant_id": tenant_id, "names": list(names), "contacts": contacts, "opted_out": opted_out}
         # A list nobody was in has no row yet; it can only be added to.
         await connection.execute(_ADD if contacts > 0 else _MOVE, arguments)
-
-
-async def read_count(connection: AsyncConnection, tenant_id: str, name: str) -> AudienceSize:
-    """The size of one list."""
-    query = select(contact_counts.c.contacts, contact_counts.c.opted_out).where(
-        contact_counts.c.tenant_id == tenant_id, contact_counts.c.group_name == name
-    )
-    row = (await connection.execute(query)).one_or_none()
-    return AudienceSize(0, 0) if row is None else AudienceSize(row.contacts - row.opted_out, row.opted_out)
