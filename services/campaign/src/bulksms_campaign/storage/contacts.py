@@ -9,8 +9,10 @@ from sqlalchemy import Row, and_, delete, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.audiences import Membership
 from bulksms_campaign.contacts import Contact
 from bulksms_campaign.storage.contact_counts import ALL, lock_counts, move_counts
+from bulksms_campaign.storage.memberships import change_of_membership
 from bulksms_campaign.storage.tables import contact_groups, contacts, opt_outs
 
 
@@ -38,9 +40,11 @@ async def upsert_contact(
         rows = [{"tenant_id": tenant_id, "phone": phone, "group_name": name, "added_at": now} for name in joined]
         await connection.execute(insert(contact_groups).values(rows))
     await lock_counts(connection, tenant_id)
-    opted_out = int(await is_opted_out(connection, tenant_id, phone))
-    await move_counts(connection, tenant_id, [ALL] * created + joined, contacts=1, opted_out=opted_out)
-    await move_counts(connection, tenant_id, left, contacts=-1, opted_out=-opted_out)
+    opted_out = await is_opted_out(connection, tenant_id, phone)
+    was, becomes = Membership(frozenset(before), opted_out), Membership(frozenset(groups), opted_out)
+    async with change_of_membership(connection, tenant_id, was, becomes):
+        await move_counts(connection, tenant_id, [ALL] * created + joined, contacts=1, opted_out=int(opted_out))
+        await move_counts(connection, tenant_id, left, contacts=-1, opted_out=-int(opted_out))
     return created
 
 
@@ -52,8 +56,10 @@ async def delete_contact(connection: AsyncConnection, tenant_id: str, phone: int
     left = delete(contact_groups).where(*_membership(tenant_id, phone)).returning(contact_groups.c.group_name)
     names = list((await connection.execute(left)).scalars())
     await lock_counts(connection, tenant_id)
-    opted_out = int(await is_opted_out(connection, tenant_id, phone))
-    await move_counts(connection, tenant_id, [ALL, *names], contacts=-1, opted_out=-opted_out)
+    opted_out = await is_opted_out(connection, tenant_id, phone)
+    was, becomes = Membership(frozenset(names), opted_out), Membership(frozenset(), opted_out)
+    async with change_of_membership(connection, tenant_id, was, becomes):
+        await move_counts(connection, tenant_id, [ALL, *names], contacts=-1, opted_out=-int(opted_out))
     return True
 
 
@@ -95,7 +101,7 @@ async def opt_out(connection: AsyncConnection, tenant_id: str, phone: int, sourc
     )
     new = (await connection.execute(statement.on_conflict_do_nothing())).rowcount == 1
     if new:
-        await move_counts(connection, tenant_id, await _lists_of(connection, tenant_id, phone), contacts=0, opted_out=1)
+        await _move_opted_out(connection, tenant_id, phone, 1)
     return new
 
 
@@ -105,10 +111,16 @@ async def opt_in(connection: AsyncConnection, tenant_id: str, phone: int) -> boo
     statement = delete(opt_outs).where(opt_outs.c.tenant_id == tenant_id, opt_outs.c.phone == phone)
     gone = (await connection.execute(statement)).rowcount == 1
     if gone:
-        await move_counts(
-            connection, tenant_id, await _lists_of(connection, tenant_id, phone), contacts=0, opted_out=-1
-        )
+        await _move_opted_out(connection, tenant_id, phone, -1)
     return gone
+
+
+async def _move_opted_out(connection: AsyncConnection, tenant_id: str, phone: int, opted_out: int) -> None:
+    lists = await _lists_of(connection, tenant_id, phone)
+    groups = frozenset(lists) - {ALL}
+    was, becomes = Membership(groups, opted_out < 0), Membership(groups, opted_out > 0)
+    async with change_of_membership(connection, tenant_id, was, becomes):
+        await move_counts(connection, tenant_id, lists, contacts=0, opted_out=opted_out)
 
 
 # Only lists the contact is counted in: a number that is no contact may opt out, too.
