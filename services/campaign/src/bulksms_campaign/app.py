@@ -26,6 +26,7 @@ from bulksms_campaign.settings import Settings
 from bulksms_campaign.storage.tasks import TaskKind
 from bulksms_campaign.workers.completion import Completion
 from bulksms_campaign.workers.control import Control
+from bulksms_campaign.workers.counting import Counting
 from bulksms_campaign.workers.launch import Launch
 from bulksms_campaign.workers.schedule import Schedule
 from bulksms_campaign.workers.settlement import Settlement
@@ -50,7 +51,7 @@ async def build(settings: Settings) -> Sequence[Component]:
     dispatcher = DispatcherPeer(settings.dispatcher_address, timeout=PEER_TIMEOUT, stream_timeout=SUBMIT_TIMEOUT)
     enqueue = Enqueue(database, ledger, bells, batch_size=settings.estimated_batch_size)
     operations = CampaignOperations(
-        drafts=Drafts(database, clock),
+        drafts=Drafts(database, bells, clock),
         enqueue=enqueue,
         controls=Controls(database, bells),
         previews=Previews(
@@ -58,7 +59,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         ),
         statuses=StatusReader(database, clock, watch_limit=settings.watch_limit),
     )
-    imports = Imports(database, concurrency=settings.import_concurrency, max_bytes=settings.import_max_bytes)
+    imports = Imports(database, bells, concurrency=settings.import_concurrency, max_bytes=settings.import_max_bytes)
     server = build_server(
         settings,
         [
@@ -116,5 +117,7 @@ def _workers(
         bells.settle.listen(worker.wake)
     for worker in add(TaskKind.SUPPRESS, Suppression(database, dispatcher).work):
         bells.suppress.listen(worker.wake)
+    for worker in add(TaskKind.COUNT, Counting(database).work):
+        bells.count.listen(worker.wake)
     add(TaskKind.START_SCHEDULED, Schedule(database, enqueue).work)
     return workers

@@ -29,4 +29,5 @@ class Bells:
         self.control = Bell()
         self.settle = Bell()
         self.suppress = Bell()
+        self.count = Bell()
         self.complete = Bell()

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.audiences import Audience
+from bulksms_campaign.bells import Bells
 from bulksms_campaign.campaigns import (
     Campaign,
     CampaignContent,
@@ -17,6 +18,7 @@ from bulksms_campaign.campaigns import (
     Step,
     campaign_not_found,
 )
+from bulksms_campaign.operations.counting import count_ahead
 from bulksms_campaign.storage.campaigns import (
     change_campaign,
     change_content,
@@ -67,8 +69,9 @@ class ContentChange(NamedTuple):
 class Drafts:
     """Creating, changing, scheduling and deleting campaigns that have not been enqueued."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, bells: Bells, clock: Clock) -> None:
         self._database = database
+        self._bells = bells
         self._clock = clock
 
     async def create(self, key: MutationKey, content: CampaignContent) -> Created:
@@ -80,12 +83,15 @@ class Drafts:
             if answer is None:
                 await insert_campaign(connection, campaign_id, key.tenant_id, content)
                 await append_event(connection, campaign_id, "CREATED", "")
+                await count_ahead(connection, key.tenant_id, content.audience)
             campaign = await read_campaign(connection, key.tenant_id, campaign_id)
             if campaign is None:  # made by this request id once, and deleted since
                 raise campaign_not_found(campaign_id)
             return Created(campaign, answer is not None)
 
-        return await self._database.run_transaction(body)
+        created = await self._database.run_transaction(body)
+        self._ring(content.audience)
+        return created
 
     async def update(self, key: MutationKey, campaign_id: UUID, change: ContentChange) -> Campaign:
         """Replace the content of a DRAFT or SCHEDULED campaign."""
@@ -97,9 +103,13 @@ class Drafts:
             campaign.require(Step.UPDATE)
             await claim_request(connection, key, campaign_id)
             await append_event(connection, campaign_id, "UPDATED", "")
-            return await change_content(connection, campaign_id, change.applied_to(campaign.content))
+            content = change.applied_to(campaign.content)
+            await count_ahead(connection, key.tenant_id, content.audience)
+            return await change_content(connection, campaign_id, content)
 
-        return await self._database.run_transaction(body)
+        campaign = await self._database.run_transaction(body)
+        self._ring(campaign.content.audience)
+        return campaign
 
     async def delete(self, key: MutationKey, campaign_id: UUID) -> bool:
         """Delete a DRAFT; False when there is none."""
@@ -133,6 +143,10 @@ class Drafts:
             return await change_campaign(connection, campaign_id, state=CampaignState.SCHEDULED, scheduled_at=at)
 
         return await self._database.run_transaction(body)
+
+    def _ring(self, audience: Audience) -> None:
+        if audience.is_counted:
+            self._bells.count.ring()
 
     def _check_time(self, at: datetime | None) -> None:
         now = self._clock.now()

@@ -12,8 +12,10 @@ from uuid import UUID
 from opentelemetry import metrics
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.bells import Bells
 from bulksms_campaign.contact_file.refusals import empty, too_large
 from bulksms_campaign.contact_file.rows import ContactFile, Rows
+from bulksms_campaign.operations.counting import count_again
 from bulksms_campaign.storage.imports import (
     ImportCounts,
     ImportLineRow,
@@ -63,8 +65,9 @@ class ImportReport(NamedTuple):
 class Imports:
     """ImportContacts and the reports of imports done."""
 
-    def __init__(self, database: Database, *, concurrency: int, max_bytes: int) -> None:
+    def __init__(self, database: Database, bells: Bells, *, concurrency: int, max_bytes: int) -> None:
         self._database = database
+        self._bells = bells
         self._limit = concurrency
         self._running = 0
         self._max_bytes = max_bytes
@@ -93,6 +96,7 @@ class Imports:
             raise
         finally:
             self._running -= 1
+        self._bells.count.ring()
         self._count(counts)
         _log.info("contacts imported", import_id=str(header.import_id), **counts._asdict())
         return ImportReport(counts, await self.lines(header.tenant_id, header.import_id, 0, SHOWN_LINES), False)
@@ -126,9 +130,12 @@ class Imports:
                 await create_stage(connection)
                 await self._stage(connection, header, pieces)
                 async with connection.begin():
-                    return await merge(
+                    counts = await merge(
                         connection, header.tenant_id, header.import_id, header.content_hash, header.groups
                     )
+                    if header.groups:
+                        await count_again(connection, header.tenant_id)
+                    return counts
             finally:
                 await _leave_clean(connection)
 

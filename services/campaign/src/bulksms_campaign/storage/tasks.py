@@ -19,6 +19,7 @@ class TaskKind(IntEnum):
     SETTLE = 3  # reservation: close it, or find out whether it exists and give it back
     START_SCHEDULED = 4  # campaign: enqueue it when its time has come
     SUPPRESS = 5  # tenant (derived id): tell the dispatcher of opt-outs and opt-ins
+    COUNT = 6  # tenant (derived id): count composed audiences whose kept size holds no longer
 
 
 class Task(NamedTuple):
