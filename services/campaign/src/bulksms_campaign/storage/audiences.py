@@ -40,6 +40,10 @@ LEFT JOIN audience_sizes s
     ON s.tenant_id = $1 AND s.audience_id = $4 AND s.version = v.version AND s.since IS NOT NULL
 """
 
+# Not nested loops, whatever the statistics of a table that has just grown say: they took 10 s for 20,000 contacts.
+_PLANNED = "SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'"
+_PLANNED_BEFORE = "SET LOCAL enable_nestloop = DEFAULT; SET LOCAL work_mem = DEFAULT"
+
 
 def selected_contacts(audience: Audience) -> tuple[str, list[Any]]:
     """FROM and WHERE that select an audience's contacts as `c`, opted out or not; $1 is the tenant, $2 and $3 follow.
@@ -93,9 +97,10 @@ async def read_audience(
 async def _count(driver: Any, tenant_id: str, audience: Audience) -> AudienceSize:
     part = audience.counted
     arguments = (part.groups, part.exclude_groups, audience_id(tenant_id, part))
-    await driver.execute("SET LOCAL work_mem = '64MB'")
+    await driver.execute(_PLANNED)
     with statement_spans.span("SELECT", _COUNT):
         row = await driver.fetchrow(_COUNT, tenant_id, *arguments, timeout=COUNT_LIMIT.total_seconds())
+    await driver.execute(_PLANNED_BEFORE)
     counted = CountedSize(
         everybody=AudienceSize(row["all_reachable"], row["all_opted_out"]),
         part=AudienceSize(row["reachable"], row["opted_out"]),
