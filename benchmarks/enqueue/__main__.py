@@ -1,19 +1,17 @@
 """`python -m benchmarks.enqueue`: EnqueueCampaign on a large audience, one call at a time with pauses between.
 
 The campaign service runs in this process without its workers: nothing is launched, so that what is measured is the
-answer, not 64 million recipients copied beside it. Its CPU time contains the client's. The ledger has a process of its
-own.
+answer, not 64 million recipients copied beside it, and no audience is counted ahead. Its CPU time contains the
+client's. The ledger has a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import os
 import tempfile
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +19,8 @@ import uvloop
 from pydantic import SecretStr
 
 import bulksms_campaign
+from benchmarks.enqueue import composed
+from benchmarks.enqueue.calls import FIRST_PHONE, drafts, enqueue
 from benchmarks.report import Figure, Meter, machine, publish
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_campaign.app import build
@@ -36,7 +36,6 @@ from servicekit.settings import Endpoint
 from servicekit.worker import PeriodicWorker
 
 _TITLE = "EnqueueCampaign, one call at a time: count, reserve, flip; PostgreSQL with fsync on, ledger beside it"
-_FIRST_PHONE = 306_900_000_000
 
 
 def main() -> int:
@@ -70,16 +69,22 @@ async def _run(arguments: argparse.Namespace, servers: Servers, folder: Path) ->
             meter = Meter()
             await _import_contacts(client, arguments.contacts)
             imported = meter.figure("import contacts", arguments.contacts)
-            drafts = await _drafts(client, arguments.calls + 1)
+            await composed.import_groups(client, arguments.contacts)
+            await _open_account(client)
+            campaign_ids = await drafts(client, arguments.calls + 1, groups=["customers"])
         # Served anew, so that the first call opens connections and prepares statements as a new process does.
         async with _client(settings) as client:
             scenario = f"EnqueueCampaign, {arguments.contacts:,} contacts"
             processes = {"campaign": os.getpid(), "ledger": ledger[0].pid or 0, "postgres": postgres}
+            pause_seconds = arguments.pause_ms / 1000
             meter = Meter(**processes)
-            first = meter.figure(f"{scenario}, first call", 1, await _enqueue(client, drafts[:1], 0))
+            first = meter.figure(f"{scenario}, first call", 1, await enqueue(client, campaign_ids[:1], 0))
             meter = Meter(**processes)
-            latencies = await _enqueue(client, drafts[1:], arguments.pause_ms / 1000)
-            return [imported, first, meter.figure(scenario, arguments.calls, latencies)]
+            latencies = await enqueue(client, campaign_ids[1:], pause_seconds)
+            figures = [imported, first, meter.figure(scenario, arguments.calls, latencies)]
+            return figures + await composed.measure(
+                client, arguments.contacts, arguments.calls, pause_seconds, lambda: Meter(**processes)
+            )
 
 
 @asynccontextmanager
@@ -107,33 +112,15 @@ def _settings(database_url: str, ledger_address: str) -> Settings:
 
 
 async def _import_contacts(client: AsyncClient, contacts: int) -> None:
-    lines = "".join(f"Maria,+{_FIRST_PHONE + number}\n" for number in range(contacts))
+    lines = "".join(f"Maria,+{FIRST_PHONE + number}\n" for number in range(contacts))
     await client.contacts.import_csv(io.BytesIO(f"first_name,phone\n{lines}".encode()), groups=["customers"])
 
 
-async def _drafts(client: AsyncClient, number: int) -> list[str]:
-    """So many campaigns to all these contacts, of a tenant that can pay for them."""
+async def _open_account(client: AsyncClient) -> None:
+    """The tenant can pay for all that is enqueued."""
     await client.credits.open_account()
     await client.credits.set_subscription(ledger_pb2.SUBSCRIPTION_STATUS_ACTIVE, reason="benchmark")
     await client.credits.grant(10**9)
-    drafts = []
-    for index in range(number):
-        draft = await client.campaigns.create(
-            name=f"c{index}", text="Hi {{first_name}}", sender="Acme", groups=["customers"]
-        )
-        drafts.append(draft.campaign_id)
-    return drafts
-
-
-async def _enqueue(client: AsyncClient, campaign_ids: Sequence[str], pause_seconds: float) -> list[float]:
-    """How long each took."""
-    latencies = []
-    for campaign_id in campaign_ids:
-        await asyncio.sleep(pause_seconds)
-        started = time.perf_counter()
-        await client.campaigns.enqueue(campaign_id)
-        latencies.append(time.perf_counter() - started)
-    return latencies
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ TINY = {
         ],
     ),
     "gateway": (["--reports", "2000", "--array", "50"], ["one by one", "arrays of 50"]),
-    "enqueue": (["--contacts", "2000", "--calls", "4", "--pause-ms", "0"], ["import", "EnqueueCampaign"]),
+    "enqueue": (
+        ["--contacts", "2000", "--calls", "4", "--pause-ms", "0"],
+        ["import", "EnqueueCampaign", "never counted", "kept", "an opt-out before each", "after an import"],
+    ),
 }
 
 
