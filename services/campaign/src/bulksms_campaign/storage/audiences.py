@@ -18,7 +18,7 @@ COUNT_LIMIT = timedelta(seconds=25)
 NOT_OPTED_OUT = "NOT EXISTS (SELECT FROM opt_outs o WHERE o.tenant_id = $1 AND o.phone = c.phone)"
 
 # Memberships only: who is in a group is a contact. Against contacts, by semi-joins as in `selected_contacts`, the same
-# took 3 to 16 seconds for a million; so it takes 0.3 to 2, with statistics and without.
+# took 3 to 16 seconds for a million; so it takes 0.3 to 3, with statistics and without.
 _COUNT = """
 SELECT m.reachable, m.opted_out, coalesce(w.contacts - w.opted_out, 0) AS all_reachable,
     coalesce(w.opted_out, 0) AS all_opted_out, v.version, s.since,

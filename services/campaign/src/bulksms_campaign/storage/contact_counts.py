@@ -4,6 +4,9 @@ Everything that changes contacts, groups or opt-outs moves them in its own trans
 contact rows, then the tenant's own count row (group ''), then everything else. Who holds that row sees all changes
 committed before, and nobody else's can come in between: so a contact being imported and its opt-out, recorded at the
 same moment, are counted once and rightly.
+
+A trigger advances a row's version at every update: by it kept sizes of audiences know whether they still hold
+(`audience_sizes`). Rows are never deleted.
 """
 
 from __future__ import annotations
