@@ -39,6 +39,7 @@ class Book:
     ) -> None:
         self.account = account
         self._lots = self._loaded_lots = lots
+        self._lots_have_moved = False  # captures leave them as they are
         # By the ids' numbers: hashing a UUID can be a call of Python code, made several times per operation.
         self._holds = {hold.reservation.reservation_id.int: hold for hold in holds}
         self._operations = {recorded.operation.request_id.int: recorded for recorded in operations}
@@ -57,6 +58,7 @@ class Book:
         reservation_id: UUID | None = getattr(operation, "reservation_id", None)
         hold = self._holds.get(reservation_id.int) if reservation_id is not None else None
         state, step = apply(State(self.account, self._lots, hold, self._source_refs), operation, now)
+        self._lots_have_moved |= state.lots is not self._lots
         self.account, self._lots, self._source_refs = state.account, state.lots, state.source_refs
         self.entries.extend(step.entries)
         outcome = step.outcome
@@ -116,7 +118,7 @@ class Book:
     @property
     def new_lots(self) -> list[tuple[Entry, int]]:
         """Lots brought in by the group: the entry that did, and what is still available of it."""
-        if self._lots is self._loaded_lots:  # as captures leave them
+        if not self._lots_have_moved:
             return []
         available = {lot.version: lot.available for lot in self._lots}
         return [(entry, available.get(entry.version, 0)) for entry in self.entries if brings_lot(entry)]
@@ -124,7 +126,7 @@ class Book:
     @property
     def changed_lots(self) -> list[Lot]:
         """Lots from before the group whose available credits it changed."""
-        if self._lots is self._loaded_lots:
+        if not self._lots_have_moved:
             return []
         before = {lot.version: lot for lot in self._loaded_lots}
         after = {lot.version: lot for lot in self._lots}
