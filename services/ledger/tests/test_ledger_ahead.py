@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -35,6 +36,9 @@ from bulksms_ledger.storage.verifying import verify_account
 from servicekit.clock import ManualClock
 from servicekit.database import Database
 from servicekit.settings import load
+
+from .ledger_support import Tenant, refused
+from .test_ledger_verification import behind_the_ledgers_back
 
 HELD = UUID(int=1 << 64)
 SUBSCRIBED = (SubscriptionStatus.ACTIVE, None, "signed up")
@@ -165,6 +169,52 @@ class TestTwoProcesses:
         assert (reason(refused), captured(taken)) == (RefusalReason.RESERVATION_EXCEEDED, 2)
         assert (again.replayed, again.outcome) == (True, refused.outcome)
         await self.holds(databases[0], 2)
+
+
+async def test_a_capture_recorded_by_the_release_before_is_replayed_and_told_from_others(
+    tenant: Tenant, ledger_url: str
+) -> None:
+    await tenant.open(100)
+    reservation_id = (await tenant.reserve(50)).reservation.reservation_id
+    request = tenant.capture_request(reservation_id, 7)
+    first = await tenant.stub.Capture(request)
+    await tenant.release(reservation_id, 1)
+    # What releases before migration 0003 kept of it.
+    evidence = {"batch_id": "batch-1", "epoch": 1, "bulk_id": "bulk-1", "accepted_count": 7, "parts": 7}
+    content = {
+        "operation": "Capture",
+        "request_id": request.request_id,
+        "tenant_id": "acme",
+        "reservation_id": reservation_id,
+        "units": 7,
+        "evidence": evidence,
+    }
+    reservation = {
+        "reservation_id": reservation_id,
+        "tenant_id": "acme",
+        "campaign_id": "",
+        "units": 50,
+        "open": 43,
+        "opened_version": 2,
+        "created_at": first.reservation.created_at.ToDatetime(UTC).isoformat(),
+        "pins": [{"lot": 1, "expires_at": None, "open": 43, "captured": 7}],
+        "captured": 7,
+    }
+    await behind_the_ledgers_back(
+        ledger_url,
+        "UPDATE operations SET content = $2, outcome = $3, told_by = NULL, captured = NULL, released = NULL, "
+        "refunded = NULL WHERE request_id = $1",
+        UUID(request.request_id),
+        json.dumps(content),
+        json.dumps({"outcome": "answer", "reservation": reservation}),
+    )
+    again = await tenant.stub.Capture(request)
+    assert again.replayed
+    again.replayed = False
+    assert again == first
+    request.units = 8
+    assert "units" in (await refused(tenant.stub.Capture(request))).metadata["differs"]
+    assert (await tenant.verify()).consistent
 
 
 class TestDesk:

@@ -141,12 +141,12 @@ class GroupCommit:
             async with asyncio.TaskGroup() as groups:
                 while queue.requests or under_way:
                     queue.news.clear()
-                    is_large = queue.operations >= self._large
-                    if len(under_way) >= (_UNDER_WAY_MAX if is_large else 1):
+                    if len(under_way) >= (_UNDER_WAY_MAX if queue.operations >= self._large else 1):
                         # A small one would gain nothing by beginning early, and grows meanwhile.
                         await queue.news.wait()
                         continue
                     await self._gather(queue)
+                    is_large = queue.operations >= self._large
                     group = self._take(queue)
                     if is_large:
                         task = groups.create_task(self._decide_group(tenant_id, group))
