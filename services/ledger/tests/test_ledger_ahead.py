@@ -171,6 +171,21 @@ class TestTwoProcesses:
         await self.holds(databases[0], 2)
 
 
+async def test_accounts_nobody_asks_for_any_more_are_forgotten(ledger_url: str, clock: ManualClock) -> None:
+    database = open_database(load(Settings, database_url=SecretStr(ledger_url)))
+    try:
+        keeper = Bookkeeper(database, clock)
+        for name in ("a", "b", "c"):
+            await keeper.create_account(CreateAccount(new_id(), name))
+            await keeper.decide(name, [GrantCredits(new_id(), name, 1)])
+        assert keeper.accounts_in_memory == 3
+        clock.advance(timedelta(seconds=1))
+        await keeper.decide("b", [GrantCredits(new_id(), "b", 1)])
+        assert keeper.accounts_in_memory == 1
+    finally:
+        await database.stop()
+
+
 async def test_a_capture_recorded_by_the_release_before_is_replayed_and_told_from_others(
     tenant: Tenant, ledger_url: str
 ) -> None:

@@ -39,7 +39,6 @@ Body = Callable[[RawConnection], Awaitable[T]]
 # answered from the record. Longer outages are the caller's to wait for.
 _REPEAT_DELAYS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 _TRANSACTION_TIMEOUT_SECONDS: Final = 10.0
-_DESKS_MAX: Final = 64
 _OPERATIONS_KEY: Final = "operations_pkey"
 
 
@@ -90,6 +89,11 @@ class Bookkeeper:
 
         return await self._repeated(create_once, self._database.run_raw_transaction)
 
+    @property
+    def accounts_in_memory(self) -> int:
+        """Of how many accounts something is known from a group before."""
+        return len(self._desks)
+
     @contextmanager
     def _desk(self, tenant_id: str) -> Iterator[Desk]:
         desk = self._desks.pop(tenant_id) if tenant_id in self._desks else Desk()
@@ -99,11 +103,10 @@ class Bookkeeper:
             yield desk
         finally:
             desk.groups -= 1
-            while len(self._desks) > _DESKS_MAX:
-                idle = next((name for name, one in self._desks.items() if not one.groups), None)
-                if idle is None:
-                    break
-                del self._desks[idle]
+            desk.left_at = now = self._clock.monotonic()
+            # What is in memory is what was asked for within a second or so.
+            while (name := next(iter(self._desks))) != tenant_id and self._desks[name].is_given_up(now):
+                del self._desks[name]
 
     async def _decide_ahead(self, desk: Desk, operations: Sequence[AnyOperation]) -> Draft | None:
         base = desk.take_for(operations, self._clock.monotonic())

@@ -26,10 +26,15 @@ class Desk:
         self.deciding = asyncio.Lock()
         self.writing = asyncio.Lock()
         self.groups = 0  # being worked on, or waiting for their turn
+        self.left_at = 0.0  # when the last group was done
         self._next: Book | None = None  # what the next group may be decided on
         self._settled: Book | None = None  # what the last group committed from here left
         self._is_alone = True  # no other process has been at the account between our groups
         self._read_at = 0.0
+
+    def is_given_up(self, now_seconds: float) -> bool:
+        """Whether nobody is here, and what is known is too old for who comes."""
+        return not self.groups and now_seconds - self.left_at >= _BOOK_SECONDS
 
     def take_for(self, operations: Sequence[Operation], now_seconds: float) -> Book | None:
         """The book these can be decided on before the account is locked; None where they can't."""
