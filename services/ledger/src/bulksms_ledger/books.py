@@ -83,11 +83,15 @@ class Book:
         That is what is asked of reservations this book has: captures above all. What makes a reservation or brings a
         purchase in depends on what is not in the book.
         """
-        known = self._holds
-        return all(
-            (reservation_id := getattr(operation, "reservation_id", None)) is not None and reservation_id.int in known
-            for operation in operations
-        )
+        before = None
+        for operation in operations:
+            reservation_id: UUID | None = getattr(operation, "reservation_id", None)
+            if reservation_id is before and before is not None:  # as many captures of one reservation share it
+                continue
+            if reservation_id is None or reservation_id.int not in self._holds:
+                return False
+            before = reservation_id
+        return True
 
     def following(self) -> Book:
         """The book for the next group: what this one leaves. Call it once, when this group has been decided."""

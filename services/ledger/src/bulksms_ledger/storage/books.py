@@ -22,7 +22,7 @@ from bulksms_ledger.operations import (
 from bulksms_ledger.reservations import Hold
 from bulksms_ledger.storage import statements
 from bulksms_ledger.storage.packing import ENTRY_COLUMNS, OPERATION_COLUMNS, Packed
-from bulksms_ledger.storage.rows import account_from_row, encode_json
+from bulksms_ledger.storage.rows import account_from_row, array, encode_json
 
 
 class RawConnection(Protocol):
@@ -76,7 +76,7 @@ async def lock_account_and_look(
     connection: RawConnection, tenant_id: str, operations: Sequence[Operation]
 ) -> tuple[Account | None, bool]:
     """Lock the account's row; whether a request id of these operations has been used before comes with it."""
-    request_ids = [operation.request_id for operation in operations]
+    request_ids = array(operation.request_id for operation in operations)
     row = await connection.fetchrow(statements.LOCK_ACCOUNT_AND_LOOK, tenant_id, request_ids)
     return (None, False) if row is None else (account_from_row(row), row["repeats"] > 0)
 

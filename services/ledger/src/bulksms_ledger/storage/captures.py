@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -11,7 +10,7 @@ from bulksms_ledger.books import Book
 from bulksms_ledger.operations import Answer, Recorded
 from bulksms_ledger.reservations import Reservation
 from bulksms_ledger.storage.books import RawConnection
-from bulksms_ledger.storage.rows import encode_json
+from bulksms_ledger.storage.rows import array, encode_json
 
 # Between pieces of evidence. JSON has it nowhere: control characters are escaped there.
 _SEPARATOR: Final = "\x1e"
@@ -40,26 +39,21 @@ async def write_captures(connection: RawConnection, base: Account, book: Book, n
         account.entry_hash,
         account.last_entry_at,
         now,
-        _array(entry.request_id for entry in entries),
-        _array(entry.units for entry in entries),
-        _array(entry.captured_after for entry in entries),
-        _array(entry.reservation_id for entry in entries),
+        array(entry.request_id for entry in entries),
+        array(entry.units for entry in entries),
+        array(entry.captured_after for entry in entries),
+        array(entry.reservation_id for entry in entries),
         _SEPARATOR.join("" if entry.evidence is None else encode_json(entry.evidence) for entry in entries),
-        _array(entry.hash.hex() for entry in entries),
-        _array(reservation.captured for reservation in after),
-        _array(reservation.released for reservation in after),
-        _array(reservation.refunded for reservation in after),
+        array(entry.hash.hex() for entry in entries),
+        array(reservation.captured for reservation in after),
+        array(reservation.released for reservation in after),
+        array(reservation.refunded for reservation in after),
         [hold.reservation.reservation_id for hold in holds],
         [hold.reservation.open for hold in holds],
         [hold.reservation.captured for hold in holds],
         [encode_json(hold.pins) for hold in holds],
     )
     return written is not None
-
-
-def _array(values: Iterable[object]) -> str:
-    # As text, which PostgreSQL reads faster than the driver packs a list: that asks of every element what it is.
-    return f"{{{','.join(map(str, values))}}}"
 
 
 def _reservation_after(recorded: Recorded) -> Reservation:

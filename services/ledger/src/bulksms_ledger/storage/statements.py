@@ -22,7 +22,7 @@ LOCK_ACCOUNT: Final = f"SELECT {_ACCOUNT} FROM accounts WHERE tenant_id = $1 FOR
 # early hit and plans to read the whole table.)
 LOCK_ACCOUNT_AND_LOOK: Final = f"""
 SELECT {_ACCOUNT},
-    cardinality(ARRAY(SELECT request_id FROM operations WHERE request_id = ANY ($2::uuid[]))) AS repeats
+    cardinality(ARRAY(SELECT request_id FROM operations WHERE request_id = ANY ($2::text::uuid[]))) AS repeats
 FROM accounts WHERE tenant_id = $1 FOR UPDATE
 """
 
