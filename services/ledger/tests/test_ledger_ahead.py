@@ -334,3 +334,15 @@ class TestDesk:
         )
         desk.settle(draft)
         assert desk.take_for([capture()], clock.monotonic()) is not None
+
+    async def test_what_is_decided_ahead_changes_nothing_in_what_is_still_to_be_written(
+        self, read: Callable[[], Book], clock: ManualClock
+    ) -> None:
+        desk = Desk()
+        await self.settled(desk, read(), clock)
+        first = await self.ahead(desk, [capture(2)], clock)
+        assert first is not None
+        before = first.book.changed_holds
+        assert await self.ahead(desk, [capture(3)], clock) is not None
+        assert first.book.changed_holds == before
+        assert before[0].reservation.captured == 3

@@ -94,13 +94,13 @@ class Book:
         return True
 
     def following(self) -> Book:
-        """The book for the next group: what this one leaves. Call it once, when this group has been decided."""
+        """The book for the next group: what this one leaves."""
         book = Book(self.account, lots=self._lots, holds=(), operations=self.recorded, source_refs=())
-        book._holds = self._holds  # not a copy: that would be the larger part of a small group
+        book._holds = self._holds.copy()  # this one may still have to be written when that one is decided
         return book
 
     def recall(self, known: Book) -> None:
-        """Add what another book of the same state of the account knows; that book must not be used any more."""
+        """Add what another book of the same state of the account knows."""
         self._holds = known._holds | self._holds
 
     @property

@@ -187,14 +187,15 @@ class GroupCommit:
         if not group:  # all its callers have gone
             return
         try:
-            decisions = await self._decide_all(tenant_id, group)
+            await self._answer(group, await self._decide_all(tenant_id, group))
         except Exception as error:  # noqa: BLE001 - the loop's boundary: its callers are told
             await self._settle_failure(tenant_id, group, error)
-            return
         except asyncio.CancelledError:
             for request in group:
                 request.decisions.cancel()
             raise
+
+    async def _answer(self, group: Sequence[_Request], decisions: list[Decision]) -> None:
         position = 0
         for number, request in enumerate(group, 1):
             end = position + len(request.operations)
