@@ -19,7 +19,7 @@ _RESERVATIONS_MAX: Final = 1000
 class Desk:
     """One account in this process: whose turn it is, and what the groups before have left in memory.
 
-    A book is handed on once: what follows it goes on in it, so nobody else may decide on it.
+    A book is handed on once: who decided on it as well could not come true any more.
     """
 
     def __init__(self) -> None:
