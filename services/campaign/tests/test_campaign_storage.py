@@ -10,11 +10,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from bulksms_campaign.audiences import Audience
 from bulksms_campaign.recipients import Fact
-from bulksms_campaign.storage import tasks
+from bulksms_campaign.storage import imports, recipients, tasks
+from bulksms_campaign.storage.audiences import read_audience
+from bulksms_campaign.storage.contacts import list_contacts
 from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport, tell_batch, tell_reports
 from bulksms_campaign.storage.tables import METADATA
 from bulksms_campaign.storage.tasks import TaskKind
+from servicekit.bulk import raw
 from servicekit.database import Database
 
 LEASE = timedelta(seconds=30)
@@ -114,3 +118,49 @@ async def test_results_and_reports_are_quick_on_a_table_that_has_just_grown(camp
         for _ in range(7):
             async with campaign_database.begin() as connection:
                 assert len((await tell_reports(connection, reports)).known) == 5000
+
+
+async def test_an_audience_that_has_just_been_imported_is_previewed_listed_and_copied(
+    campaign_database: Database,
+) -> None:
+    """Planned by the statistics from before the import, each of these takes more than 30 seconds."""
+    await _keep_statistics_of_small_tenants(campaign_database)
+    phones = range(306900000000, 306900000000 + 30_000)
+    async with campaign_database.connect() as connection:
+        await imports.create_stage(connection)
+        await imports.stage(connection, [(number, phone, "Ann", "") for number, phone in enumerate(phones)], [])
+        async with connection.begin():
+            await imports.merge(connection, "acme", uuid4(), b"", ["customers"])
+        await imports.drop_stage(connection)
+    everybody = Audience(all_contacts=False, groups=("customers",), exclude_groups=())
+    async with asyncio.timeout(15):
+        async with campaign_database.connect() as connection:
+            read = read_audience(await raw(connection), "acme", everybody, limit=20_000, at_once=1000)
+            assert [len(rows) async for rows in read] == [1000] * 20
+        async with campaign_database.connect() as connection:
+            page = await list_contacts(connection, "acme", "customers", phones[-3], 100)
+            assert [(contact.phone, contact.groups) for contact in page] == [
+                (phone, ("customers",)) for phone in phones[-2:]
+            ]
+        campaign_id = uuid4()
+        async with campaign_database.begin() as connection:
+            copied = await recipients.insert_snapshot(connection, campaign_id, "acme", everybody, 1, ["first_name"])
+            assert copied == 30_000
+            left_out = await recipients.leave_out_newest(connection, campaign_id, "acme", everybody, 1000)
+            assert left_out == 1000
+
+
+async def _keep_statistics_of_small_tenants(database: Database) -> None:
+    async with database.begin() as connection:
+        for table, columns, values in (
+            ("contacts", "first_name, last_name, updated_at, created_at", "'', '', now(), now()"),
+            ("contact_groups", "group_name, added_at", "'customers', now()"),
+        ):
+            await connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
+            await connection.execute(
+                text(f"""
+                INSERT INTO {table} (tenant_id, phone, {columns})
+                SELECT 'tenant' || i % 50, 306800000000 + i, {values} FROM generate_series(1, 1000) AS i
+                """)
+            )
+            await connection.execute(text(f"ANALYZE {table}"))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from uuid import UUID
-
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.audiences import AudienceSize
 from bulksms_campaign.campaigns import ALLOWED_STATES, Campaign, Step, campaign_not_found
 from bulksms_campaign.peers.ledger import LedgerPeer, subscription_is_active
 from bulksms_campaign.storage.audiences import read_audience, size_of_audience
 from bulksms_campaign.storage.campaigns import read_campaign
+from servicekit.bulk import raw
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.errors import DomainError
@@ -82,8 +80,7 @@ class Previews:
             raise campaign_not_found(campaign_id)
         audience = campaign.content.audience
         size = await self._database.run_raw_transaction(lambda c: size_of_audience(c, tenant_id, audience))
-        async with self._database.connect() as connection:
-            measured, shown = await self._render(connection, campaign, size, samples)
+        measured, shown = await self._render(campaign, size, samples)
         blockers, available = await self._blockers(campaign, size)
         counted = max(measured.recipients, 1)
         return Preview(
@@ -99,22 +96,20 @@ class Previews:
         )
 
     async def _render(
-        self, connection: AsyncConnection, campaign: Campaign, size: AudienceSize, samples: int
+        self, campaign: Campaign, size: AudienceSize, samples: int
     ) -> tuple[_Measured, tuple[Sample, ...]]:
         template = Template.parse(campaign.content.text)
         # Without variables all messages are the same: a few rows, for the samples, are enough.
         limit = self._render_limit if template.variable_names else samples
-        measured, shown, after = _Measured(), list[Sample](), 0
-        while (wanted := min(CHUNK, limit - measured.recipients)) > 0:
-            rows = await read_audience(connection, campaign.tenant_id, campaign.content.audience, after, wanted)
-            for phone, text in _rendered(template, rows):
-                measured.add(size_of := measure(text))
-                if len(shown) < samples:
-                    shown.append(Sample(mask_phone(phone), text, size_of))
-            if len(rows) < wanted:
-                break
-            after = rows[-1][0]
-            await asyncio.sleep(0)
+        measured, shown = _Measured(), list[Sample]()
+        async with self._database.connect() as connection:
+            driver = await raw(connection)
+            read = read_audience(driver, campaign.tenant_id, campaign.content.audience, limit=limit, at_once=CHUNK)
+            async for rows in read:
+                for phone, text in _rendered(template, rows):
+                    measured.add(size_of := measure(text))
+                    if len(shown) < samples:
+                        shown.append(Sample(mask_phone(phone), text, size_of))
         if not template.variable_names and size.reachable:
             measured = _Measured()
             measured.add(measure(template.render(())), size.reachable)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.contact_file.rows import ContactRow, RejectedLine
 from bulksms_campaign.storage.contact_counts import lock_counts
+from bulksms_campaign.storage.plans import hash_joins
 from bulksms_campaign.storage.tables import import_lines, imports
 from servicekit.bulk import copy_records, execute_long, raw
 
@@ -172,7 +173,7 @@ async def merge(
 ) -> ImportCounts:
     """Make the staged rows contacts, in the caller's transaction. A repeat breaks the primary key of `imports`."""
     driver = await raw(connection)
-    await driver.execute("SET LOCAL work_mem = '64MB'")
+    await hash_joins(driver)
     for table in ("staged_rows", "staged_rejections"):
         await driver.execute(f"ANALYZE {table}")
     await execute_long(connection, _MERGE_CONTACTS, tenant_id, limit=MERGE_LIMIT)

@@ -13,6 +13,7 @@ from bulksms_campaign.audiences import Audience
 from bulksms_campaign.counters import Counters, Transition, contribution
 from bulksms_campaign.recipients import Fact, RecipientStatus
 from bulksms_campaign.storage.audiences import NOT_OPTED_OUT, selected_contacts
+from bulksms_campaign.storage.plans import hash_joins, hashed_joins
 from servicekit.bulk import execute_long, raw
 
 SNAPSHOT_LIMIT = timedelta(minutes=10)
@@ -47,44 +48,46 @@ async def insert_snapshot(
     selected, arguments = selected_contacts(audience)
     first = len(arguments) + 2
     variables = f"ARRAY[{', '.join(f'c.{name}' for name in variable_names)}]" if variable_names else "NULL"
-    return await execute_long(
-        connection,
-        "INSERT INTO recipients (campaign_id, phone, updated_at, enqueue_number, variables)"
-        f" SELECT ${first}, c.phone, clock_timestamp(), ${first + 1}::integer, {variables}"
-        f" {selected} AND {NOT_OPTED_OUT} ORDER BY c.phone",
-        tenant_id,
-        *arguments,
-        campaign_id,
-        enqueue_number,
-        limit=SNAPSHOT_LIMIT,
-    )
+    async with hashed_joins(await raw(connection)):
+        return await execute_long(
+            connection,
+            "INSERT INTO recipients (campaign_id, phone, updated_at, enqueue_number, variables)"
+            f" SELECT ${first}, c.phone, clock_timestamp(), ${first + 1}::integer, {variables}"
+            f" {selected} AND {NOT_OPTED_OUT} ORDER BY c.phone",
+            tenant_id,
+            *arguments,
+            campaign_id,
+            enqueue_number,
+            limit=SNAPSHOT_LIMIT,
+        )
 
 
 async def leave_out_newest(
     connection: AsyncConnection, campaign_id: UUID, tenant_id: str, audience: Audience, excess: int
 ) -> int:
     """Take the `excess` recipients out that joined the audience last, as contact or as member of its groups."""
-    return await execute_long(
-        connection,
-        """
-        DELETE FROM recipients WHERE campaign_id = $1 AND phone IN (
-            SELECT r.phone FROM recipients r
-            LEFT JOIN contacts c ON c.tenant_id = $2 AND c.phone = r.phone
-            LEFT JOIN LATERAL (
-                SELECT min(g.added_at) AS added_at FROM contact_groups g
-                WHERE g.tenant_id = $2 AND g.group_name = ANY($3::text[]) AND g.phone = r.phone
-            ) m ON true
-            WHERE r.campaign_id = $1
-            ORDER BY greatest(c.created_at, m.added_at) DESC NULLS FIRST, r.phone DESC
-            LIMIT $4
+    async with hashed_joins(await raw(connection)):
+        return await execute_long(
+            connection,
+            """
+            DELETE FROM recipients WHERE campaign_id = $1 AND phone IN (
+                SELECT r.phone FROM recipients r
+                LEFT JOIN contacts c ON c.tenant_id = $2 AND c.phone = r.phone
+                LEFT JOIN LATERAL (
+                    SELECT min(g.added_at) AS added_at FROM contact_groups g
+                    WHERE g.tenant_id = $2 AND g.group_name = ANY($3::text[]) AND g.phone = r.phone
+                ) m ON true
+                WHERE r.campaign_id = $1
+                ORDER BY greatest(c.created_at, m.added_at) DESC NULLS FIRST, r.phone DESC
+                LIMIT $4
+            )
+            """,
+            campaign_id,
+            tenant_id,
+            list(audience.groups),
+            excess,
+            limit=SNAPSHOT_LIMIT,
         )
-        """,
-        campaign_id,
-        tenant_id,
-        list(audience.groups),
-        excess,
-        limit=SNAPSHOT_LIMIT,
-    )
 
 
 async def read_chunk(
@@ -155,8 +158,7 @@ async def requeue_failed(
     Everything known of their earlier try goes, except how often the provider accepted a message for them.
     """
     driver = await raw(connection)
-    # Not nested loops, whatever the statistics of a table that has just grown say: see results.
-    await driver.execute("SET LOCAL enable_nestloop = off")
+    await hash_joins(driver)
     rows = await driver.fetch(
         f"""
         WITH again AS (

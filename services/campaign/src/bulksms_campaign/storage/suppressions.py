@@ -42,11 +42,13 @@ async def read_wishes(connection: AsyncConnection, tenant_id: str, limit: int) -
     return [SuppressionWish(*row) for row in await connection.execute(query)]
 
 
-# By wish id as well: a wish replaced while the dispatcher was being told of the old one stays.
+# By wish id as well: a wish replaced while the dispatcher was being told of the old one stays. And by the phones twice,
+# so that however the join is planned, no more than these are looked at.
 _FORGET = text("""
     DELETE FROM suppression_wishes w
     USING unnest(CAST(:phones AS bigint[]), CAST(:wish_ids AS uuid[])) AS t (phone, wish_id)
-    WHERE w.tenant_id = :tenant_id AND w.phone = t.phone AND w.wish_id = t.wish_id
+    WHERE w.tenant_id = :tenant_id AND w.phone = ANY(CAST(:phones AS bigint[]))
+      AND w.phone = t.phone AND w.wish_id = t.wish_id
 """)
 
 
