@@ -116,7 +116,7 @@ def test_a_crash_is_noticed_and_reported_with_the_last_log_lines(tmp_path: Path)
     [
         ("migration", r"migrate-campaign failed with exit code 1(?s:.*)a table it does not know"),
         ("start", r"campaign-0 ended with exit code 1 before it was ready(?s:.*)GRPC_LISTEN: no such interface"),
-        ("sick", r"campaign-0 was not ready within 1 s(?s:.*)toy serves"),
+        ("sick", r"campaign-0 was not ready within 5 s(?s:.*)toy serves"),
     ],
 )
 def test_a_start_that_fails_says_why_and_leaves_nothing(
@@ -127,7 +127,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
     left_behind: Callable[[], set[psutil.Process]],
 ) -> None:
     if fault == "sick":
-        monkeypatch.setattr("devstack.plan._READY_TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr("devstack.plan._READY_TIMEOUT_SECONDS", 5.0)
     stack = Stack(options(tmp_path, fault=fault, traces=False))
     with pytest.raises(ProcessFailed, match=complaint):
         stack.start()

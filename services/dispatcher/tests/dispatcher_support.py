@@ -69,10 +69,10 @@ class Provider(Simulator):
         super().__init__(running.address, running.log_path)
         self.reset()
         self.set_behaviour()
-        self._seen_before = len(list(super().accepted()))
+        self._start = self.stats().log_bytes
 
-    def accepted(self) -> Iterator[AcceptedMessage]:
-        return itertools.islice(super().accepted(), self._seen_before, None)
+    def accepted(self, start: int = 0) -> Iterator[AcceptedMessage]:
+        return super().accepted(max(start, self._start))
 
     def times_accepted(self) -> Counter[int]:
         """How often each destination was really accepted → how many destinations."""

@@ -14,6 +14,7 @@ from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_dispatcher.providers.status import read_answer
 from bulksms_dispatcher.settings import Settings
+from devstack.mitto.behaviours import Behaviour, Latency
 from servicekit.database import Database
 
 from .dispatcher_support import (
@@ -28,6 +29,9 @@ from .dispatcher_support import (
     serving,
     submit,
 )
+
+# On the wire together: neither of two is in doubt yet when the other one is sent.
+CUT_OFF_LATE = Behaviour(latency=Latency(constant_seconds=2.0), answer="reset")
 
 
 def report(message_id: str) -> pb.EvidenceReport:
@@ -100,8 +104,7 @@ async def test_personal_texts_are_compared_as_they_were_sent(
 async def test_messages_that_cannot_be_told_apart_resolve_their_recipients_only_together(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
 ) -> None:
-    # On the wire together: neither is in doubt yet when the other one is sent.
-    simulator.script("accept-then-never-answer", repeat=2)
+    simulator.script(CUT_OFF_LATE, repeat=2)
     await asyncio.gather(submit(dispatcher, phones(10)), submit(dispatcher, phones(10)))
     await eventually(lambda: _in_state(dispatcher, "AMBIGUOUS", 2))
     sent = list(simulator.accepted())
@@ -122,7 +125,7 @@ async def test_messages_that_cannot_be_told_apart_resolve_their_recipients_only_
 async def test_the_sender_tells_messages_apart_that_are_otherwise_the_same(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    simulator.script("accept-then-never-answer", repeat=2)
+    simulator.script(CUT_OFF_LATE, repeat=2)
     one, other = header(sender="ShopOne"), header(sender="ShopTwo")
     await asyncio.gather(submit(dispatcher, phones(5), one), submit(dispatcher, phones(5), other))
     await eventually(lambda: _in_state(dispatcher, "AMBIGUOUS", 2))

@@ -95,7 +95,8 @@ async def test_a_frozen_worker_that_wakes_up_resolves_its_batch_by_the_late_answ
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     settings = configure()
-    simulator.script(Behaviour(latency=Latency(constant_seconds=0.5)))
+    # Long enough to be frozen in, however busy the machine is.
+    simulator.script(Behaviour(latency=Latency(constant_seconds=3.0)))
     with process(settings) as zombie:
         async with serving(configure(worker_concurrency=1)) as other:
             head = header()

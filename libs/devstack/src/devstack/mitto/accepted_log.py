@@ -83,9 +83,13 @@ class DamagedLogError(Exception):
     """The log has something in its middle that no crash of the simulator explains."""
 
 
-def read_accepted(path: Path | str) -> Iterator[AcceptedMessage]:
-    """Every accepted message, in the order of acceptance. A torn last record is left out."""
+def read_accepted(path: Path | str, start: int = 0) -> Iterator[AcceptedMessage]:
+    """Every accepted message, in the order of acceptance. A torn last record is left out.
+
+    `start` is the byte at which a record starts: what is before is not read.
+    """
     with Path(path).open("rb") as file:
+        file.seek(start)
         for record, body in _records_with_bodies(file):
             header = record.header
             messages = header.select(decode_messages(header.path, body))

@@ -113,9 +113,9 @@ class Simulator:
             after = page[-1].number
         return entries
 
-    def accepted(self) -> Iterator[AcceptedMessage]:
-        """Every accepted message, read from the log."""
-        return read_accepted(self.log_path)
+    def accepted(self, start: int = 0) -> Iterator[AcceptedMessage]:
+        """Every accepted message, read from the log; `start` is what `stats().log_bytes` was at some moment."""
+        return read_accepted(self.log_path, start)
 
     def duplicates(self) -> Duplicates:
         """How often the same text was accepted for the same destination."""

@@ -58,6 +58,11 @@ class LogWriter:
         """The request body of a record."""
         return os.pread(self._file, record.header.bytes, record.offset)
 
+    @property
+    def end(self) -> int:
+        """Length of what is durable, in bytes: where the next record starts."""
+        return self._end
+
     def close(self) -> None:
         """Write what is queued and stop."""
         if self._thread is not None:

@@ -48,6 +48,8 @@ class Statistics(msgspec.Struct, frozen=True):
     accepted_requests: int
     accepted_messages: int
     commits: int
+    log_bytes: int
+    """Of the accepted log, from its beginning: where the next record starts."""
     forgotten_requests: int
     open_connections: int
     connections_opened: int
@@ -73,6 +75,7 @@ def collect(
         accepted_requests=history.accepted_requests,
         accepted_messages=history.accepted_messages,
         commits=log.commits,
+        log_bytes=log.end,
         forgotten_requests=requests.forgotten_requests,
         open_connections=len(server.connections),
         connections_opened=server.connections_opened,
