@@ -21,7 +21,7 @@ from tests.e2e.shop import Shop
 REPLICAS = {"campaign": 2, "dispatcher": 2, "ledger": 2, "dlr-gateway": 2}
 # Small batches, few at a time: what interrupts a campaign must find it under way.
 ENVIRONMENT = {
-    "SMS_BATCH_SIZE": "250",
+    "SMS_BATCH_SIZE": "100",
     "WORKER_CONCURRENCY": "2",
     "MITTO_SOFT_TIMEOUT_SECONDS": "4",
     "MITTO_HARD_TIMEOUT_SECONDS": "8",
