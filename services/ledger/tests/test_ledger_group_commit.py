@@ -40,6 +40,15 @@ class Desk:
                 raise self.poison[number]
         return [Decision(Answer(), replayed=bool(number % 2)) for number in numbers]
 
+    async def let_one_through(self) -> None:
+        """The group under way is decided; returns when the next one has begun."""
+        while not self.beginnings.locked():
+            await self.beginnings.acquire()
+        self.open.set()
+        self.open.clear()
+        async with asyncio.timeout(5):
+            await self.beginnings.acquire()
+
 
 async def begin(group_commit: GroupCommit, desk: Desk, number: int) -> asyncio.Task[list[Decision]]:
     """A first request, whose group has begun: whatever is asked now waits."""
@@ -127,29 +136,47 @@ async def test_who_comes_when_nothing_waits_but_a_large_group_is_under_way_is_se
     await group_commit.stop()
 
 
+async def test_a_group_begins_when_as_many_wait_as_the_last_one_had() -> None:
+    desk = Desk()
+    group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))
+    tasks = [await begin(group_commit, desk, 0), *[await ask(group_commit, number) for number in (1, 2)]]
+    await desk.let_one_through()  # two wait, and the last one had one
+    tasks += [await ask(group_commit, number) for number in (3, 4, 5)]
+    desk.open.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks)
+    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2], [3, 4, 5]]
+    await group_commit.stop()
+
+
 async def test_a_group_begins_when_nobody_joins_any_more() -> None:
     desk = Desk()
     group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=0.5), gathering=timedelta(seconds=60))
-    tasks = [await begin(group_commit, desk, 0), await ask(group_commit, 1), await ask(group_commit, 2)]
+    tasks = [await begin(group_commit, desk, 0), *[await ask(group_commit, number) for number in range(1, 9)]]
+    await desk.let_one_through()
+    tasks += [await ask(group_commit, number) for number in (9, 10)]
     desk.open.set()
-    await tasks[0]
-    tasks.append(await ask(group_commit, 3))
+    await tasks[8]
+    tasks.append(await ask(group_commit, 11))
     async with asyncio.timeout(10):
         await asyncio.gather(*tasks)
-    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3]]
+    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
     await group_commit.stop()
 
 
 async def test_a_group_begins_in_time_however_many_keep_coming() -> None:
     desk = Desk()
-    group_commit = GroupCommit(desk.decide, quiet=timedelta(milliseconds=1), gathering=timedelta(milliseconds=20))
-    tasks = [await begin(group_commit, desk, 0), await ask(group_commit, 1), await ask(group_commit, 2)]
+    group_commit = GroupCommit(desk.decide, quiet=timedelta(milliseconds=5), gathering=timedelta(milliseconds=20))
+    tasks = [await begin(group_commit, desk, 0), *[await ask(group_commit, number) for number in range(1, 480)]]
+    await desk.let_one_through()
+    tasks += [await ask(group_commit, number) for number in (480, 481)]
     desk.open.set()
     async with asyncio.timeout(10):
-        while len(desk.groups) < 2:
+        while len(desk.groups) < 3:
             tasks.append(await ask(group_commit, len(tasks)))
+            await asyncio.sleep(0.0003)
         await asyncio.gather(*tasks)
-    assert len(desk.groups[1][1]) > 2
+    assert len(desk.groups[2][1]) < 450, "it did not wait for as many as the one before had"
     await group_commit.stop()
 
 
