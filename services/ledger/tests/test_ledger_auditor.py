@@ -19,8 +19,8 @@ from devstack.health import is_serving
 from servicekit.clock import ManualClock
 from servicekit.database import Database
 
+from .ledger_racing import ledger_process
 from .ledger_support import Tenant
-from .test_ledger_concurrency import ledger_process
 from .test_ledger_verification import ENTRY_COLUMNS, behind_the_ledgers_back, fill
 
 REST = timedelta(seconds=5)
