@@ -17,7 +17,7 @@ from bulksms_ledger.accounts import Account, SubscriptionStatus
 from bulksms_ledger.bookkeeping import Bookkeeper
 from bulksms_ledger.books import Book
 from bulksms_ledger.desks import Desk
-from bulksms_ledger.drafts import Draft, make_draft
+from bulksms_ledger.drafts import Draft, make_draft, make_draft_ahead
 from bulksms_ledger.operations import (
     Answer,
     AnyOperation,
@@ -260,7 +260,7 @@ class TestDesk:
         base = desk.take_for(operations, clock.monotonic())
         if base is None:
             return None
-        draft = await make_draft(base.following(), operations, clock.now(), base=base)
+        draft = await make_draft_ahead(base, operations, clock.now())
         desk.decided(draft.book)
         return draft
 

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from bulksms_ledger import refusals
 from bulksms_ledger.desks import Desk
-from bulksms_ledger.drafts import Draft, make_draft
+from bulksms_ledger.drafts import Draft, FewCaptures, PackedDraft, make_draft, make_draft_ahead
 from bulksms_ledger.operations import (
     Answer,
     AnyOperation,
@@ -108,22 +108,29 @@ class Bookkeeper:
             while (name := next(iter(self._desks))) != tenant_id and self._desks[name].is_given_up(now):
                 del self._desks[name]
 
-    async def _decide_ahead(self, desk: Desk, operations: Sequence[AnyOperation]) -> Draft | None:
+    async def _decide_ahead(self, desk: Desk, operations: Sequence[AnyOperation]) -> PackedDraft | FewCaptures | None:
         base = desk.take_for(operations, self._clock.monotonic())
         if base is None:
             return None
-        draft = await make_draft(base.following(), operations, self._clock.now(), base=base)
+        draft = await make_draft_ahead(base, operations, self._clock.now())
         desk.decided(draft.book)
         return draft
 
     async def _write(
-        self, tenant_id: str, desk: Desk, operations: Sequence[AnyOperation], ahead: Draft | None
+        self,
+        tenant_id: str,
+        desk: Desk,
+        operations: Sequence[AnyOperation],
+        ahead: PackedDraft | FewCaptures | None,
     ) -> list[Decision]:
         """Commit what has been decided ahead, or else decide and commit."""
+        draft: Draft | None
         try:
             async with self._writing_at_once:
-                draft = ahead if await self._write_captures(desk, ahead) else None
-                if draft is None:
+                if isinstance(ahead, FewCaptures):
+                    written = await self._write_captures(desk, ahead)
+                    draft = ahead if written else await self._decide_locked(tenant_id, desk, operations, None)
+                else:
                     draft = await self._decide_locked(tenant_id, desk, operations, ahead)
         except BaseException:
             desk.forget()
@@ -134,27 +141,27 @@ class Bookkeeper:
         desk.settle(draft)
         return draft.decisions
 
-    async def _write_captures(self, desk: Desk, ahead: Draft | None) -> bool:
-        """Write a few captures decided ahead at one stroke, if that is what they are and they still hold."""
-        if ahead is None or ahead.base is None or ahead.packed is not None or not desk.may_come_true(ahead):
+    async def _write_captures(self, desk: Desk, ahead: FewCaptures) -> bool:
+        """Write a few captures at one stroke, if what they were decided on has come true."""
+        base = ahead.base
+        if base is None or not desk.may_come_true(ahead):
             return False
-        base = ahead.base.account
 
         async def write_once(connection: RawConnection) -> bool:
-            return await write_captures(connection, base, ahead.book, ahead.decided_at)
+            return await write_captures(connection, base.account, ahead.book, ahead.decided_at)
 
         return await self._repeated(write_once, self._database.run_raw_statement)
 
     async def _decide_locked(
-        self, tenant_id: str, desk: Desk, operations: Sequence[AnyOperation], ahead: Draft | None
-    ) -> Draft | None:
+        self, tenant_id: str, desk: Desk, operations: Sequence[AnyOperation], ahead: PackedDraft | None
+    ) -> PackedDraft | None:
         """Lock the account, see whether what was decided ahead holds, decide where it does not, and commit.
 
         None when there is no account.
         """
 
-        async def decide_once(connection: RawConnection) -> Draft | None:
-            if ahead is None or ahead.base is None or ahead.packed is None:
+        async def decide_once(connection: RawConnection) -> PackedDraft | None:
+            if ahead is None or ahead.base is None:
                 account = await lock_account(connection, tenant_id)
             else:
                 account, has_repeats = await lock_account_and_look(connection, tenant_id, operations)
@@ -165,8 +172,7 @@ class Bookkeeper:
                 return None
             book = desk.recall(await load_book(connection, account, operations), self._clock.monotonic())
             draft = await make_draft(book, operations, self._clock.now())
-            if draft.packed is not None:
-                await save_book(connection, draft.book, draft.packed, draft.decided_at)
+            await save_book(connection, draft.book, draft.packed, draft.decided_at)
             return draft
 
         return await self._repeated(decide_once, self._database.run_raw_transaction)

@@ -23,26 +23,48 @@ class Draft:
     book: Book
     base: Book | None  # what it was decided on, where that was not read under the account's lock
     decisions: list[Decision]
-    packed: Packed | None  # None: a few captures, decided ahead
     decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PackedDraft(Draft):
+    """One to be written with COPY."""
+
+    packed: Packed
+
+
+@dataclass(frozen=True, slots=True)
+class FewCaptures(Draft):
+    """Captures decided ahead, and so few that one statement writes them."""
 
 
 async def make_draft(
     book: Book, operations: Sequence[AnyOperation], now: datetime, *, base: Book | None = None
-) -> Draft:
+) -> PackedDraft:
     """Decide the operations, in order, on a book made for them."""
     decisions: list[Decision] = []
     packed = Packed(book.account.tenant_id, now)
-    are_few = len(operations) <= _FEW
     for start in range(0, len(operations), _SLICE):
         if start:
             await asyncio.sleep(0)
         entries, recorded = len(book.entries), len(book.recorded)
         decisions += [book.decide(operation, now) for operation in operations[start : start + _SLICE]]
-        if not are_few:
-            packed.add(book.entries[entries:], book.recorded[recorded:])
-    if are_few and base is not None and book.has_only_captured:
-        return Draft(book, base, decisions, None, now)
-    if are_few:
-        packed.add(book.entries, book.recorded)
-    return Draft(book, base, decisions, packed, now)
+        packed.add(book.entries[entries:], book.recorded[recorded:])
+    return PackedDraft(book, base, decisions, now, packed)
+
+
+async def make_draft_ahead(base: Book, operations: Sequence[AnyOperation], now: datetime) -> PackedDraft | FewCaptures:
+    """Decide the operations on what another group leaves, before that is committed."""
+    book = base.following()
+    if len(operations) > _FEW:
+        return await make_draft(book, operations, now, base=base)
+    decisions: list[Decision] = []
+    for start in range(0, len(operations), _SLICE):
+        if start:
+            await asyncio.sleep(0)
+        decisions += [book.decide(operation, now) for operation in operations[start : start + _SLICE]]
+    if book.has_only_captured:
+        return FewCaptures(book, base, decisions, now)
+    packed = Packed(book.account.tenant_id, now)
+    packed.add(book.entries, book.recorded)
+    return PackedDraft(book, base, decisions, now, packed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -146,11 +145,6 @@ def encode_outcome(outcome: Outcome) -> str:
     return _encode(outcome).decode()
 
 
-def decode_outcome(text: str) -> Outcome:
-    """The stored outcome."""
-    return _decode_outcome(text)
-
-
 def differing_fields(operation: Operation, other: Operation) -> list[str]:
     """Names of the fields in which two operations differ, sorted."""
     first: dict[str, Any] = msgspec.to_builtins(operation)
@@ -159,4 +153,3 @@ def differing_fields(operation: Operation, other: Operation) -> list[str]:
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode_outcome: Final[Callable[[str], Outcome]] = msgspec.json.Decoder(Outcome).decode
