@@ -76,6 +76,13 @@ def account(version: int, available: int, reserved: int = 30, captured: int = 15
     """
 
 
+async def connections_ended(connection: asyncpg.Connection) -> None:
+    """What a ledger's connections did is counted when they end."""
+    async with asyncio.timeout(20):
+        while await connection.fetchval(LEDGER_CONNECTIONS):  # noqa: ASYNC110 - only the database knows
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("statements", "constraint"),
     [
@@ -171,10 +178,38 @@ async def test_no_statement_reads_a_whole_table_though_it_was_planned_when_that_
                 await tenant.release(reservation_id, 1)
                 await tenant.refund(reservation_id, 1)
                 await tenant.reserve(1)
-        async with asyncio.timeout(20):  # what its connections did is counted when they end
-            while await connection.fetchval(LEDGER_CONNECTIONS):  # noqa: ASYNC110 - only the database knows
-                await asyncio.sleep(0.01)
+        await connections_ended(connection)
         assert await whole_reads() == before
+    finally:
+        await connection.close()
+
+
+async def test_a_reservation_is_found_by_its_key_though_statistics_know_other_tenants_only(
+    ledger_url: str, ids: Ids
+) -> None:
+    async def reservations_read() -> int:
+        await connections_ended(connection)
+        reads = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'reservations'"
+        return int(await connection.fetchval(reads))
+
+    connection = await asyncpg.connect(ledger_url)
+    try:
+        await connection.execute("ALTER TABLE reservations SET (autovacuum_enabled = off)")
+        async with serving(ledger_url, ManualClock()) as stub:
+            other = await Tenant(stub, ids, "other").open(100)
+            for _ in range(20):
+                await other.reserve(1)
+        await connection.execute("ANALYZE")
+        async with serving(ledger_url, ManualClock()) as stub:
+            tenant = await Tenant(stub, ids).open(1000)
+            held = await asyncio.gather(*(tenant.reserve(2) for _ in range(500)))
+        before = await reservations_read()
+        async with serving(ledger_url, ManualClock()) as stub:
+            tenant = Tenant(stub, ids)
+            for answer in held[:10]:
+                await tenant.capture(answer.reservation.reservation_id, 1)
+                await tenant.release(answer.reservation.reservation_id, 1)
+        assert await reservations_read() - before < 100
     finally:
         await connection.close()
 
