@@ -18,7 +18,7 @@ LANES = {"306": dispatch_pb2.PRIORITY_LOW, "447": dispatch_pb2.PRIORITY_NORMAL, 
 
 
 @pytest.mark.parametrize("priority", [dispatch_pb2.PRIORITY_NORMAL, dispatch_pb2.PRIORITY_URGENT])
-async def test_ten_go_out_within_seconds_while_another_tenants_200_000_are_queued(
+async def test_ten_go_out_while_another_tenants_200_000_are_queued(
     configure: Callable[..., Settings],
     simulator: Provider,
     peers: Peers,
@@ -29,15 +29,19 @@ async def test_ten_go_out_within_seconds_while_another_tenants_200_000_are_queue
         sms_batch_size=1000, rate_limit_traffic_account_max=5, rate_limit_traffic_account_window_ms=500
     )
     async with serving(settings) as first, serving(settings) as second:
-        await submit(first, phones(200_000), header(tenant_id="large"))
-        asked_at = time.time()
+        large = header(tenant_id="large")
+        await _pause(first, large)
+        await submit(first, phones(200_000), large)
+        await _resume(first, large)
+        await eventually(simulator.times_accepted)
         await submit(second, phones(10, first=447_700_900_000), header(tenant_id="small", priority=priority))
+        submitted_at = time.time()
         ten = {447_700_900_000 + number for number in range(10)}
         await eventually(lambda: ten <= set(peers.campaign.recipients))
-        stats = await first.batches(tenant_id="large")
-    waited = max(m.received_at for m in simulator.accepted() if m.destination.startswith("+4477")) - asked_at
-    assert waited < 3
-    assert any(batch.state == 1 for batch in stats), "the large one was still queued"
+    small = [m.received_at for m in simulator.accepted() if m.destination.startswith("+4477")]
+    large_requests = {m.received_at for m in simulator.accepted() if m.destination.startswith("+306")}
+    # Counted, not timed: what two replicas hold already and send meanwhile is a few; first come, first served is 190.
+    assert sum(submitted_at < received_at < max(small) for received_at in large_requests) <= 30
 
 
 async def test_urgent_goes_before_normal_and_normal_before_low(
@@ -55,15 +59,11 @@ async def test_urgent_goes_before_normal_and_normal_before_low(
             for prefix, priority in LANES.items()
         }
         for head in heads.values():
-            await dispatcher.dispatch.PauseCampaign(
-                dispatch_pb2.PauseCampaignRequest(
-                    request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=head.campaign_id
-                )
-            )
+            await _pause(dispatcher, head)
         for prefix, head in heads.items():
             await submit(dispatcher, phones(20, first=int(prefix.ljust(12, "0"))), head)
         for head in heads.values():  # the least urgent first
-            await _resume(dispatcher, head.campaign_id)
+            await _resume(dispatcher, head)
         resumed_at = time.time()
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})
     # What was claimed when the others were resumed is under way. From then on the order is strict, but for the one
@@ -79,7 +79,17 @@ async def test_urgent_goes_before_normal_and_normal_before_low(
     assert sum(at < max(normal) for at in low) <= settings.worker_concurrency
 
 
-async def _resume(dispatcher: Dispatcher, campaign_id: str) -> None:
+async def _pause(dispatcher: Dispatcher, head: dispatch_pb2.SubmissionHeader) -> None:
+    await dispatcher.dispatch.PauseCampaign(
+        dispatch_pb2.PauseCampaignRequest(
+            request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
+        )
+    )
+
+
+async def _resume(dispatcher: Dispatcher, head: dispatch_pb2.SubmissionHeader) -> None:
     await dispatcher.dispatch.ResumeCampaign(
-        dispatch_pb2.ResumeCampaignRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=campaign_id)
+        dispatch_pb2.ResumeCampaignRequest(
+            request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
+        )
     )
