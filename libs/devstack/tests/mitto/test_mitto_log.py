@@ -62,6 +62,14 @@ def test_the_log_can_be_read_while_it_grows(simulator: SimulatorProcess, http: h
         assert sum(1 for _ in simulator.control.accepted()) == 100 * round_number
 
 
+def test_the_log_can_be_read_from_a_moment_on(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
+    http.post(simulator.base_url + BULK_PATH, json=bulk(3))
+    moment = simulator.control.stats().log_bytes
+    assert list(simulator.control.accepted(moment)) == []
+    http.post(simulator.base_url + BULK_PATH, json=bulk(2))
+    assert list(simulator.control.accepted(moment)) == list(simulator.control.accepted())[3:]
+
+
 def test_a_torn_last_record_is_ignored_wherever_it_is_torn_and_cut_off_at_the_next_start(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk
 ) -> None:
