@@ -42,14 +42,8 @@ async def make_draft(
     book: Book, operations: Sequence[AnyOperation], now: datetime, *, base: Book | None = None
 ) -> PackedDraft:
     """Decide the operations, in order, on a book made for them."""
-    decisions: list[Decision] = []
     packed = Packed(book.account.tenant_id, now)
-    for start in range(0, len(operations), _SLICE):
-        if start:
-            await asyncio.sleep(0)
-        entries, recorded = len(book.entries), len(book.recorded)
-        decisions += [book.decide(operation, now) for operation in operations[start : start + _SLICE]]
-        packed.add(book.entries[entries:], book.recorded[recorded:])
+    decisions = await _decide(book, operations, now, packed)
     return PackedDraft(book, base, decisions, now, packed)
 
 
@@ -58,13 +52,24 @@ async def make_draft_ahead(base: Book, operations: Sequence[AnyOperation], now: 
     book = base.following()
     if len(operations) > _FEW:
         return await make_draft(book, operations, now, base=base)
-    decisions: list[Decision] = []
-    for start in range(0, len(operations), _SLICE):
-        if start:
-            await asyncio.sleep(0)
-        decisions += [book.decide(operation, now) for operation in operations[start : start + _SLICE]]
+    decisions = await _decide(book, operations, now)
     if book.has_only_captured:
         return FewCaptures(book, base, decisions, now)
     packed = Packed(book.account.tenant_id, now)
     packed.add(book.entries, book.recorded)
     return PackedDraft(book, base, decisions, now, packed)
+
+
+async def _decide(
+    book: Book, operations: Sequence[AnyOperation], now: datetime, packed: Packed | None = None
+) -> list[Decision]:
+    """Decide slice by slice; what each slice adds to the book is packed with it, where it is to be packed."""
+    decisions: list[Decision] = []
+    for start in range(0, len(operations), _SLICE):
+        if start:
+            await asyncio.sleep(0)
+        entries, recorded = len(book.entries), len(book.recorded)
+        decisions += [book.decide(operation, now) for operation in operations[start : start + _SLICE]]
+        if packed is not None:
+            packed.add(book.entries[entries:], book.recorded[recorded:])
+    return decisions
