@@ -223,6 +223,14 @@ class Dispatcher:
         names = [queue_pb2.BatchState.Name(batch.state) for batch in await self.batches()]
         return Counter(name.removeprefix("BATCH_STATE_") for name in names)
 
+    async def pause(self, head: dispatch_pb2.SubmissionHeader) -> dispatch_pb2.PauseCampaignResponse:
+        """Hold the campaign of a submission back."""
+        return await self.dispatch.PauseCampaign(dispatch_pb2.PauseCampaignRequest(**naming(head)))
+
+    async def resume(self, head: dispatch_pb2.SubmissionHeader) -> dispatch_pb2.ResumeCampaignResponse:
+        """Let it go on."""
+        return await self.dispatch.ResumeCampaign(dispatch_pb2.ResumeCampaignRequest(**naming(head)))
+
     async def attempts(self, batch_id: str) -> list[queue_pb2.Attempt]:
         response = await self.queue.GetBatch(queue_pb2.GetBatchRequest(batch_id=batch_id))
         return list(response.attempts)
@@ -310,6 +318,11 @@ def header(**changes: Any) -> dispatch_pb2.SubmissionHeader:
         "sender": "Astronote",
     }
     return dispatch_pb2.SubmissionHeader(**values | changes)
+
+
+def naming(head: dispatch_pb2.SubmissionHeader) -> dict[str, str]:
+    """What names the campaign of a submission in a new request."""
+    return {"request_id": str(uuid.uuid4()), "tenant_id": head.tenant_id, "campaign_id": head.campaign_id}
 
 
 def phones(count: int, first: int = 306_900_000_000) -> list[int]:

@@ -22,6 +22,7 @@ from .dispatcher_support import (
     chunks,
     eventually,
     header,
+    naming,
     phones,
     reason_of,
     serving,
@@ -30,22 +31,18 @@ from .dispatcher_support import (
 )
 
 
-def naming(head: pb.SubmissionHeader) -> dict[str, str]:
-    return {"request_id": str(uuid.uuid4()), "tenant_id": head.tenant_id, "campaign_id": head.campaign_id}
-
-
 async def test_a_paused_campaign_waits_and_goes_on_when_resumed(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     head = header()
-    await dispatcher.dispatch.PauseCampaign(pb.PauseCampaignRequest(**naming(head)))
+    await dispatcher.pause(head)
     await submit(dispatcher, phones(30), head)
     other = await submit(dispatcher, phones(10, first=447_700_900_000))
     await eventually(lambda: len(peers.campaign.recipients) == 10)  # the others are not held up
     assert {told.campaign_id for told in peers.campaign.told} == {other.campaign_id}
     assert (await dispatcher.states())["READY"] == 3
 
-    resumed = await dispatcher.dispatch.ResumeCampaign(pb.ResumeCampaignRequest(**naming(head)))
+    resumed = await dispatcher.resume(head)
     assert resumed.ready == 3
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 40})
     assert simulator.times_accepted() == {1: 40}
@@ -55,7 +52,7 @@ async def test_a_cancelled_campaign_tells_its_recipients_and_takes_no_more(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     head = header()
-    await dispatcher.dispatch.PauseCampaign(pb.PauseCampaignRequest(**naming(head)))
+    await dispatcher.pause(head)
     await submit(dispatcher, phones(25), head)
 
     request = pb.CancelCampaignRequest(**naming(head))
@@ -88,7 +85,7 @@ async def test_who_opts_out_before_sending_is_left_out_and_told_as_suppressed(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     head, numbers = header(), phones(30)
-    await dispatcher.dispatch.PauseCampaign(pb.PauseCampaignRequest(**naming(head)))
+    await dispatcher.pause(head)
     await submit(dispatcher, numbers, head)
     out = [numbers[3], *numbers[10:20], 447_700_900_123]
     suppress = pb.SuppressRecipientsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=out)
@@ -97,7 +94,7 @@ async def test_who_opts_out_before_sending_is_left_out_and_told_as_suppressed(
     back = pb.UnsuppressRecipientsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=[447_700_900_123])
     assert (await dispatcher.dispatch.UnsuppressRecipients(back)).removed == 1
 
-    await dispatcher.dispatch.ResumeCampaign(pb.ResumeCampaignRequest(**naming(head)))
+    await dispatcher.resume(head)
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 19, "SUPPRESSED": 11})
     sent = {int(message.destination[1:]) for message in simulator.accepted()}
     assert sent == set(numbers) - set(out)
@@ -119,7 +116,7 @@ async def test_an_ambiguous_batch_tells_the_suppressed_apart(
 
 async def test_the_stats_show_depth_workers_and_pacing(dispatcher: Dispatcher, peers: Peers) -> None:
     head = header(priority=pb.PRIORITY_LOW)
-    await dispatcher.dispatch.PauseCampaign(pb.PauseCampaignRequest(**naming(head)))
+    await dispatcher.pause(head)
     await submit(dispatcher, phones(15), head)
     await submit(dispatcher, phones(10), header(tenant_id="other"))
     await eventually(lambda: len(peers.campaign.recipients) == 10)
@@ -213,12 +210,12 @@ async def test_urgent_batches_overtake_and_tenants_take_turns(
         heads = [header(tenant_id=name) for name in ("big", "small")]
         urgent = header(tenant_id="big", priority=pb.PRIORITY_URGENT)
         for head in (*heads, urgent):
-            await dispatcher.dispatch.PauseCampaign(pb.PauseCampaignRequest(**naming(head)))
+            await dispatcher.pause(head)
         await submit(dispatcher, phones(30), heads[0])
         await submit(dispatcher, phones(3, first=447_700_900_000), heads[1])
         await submit(dispatcher, phones(2, first=491_510_000_000), urgent)
         for head in (urgent, *heads):
-            await dispatcher.dispatch.ResumeCampaign(pb.ResumeCampaignRequest(**naming(head)))
+            await dispatcher.resume(head)
         await eventually(lambda: len(peers.campaign.recipients) == 35)
 
     order = [message.destination[1:3] for message in simulator.accepted()]

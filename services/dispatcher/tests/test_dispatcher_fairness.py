@@ -12,7 +12,7 @@ import pytest
 from bulksms.dispatcher.v1 import dispatch_pb2
 from bulksms_dispatcher.settings import Settings
 
-from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, eventually, header, phones, serving, submit
+from .dispatcher_support import TENANT, Peers, Provider, eventually, header, phones, serving, submit
 
 LANES = {"306": dispatch_pb2.PRIORITY_LOW, "447": dispatch_pb2.PRIORITY_NORMAL, "491": dispatch_pb2.PRIORITY_URGENT}
 
@@ -30,9 +30,9 @@ async def test_ten_go_out_while_another_tenants_200_000_are_queued(
     )
     async with serving(settings) as first, serving(settings) as second:
         large = header(tenant_id="large")
-        await _pause(first, large)
+        await first.pause(large)
         await submit(first, phones(200_000), large)
-        await _resume(first, large)
+        await first.resume(large)
         await eventually(simulator.times_accepted)
         await submit(second, phones(10, first=447_700_900_000), header(tenant_id="small", priority=priority))
         submitted_at = time.time()
@@ -59,11 +59,11 @@ async def test_urgent_goes_before_normal_and_normal_before_low(
             for prefix, priority in LANES.items()
         }
         for head in heads.values():
-            await _pause(dispatcher, head)
+            await dispatcher.pause(head)
         for prefix, head in heads.items():
             await submit(dispatcher, phones(20, first=int(prefix.ljust(12, "0"))), head)
         for head in heads.values():  # the least urgent first
-            await _resume(dispatcher, head)
+            await dispatcher.resume(head)
         resumed_at = time.time()
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})
     # What was claimed when the others were resumed is under way. From then on the order is strict, but for the one
@@ -77,19 +77,3 @@ async def test_urgent_goes_before_normal_and_normal_before_low(
     assert len(low) >= 10
     assert sum(at < max(urgent) for at in normal) <= settings.worker_concurrency
     assert sum(at < max(normal) for at in low) <= settings.worker_concurrency
-
-
-async def _pause(dispatcher: Dispatcher, head: dispatch_pb2.SubmissionHeader) -> None:
-    await dispatcher.dispatch.PauseCampaign(
-        dispatch_pb2.PauseCampaignRequest(
-            request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
-        )
-    )
-
-
-async def _resume(dispatcher: Dispatcher, head: dispatch_pb2.SubmissionHeader) -> None:
-    await dispatcher.dispatch.ResumeCampaign(
-        dispatch_pb2.ResumeCampaignRequest(
-            request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
-        )
-    )

@@ -14,7 +14,6 @@ from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms_dispatcher.settings import Settings
 
 from .dispatcher_support import (
-    TENANT,
     Dispatcher,
     Peers,
     Provider,
@@ -174,9 +173,7 @@ async def test_beyond_the_backlog_limit_the_caller_is_told_to_come_back(
 ) -> None:
     async with serving(configure(backlog_limit=20)) as dispatcher:
         paused = header()
-        await dispatcher.dispatch.PauseCampaign(
-            pb.PauseCampaignRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=paused.campaign_id)
-        )
+        await dispatcher.pause(paused)
         with pytest.raises(grpc.aio.AioRpcError) as full:
             await submit(dispatcher, phones(50), paused)
         assert reason_of(full.value) == "BACKLOG_FULL"

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
+from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_dispatcher.settings import Settings
 from devstack.mitto.behaviours import Behaviour
 from devstack.valkey import EmbeddedValkey
@@ -149,19 +149,11 @@ async def test_three_replicas_use_their_limits_and_never_exceed_them(
         with process(settings), process(settings):
             await eventually(lambda: _workers(first, 3))
             for head in heads.values():
-                await first.dispatch.PauseCampaign(
-                    dispatch_pb2.PauseCampaignRequest(
-                        request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
-                    )
-                )
+                await first.pause(head)
             for prefix, head in heads.items():
                 await submit(first, phones(440, first=int(prefix.ljust(12, "0"))), head)
             for head in heads.values():
-                await first.dispatch.ResumeCampaign(
-                    dispatch_pb2.ResumeCampaignRequest(
-                        request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id
-                    )
-                )
+                await first.resume(head)
             await eventually(lambda: len(peers.campaign.told) == 1320, 200)
     arrivals = sorted(request.arrived_at for request in simulator.requests())
     assert simulator.times_accepted() == {1: 1320}

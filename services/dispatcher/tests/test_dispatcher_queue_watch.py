@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +9,12 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy import text
 
-from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.workers.queue_watch import QueueWatch
 from servicekit.database import Database
 
 from .dispatcher_support import Dispatcher, Peers, Provider, eventually, header, phones, serving, submit
-
-
-def naming(head: pb.SubmissionHeader) -> pb.PauseCampaignRequest:
-    return pb.PauseCampaignRequest(request_id=str(uuid.uuid4()), tenant_id=head.tenant_id, campaign_id=head.campaign_id)
 
 
 async def gauges(database: Database) -> dict[str, Any]:
@@ -45,7 +39,7 @@ async def test_the_queue_is_seen_as_metrics(
     await submit(dispatcher, phones(10, first=447_700_900_000))
     await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": 10})
     head = header()
-    await dispatcher.dispatch.PauseCampaign(naming(head))
+    await dispatcher.pause(head)
     await submit(dispatcher, phones(25), head)
     async with database.begin() as connection:  # one that was to be told two hours ago and is not due before tomorrow
         await connection.execute(
@@ -72,7 +66,7 @@ async def test_the_age_of_what_waits_is_that_of_the_batch_longest_due(
 ) -> None:
     async with serving(configure()) as dispatcher:
         head = header()
-        await dispatcher.dispatch.PauseCampaign(naming(head))
+        await dispatcher.pause(head)
         await submit(dispatcher, phones(25), head)
     async with database.begin() as connection:  # nobody is left to send what may be sent again
         await connection.execute(text("UPDATE campaigns SET paused = false"))

@@ -22,7 +22,6 @@ from devstack.valkey import EmbeddedValkey
 from servicekit.database import Database
 
 from .dispatcher_support import (
-    TENANT,
     Dispatcher,
     Peers,
     Provider,
@@ -63,9 +62,7 @@ async def test_a_worker_killed_while_sending_leaves_an_ambiguous_batch_that_is_n
     simulator.script("accept-then-never-answer")
     async with serving(settings) as survivor:
         head = header()
-        await survivor.dispatch.PauseCampaign(
-            pb.PauseCampaignRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=head.campaign_id)
-        )
+        await survivor.pause(head)
         await submit(survivor, phones(20), head)
     with process(settings) as victim:
         await _resume(settings, head)
@@ -100,9 +97,7 @@ async def test_a_frozen_worker_that_wakes_up_resolves_its_batch_by_the_late_answ
     with process(settings) as zombie:
         async with serving(configure(worker_concurrency=1)) as other:
             head = header()
-            await other.dispatch.PauseCampaign(
-                pb.PauseCampaignRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, campaign_id=head.campaign_id)
-            )
+            await other.pause(head)
             await submit(other, phones(10), head)
         await _resume(settings, head)
         await eventually(simulator.times_accepted)
