@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
-from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
 from servicekit import logs
@@ -78,42 +76,3 @@ def test_private_keys_are_masked_at_any_depth(lines: io.StringIO) -> None:
     assert line["message"] == {"text": "[masked]", "destination": "[masked]", "parts": 2}
     assert line["headers"] == [{"X-Mitto-API-Key": "[masked]", "Authorization": "[masked]", "Accept": "json"}]
     assert (line["context"], line["texts_rendered"]) == ("kept", 3)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["+306912345678", "+30 691 234 5678", "to +306912345678.", "(+30)6912345678 x", "=306912345678,", "n 6912345678"],
-)
-def test_telephone_numbers_in_texts_are_masked(text: str) -> None:
-    masked = logs.mask_text(text)
-    assert "[masked]" in masked
-    assert sum(character.isdigit() for character in masked) <= 2
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "01890a5d-ac96-774b-bcce-b302099a8057",
-        "12345678-1234-5678-1234-123456781234",
-        "01ARZ3NDEKTSV4RRFFQ69G5FAV",
-        "2026-11-22T10:11:12.123456Z",
-        "127.0.0.1:50051",
-        "1,234,567 of 9999999",
-        "4bf92f3577b34da6a3ce929d0e0e4736",
-    ],
-)
-def test_ids_times_addresses_and_counts_are_not(text: str) -> None:
-    assert logs.mask_text(text) == text
-
-
-def test_passwords_in_urls_are_masked() -> None:
-    assert logs.mask_text("at postgresql://me:hunter2@db:5432/x") == "at postgresql://me:[masked]@db:5432/x"
-
-
-@given(
-    st.integers(10**7, 10**15 - 1),
-    st.text(alphabet="abc (),='\"", max_size=5),
-    st.text(alphabet="abc ),.;'", max_size=5),
-)
-def test_no_number_with_a_plus_gets_through(number: int, before: str, after: str) -> None:
-    assert str(number) not in logs.mask_text(f"{before}+{number}{after}")

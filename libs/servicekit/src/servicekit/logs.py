@@ -11,19 +11,14 @@ from typing import Any, Literal, TextIO
 import structlog
 from opentelemetry import trace
 
-__all__ = ["configure", "get_logger", "mask_text", "redact"]
+from servicekit.privacy import MASK, mask_for_logs
 
-MASK = "[masked]"
+__all__ = ["configure", "get_logger", "redact"]
 
 _PRIVATE_WORDS = frozenset(
     {"phone", "phones", "msisdn", "destination", "text", "body", "secret", "secrets", "token", "authorization"}
     | {"password", "dsn", "apikey"}
 )
-_PLUS_NUMBER = re.compile(r"\+\d(?:[ ().\-]?\d){7,}")
-# Without a plus: 10 to 15 digits standing alone, as PostgreSQL's error details show a bigint key. Digits joined to
-# letters, hyphens or points are parts of ids, versions and timestamps.
-_BARE_NUMBER = re.compile(r"(?<![\w.:\-])\d{10,15}(?![\w:\-]|\.\d)")
-_URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):[^\s@/]+@")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 _UNTOUCHED = frozenset({"timestamp", "level", "logger", "trace_id", "span_id"})
 _MAX_DEPTH = 6
@@ -105,21 +100,12 @@ def _masked(key: str, value: Any, depth: int) -> Any:
         return {str(k): _masked(str(k), v, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_masked("", item, depth + 1) for item in value]
-    return mask_text(str(value))
+    return mask_for_logs(str(value))
 
 
 def _is_private(key: str) -> bool:
     words = [word.lower() for word in _WORD.findall(key)]
     return not _PRIVATE_WORDS.isdisjoint(words) or "apikey" in "".join(words)
-
-
-def mask_text(text: str) -> str:
-    """The text with telephone numbers, and passwords in URLs, masked."""
-    if not any(character.isdigit() for character in text) and "://" not in text:
-        return text
-    text = _PLUS_NUMBER.sub(MASK, text)
-    text = _BARE_NUMBER.sub(MASK, text)
-    return _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
 
 
 def _add_trace(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

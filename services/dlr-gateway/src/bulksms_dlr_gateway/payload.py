@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from bulksms_dlr_gateway.reports import Report, clean, microseconds, status_of
+from bulksms_dlr_gateway.reports import Report, microseconds, status_of
+from servicekit.privacy import clean_text
 
 __all__ = ["MAX_REPORTS", "Payload", "Rejected", "TooManyReportsError", "UnreadableBodyError", "parse"]
 
@@ -140,9 +141,9 @@ def _report(raw: bytes) -> Report:
     return Report(
         message_id=message_id,
         status=status_of(word),
-        raw_status=clean(word, _MAX_STATUS_LENGTH),
-        description=clean(_word(fields.description), _MAX_DESCRIPTION_LENGTH),
-        error_code=clean(_word(fields.error_code), _MAX_CODE_LENGTH),
+        raw_status=clean_text(word, _MAX_STATUS_LENGTH),
+        description=clean_text(_word(fields.description), _MAX_DESCRIPTION_LENGTH),
+        error_code=clean_text(_word(fields.error_code), _MAX_CODE_LENGTH),
         updated_at=_instant(fields.updated_at),
     )
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bulksms_dlr_gateway.payload import Payload, TooManyReportsError, UnreadableBodyError, parse
-from bulksms_dlr_gateway.reports import Entry, mask_digits, moment
+from bulksms_dlr_gateway.reports import Entry, moment
 from bulksms_dlr_gateway.storage import entries as rows
 from bulksms_dlr_gateway.storage.entries import QuarantineRow
 from bulksms_dlr_gateway.storage.tables import SpoolFileError, open_spool_file
+from servicekit.privacy import mask_numbers
 
 __all__ = ["main", "replay"]
 
@@ -90,7 +91,7 @@ def _entries(row: QuarantineRow) -> list[Entry]:
 
 def _shown(row: QuarantineRow) -> str:
     if row.entry is None:
-        return mask_digits(repr((row.raw or "")[:200]))
+        return mask_numbers(repr((row.raw or "")[:200]))
     report = row.entry.report
     received = moment(row.entry.received_at).isoformat()
     return f"{report.message_id}\t{report.raw_status}\t{report.error_code or '-'}\treceived {received}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import msgspec
 
-__all__ = ["Entry", "Report", "Status", "clean", "mask_digits", "microseconds", "moment", "status_of"]
+__all__ = ["Entry", "Report", "Status", "microseconds", "moment", "status_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -71,22 +70,6 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 def status_of(word: str) -> Status:
     """Our word for the provider's, whatever its case."""
     return _STATUS_BY_WORD.get(word.strip().lower(), Status.OTHER)
-
-
-_DIGIT_RUN = re.compile(r"\+?\d(?:[ ().\-/]{0,2}\d){5,}")
-
-
-def mask_digits(text: str) -> str:
-    """The text with everything that could be a telephone number masked: six digits or more, however grouped."""
-    return _DIGIT_RUN.sub("***", text)
-
-
-def clean(text: str, limit: int) -> str:
-    """At most `limit` characters that every transport takes: no controls, no lone surrogates."""
-    text = text[: limit * 4]  # what is beyond is cut anyway; a hostile megabyte is not worth looking at
-    if not text.isprintable():
-        text = "".join(character if character.isprintable() else " " for character in text)
-    return mask_digits(text).strip()[:limit]
 
 
 def microseconds(instant: datetime) -> int:

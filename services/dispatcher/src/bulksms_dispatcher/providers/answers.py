@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from bulksms_dispatcher.providers.known_ids import KnownIds
+from servicekit.privacy import clean_text
 
 __all__ = ["Answer", "Shape", "parse_answer", "shape_of"]
 
 MAX_ID_LENGTH = 64
 MAX_DESCRIPTION_LENGTH = 200
-_DIGITS = re.compile(r"\+?\d[\d ().-]{4,}\d")
 _TOO_LARGE = re.compile(
     r"too (large|many|big|long)|exceed|maximum (batch|size|number)|max(imum)? ?(size|count)", re.IGNORECASE
 )
@@ -159,6 +159,5 @@ def _words(*candidates: Any) -> str:
         if candidate in (None, "", [], {}):
             continue
         text = candidate if isinstance(candidate, str) else msgspec.json.encode(candidate).decode()
-        printable = "".join(c if c.isprintable() else " " for c in text[: 10 * MAX_DESCRIPTION_LENGTH])
-        return _DIGITS.sub("…", " ".join(printable.split()))[:MAX_DESCRIPTION_LENGTH]
+        return clean_text(text, MAX_DESCRIPTION_LENGTH)
     return ""

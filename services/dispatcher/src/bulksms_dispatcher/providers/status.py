@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from pydantic import SecretStr
 
 from bulksms_dispatcher.providers.retry_after import parse_retry_after
 from bulksms_dispatcher.providers.sightings import Sighting, sighting_of
+from servicekit.privacy import clean_text
 
 __all__ = ["DeliveryWord", "LookupResult", "MessageLookup", "ProviderWord", "read_answer"]
 
 MESSAGES_PATH = "/api/v1.1/Messages/"
 _MAX_BODY = 256 * 1024
 _MAX_RAW_STATUS, _MAX_DESCRIPTION = 64, 200
-_DIGITS = re.compile(r"\+?\d(?:[ ().\-/]{0,2}\d){5,}")
 
 
 class DeliveryWord(IntEnum):
@@ -170,12 +169,7 @@ def read_answer(body: bytes, message_id: str) -> ProviderWord:
     return ProviderWord(
         LookupResult.KNOWN,
         _WORDS.get(raw.strip().lower(), DeliveryWord.OTHER),
-        _clean(raw)[:_MAX_RAW_STATUS],
-        _clean(description)[:_MAX_DESCRIPTION] if isinstance(description, str) else "",
+        clean_text(raw, _MAX_RAW_STATUS),
+        clean_text(description, _MAX_DESCRIPTION) if isinstance(description, str) else "",
         sighting=sighting_of(parsed, message_id),
     )
-
-
-def _clean(text: str) -> str:
-    printable = "".join(c if c.isprintable() else " " for c in text[: 10 * _MAX_DESCRIPTION])
-    return _DIGITS.sub("…", " ".join(printable.split()))
