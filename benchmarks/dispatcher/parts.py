@@ -11,11 +11,11 @@ import msgspec
 from benchmarks.dispatcher.throughput import FIRST_PHONE, TEXT
 from benchmarks.report import Figure
 from bulksms.campaign.v1 import results_pb2
-from bulksms_dispatcher.providers.known_ids import KnownIds
-from bulksms_dispatcher.providers.outcome import Exchange, Fault, Phase, classify
-from bulksms_dispatcher.recipients import Recipients, pack, pack_ids, unpack, unpack_ids
-from bulksms_dispatcher.requests import render_bulk
-from bulksms_dispatcher.submissions import Cutter, Progress
+from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, Phase, classify
+from bulksms_dispatcher.domain.recipients import Recipients, pack, pack_ids, unpack, unpack_ids
+from bulksms_dispatcher.domain.requests import render_bulk
+from bulksms_dispatcher.domain.submissions import Cutter, Progress
 from devstack.mitto.message_ids import new_blocks
 from smstext.parts import count_parts
 from smstext.template import Template

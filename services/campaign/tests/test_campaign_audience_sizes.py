@@ -15,11 +15,8 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
-from bulksms_campaign.audiences import Audience, AudienceSize
-from bulksms_campaign.bells import Bells
-from bulksms_campaign.campaigns import CampaignContent, CampaignPriority, Step
-from bulksms_campaign.operations.drafts import Drafts
-from bulksms_campaign.operations.enqueue import Enqueue
+from bulksms_campaign.domain.audiences import Audience, AudienceSize
+from bulksms_campaign.domain.campaigns import CampaignContent, CampaignPriority, Step
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.storage import audience_sizes, contacts
 from bulksms_campaign.storage.audiences import size_of_audience
@@ -27,6 +24,9 @@ from bulksms_campaign.storage.events import list_events
 from bulksms_campaign.storage.imports import create_stage, drop_stage, merge, stage
 from bulksms_campaign.storage.requests import MutationKey
 from bulksms_campaign.storage.tasks import Task, TaskKind
+from bulksms_campaign.use_cases.drafts import Drafts
+from bulksms_campaign.use_cases.enqueue import Enqueue
+from bulksms_campaign.use_cases.signals import Bells
 from bulksms_campaign.workers.counting import Counting
 from bulksms_campaign.workers.launch import take_snapshot
 from servicekit.clock import SystemClock

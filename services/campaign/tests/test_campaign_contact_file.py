@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulksms_campaign.contact_file.header import parse_header
-from bulksms_campaign.contact_file.records import RecordReader
-from bulksms_campaign.contact_file.rows import ContactFile, Rows
+from bulksms_campaign.domain.contact_file.header import parse_header
+from bulksms_campaign.domain.contact_file.records import RecordReader
+from bulksms_campaign.domain.contact_file.rows import ContactFile, Rows
 from servicekit.errors import DomainError
 
 

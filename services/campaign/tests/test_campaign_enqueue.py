@@ -12,11 +12,11 @@ from sqlalchemy import event, text
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1 import contacts_pb2, results_pb2
-from bulksms_campaign.bells import Bells
-from bulksms_campaign.campaigns import Step
-from bulksms_campaign.operations.enqueue import Enqueue
+from bulksms_campaign.domain.campaigns import Step
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.storage.requests import MutationKey
+from bulksms_campaign.use_cases.enqueue import Enqueue
+from bulksms_campaign.use_cases.signals import Bells
 from servicekit import errors
 from servicekit.grpc.server import GrpcServer
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from bulksms_campaign.counters import Counters, Transition, contribution, movement
-from bulksms_campaign.recipients import Fact, Known, RecipientStatus, status_of
+from bulksms_campaign.domain.counters import Counters, Transition, contribution, movement
+from bulksms_campaign.domain.recipients import Fact, Known, RecipientStatus, status_of
 from bulksms_campaign.storage.folding import status_sql, told_epoch_sql, told_facts_sql
 from servicekit.database import Database
 

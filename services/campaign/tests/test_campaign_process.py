@@ -19,10 +19,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
 
-from bulksms_campaign.bells import Bells
-from bulksms_campaign.operations.results import Results
-from bulksms_campaign.recipients import Fact
+from bulksms_campaign.domain.recipients import Fact
 from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport
+from bulksms_campaign.use_cases.results import Results
+from bulksms_campaign.use_cases.signals import Bells
 from devstack.ports import choose_port
 from servicekit.database import Database
 from servicekit.grpc.client import open_channel

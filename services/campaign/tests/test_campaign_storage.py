@@ -10,8 +10,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from bulksms_campaign.audiences import Audience
-from bulksms_campaign.recipients import Fact
+from bulksms_campaign.domain.audiences import Audience
+from bulksms_campaign.domain.recipients import Fact
 from bulksms_campaign.storage import imports, recipients, tasks
 from bulksms_campaign.storage.audiences import read_audience
 from bulksms_campaign.storage.contacts import list_contacts

@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulksms_dispatcher.protocol import FINAL, TRANSITIONS, BatchState, OutcomeKind, ProtocolError, check_transition
-from bulksms_dispatcher.providers.outcome import FollowUp, Refusal, Verdict
-from bulksms_dispatcher.recipients import (
+from bulksms_dispatcher.domain.protocol import (
+    FINAL,
+    TRANSITIONS,
+    BatchState,
+    OutcomeKind,
+    ProtocolError,
+    check_transition,
+)
+from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Refusal, Verdict
+from bulksms_dispatcher.domain.recipients import (
     Recipients,
     pack,
     pack_ids,
@@ -21,8 +28,8 @@ from bulksms_dispatcher.recipients import (
     unpack_ids,
     unpack_positions,
 )
-from bulksms_dispatcher.requests import render_alone, render_bulk, render_single
-from bulksms_dispatcher.results import (
+from bulksms_dispatcher.domain.requests import render_alone, render_bulk, render_single
+from bulksms_dispatcher.domain.results import (
     Group,
     RecipientOutcome,
     decode_groups,
@@ -30,8 +37,8 @@ from bulksms_dispatcher.results import (
     resolve,
     whole,
 )
-from bulksms_dispatcher.retries import Backoff
-from bulksms_dispatcher.verdicts import decide, groups_of
+from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.verdicts import decide, groups_of
 from smstext.parts import measure
 
 PHONES = st.lists(st.integers(10**6, 10**15 - 1), min_size=1, max_size=200, unique=True).map(sorted)

@@ -13,10 +13,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from redis.asyncio import Redis
 
+from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import HOLD, Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.pacing.permits import Permit, Refusal, Settled
 from devstack.servers import Servers
 from servicekit.clock import Clock, ManualClock, SystemClock

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulksms_dispatcher.protocol import OutcomeKind
-from bulksms_dispatcher.providers.answers import parse_answer
-from bulksms_dispatcher.providers.known_ids import KnownIds
-from bulksms_dispatcher.providers.outcome import Exchange, Fault, FollowUp, Phase, Refusal, classify
+from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.protocol import OutcomeKind
+from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, FollowUp, Phase, Refusal, classify
+from bulksms_dispatcher.domain.provider_responses import parse_answer
 from bulksms_dispatcher.providers.retry_after import MAX_RETRY_AFTER, parse_retry_after
 
 A, R, N, X = OutcomeKind.ACCEPTED, OutcomeKind.REFUSED, OutcomeKind.NOT_SENT, OutcomeKind.AMBIGUOUS

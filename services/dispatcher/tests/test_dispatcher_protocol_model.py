@@ -13,7 +13,7 @@ from enum import Enum
 
 import pytest
 
-from bulksms_dispatcher.protocol import TRANSITIONS, BatchState
+from bulksms_dispatcher.domain.protocol import TRANSITIONS, BatchState
 
 READY, LEASED, ARMED, ACCEPTED, REJECTED, AMBIGUOUS, UNKNOWN, CANCELLED = (
     BatchState.READY,

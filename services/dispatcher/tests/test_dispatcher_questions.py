@@ -10,13 +10,13 @@ from datetime import timedelta
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.paced_questions import PacedQuestions, QuestionKind
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
 from bulksms_dispatcher.providers.status import LookupResult, MessageLookup
+from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.rules import Match
 from servicekit.lifecycle import closing, running

@@ -15,17 +15,17 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 
 from bulksms_dispatcher.app import MIGRATIONS
-from bulksms_dispatcher.batches import Lane, LeasedBatch
+from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
+from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.domain.rate_limits import Limits
+from bulksms_dispatcher.domain.recipients import Recipients, pack_positions
+from bulksms_dispatcher.domain.results import RecipientOutcome, decode_groups, whole
+from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.settlements import Answered, Settlement, Tried
+from bulksms_dispatcher.domain.submissions import Progress, Submission
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.pacing.limits import Limits
-from bulksms_dispatcher.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.recipients import Recipients, pack_positions
-from bulksms_dispatcher.results import RecipientOutcome, decode_groups, whole
-from bulksms_dispatcher.retries import Backoff
 from bulksms_dispatcher.storage import campaigns, claims, outcomes, queue, submissions, suppressions
-from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
-from bulksms_dispatcher.submissions import Progress, Submission
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
 from devstack.postgres import EmbeddedPostgres

@@ -14,7 +14,7 @@ import pytest
 
 from bulksms.campaign.v1 import results_pb2
 from bulksms.dispatcher.v1 import messages_pb2 as pb
-from bulksms_dispatcher.refreshes import RefreshSchedule
+from bulksms_dispatcher.domain.refreshes import RefreshSchedule
 from bulksms_dispatcher.settings import Settings
 from devstack.mitto.behaviours import Behaviour
 from devstack.mitto.delivery import Delivery

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
-from bulksms_dispatcher.messages import Message, fingerprint_of, message_id_of, reservation_id_of
+from bulksms_dispatcher.domain.messages import Message, fingerprint_of, message_id_of, reservation_id_of
 from bulksms_dispatcher.storage import messages
 from bulksms_dispatcher.workers.sweeper import Sweeper
 from servicekit.database import Database

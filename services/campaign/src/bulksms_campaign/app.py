@@ -8,15 +8,6 @@ from datetime import timedelta
 from bulksms.campaign.v1.campaign_pb2_grpc import add_CampaignServiceServicer_to_server
 from bulksms.campaign.v1.contacts_pb2_grpc import add_ContactServiceServicer_to_server
 from bulksms.campaign.v1.results_pb2_grpc import add_ResultServiceServicer_to_server
-from bulksms_campaign.bells import Bells
-from bulksms_campaign.operations.contacts import Contacts
-from bulksms_campaign.operations.controls import Controls
-from bulksms_campaign.operations.drafts import Drafts
-from bulksms_campaign.operations.enqueue import Enqueue
-from bulksms_campaign.operations.imports import Imports
-from bulksms_campaign.operations.preview import Previews
-from bulksms_campaign.operations.results import Results
-from bulksms_campaign.operations.status import StatusReader
 from bulksms_campaign.peers.dispatcher import DispatcherPeer
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.servicers.campaigns import CampaignOperations, CampaignServicer
@@ -24,6 +15,15 @@ from bulksms_campaign.servicers.contacts import ContactServicer
 from bulksms_campaign.servicers.results import ResultServicer
 from bulksms_campaign.settings import Settings
 from bulksms_campaign.storage.tasks import TaskKind
+from bulksms_campaign.use_cases.contacts import Contacts
+from bulksms_campaign.use_cases.controls import Controls
+from bulksms_campaign.use_cases.drafts import Drafts
+from bulksms_campaign.use_cases.enqueue import Enqueue
+from bulksms_campaign.use_cases.imports import Imports
+from bulksms_campaign.use_cases.preview import Previews
+from bulksms_campaign.use_cases.results import Results
+from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.status import StatusReader
 from bulksms_campaign.workers.completion import Completion
 from bulksms_campaign.workers.control import Control
 from bulksms_campaign.workers.counting import Counting

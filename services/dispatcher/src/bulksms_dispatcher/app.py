@@ -19,31 +19,31 @@ from bulksms.dispatcher.v1.dispatch_pb2_grpc import add_DispatchServiceServicer_
 from bulksms.dispatcher.v1.messages_pb2_grpc import add_MessageServiceServicer_to_server
 from bulksms.dispatcher.v1.queue_pb2_grpc import add_QueueServiceServicer_to_server
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
-from bulksms_dispatcher.awaited_reports import AwaitedReports
-from bulksms_dispatcher.batch_sizes import BatchSizes
-from bulksms_dispatcher.batches import LeasedBatch
-from bulksms_dispatcher.evidence import EvidenceBook
-from bulksms_dispatcher.intake import Intake
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.rate_limits import Limit
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.notices import Notices
-from bulksms_dispatcher.paced_questions import PacedQuestions, QuestionKind
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.pacing.limits import Limit
-from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import MittoClient
 from bulksms_dispatcher.providers.status import MessageLookup
-from bulksms_dispatcher.resolutions import Resolutions
 from bulksms_dispatcher.servicers.dispatch import DispatchServicer
 from bulksms_dispatcher.servicers.messages import MessageServicer
 from bulksms_dispatcher.servicers.queue import QueueServicer
 from bulksms_dispatcher.settings import Settings
-from bulksms_dispatcher.single_sends import SingleSends
-from bulksms_dispatcher.status_questions import StatusQuestions
 from bulksms_dispatcher.storage.outbox import OutboxKind
+from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
+from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
+from bulksms_dispatcher.use_cases.evidence import EvidenceBook
+from bulksms_dispatcher.use_cases.intake import Intake
+from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
+from bulksms_dispatcher.use_cases.resolutions import Resolutions
+from bulksms_dispatcher.use_cases.signals import Notices
+from bulksms_dispatcher.use_cases.single_sends import SingleSends
+from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
 from bulksms_dispatcher.workers.credit_tellers import CaptureTeller, CreditTeller
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
 from bulksms_dispatcher.workers.holder import Holder

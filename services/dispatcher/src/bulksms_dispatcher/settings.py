@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from bulksms_dispatcher.batch_sizes import BatchSizeRange
-from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope, Slowdown
+from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
+from bulksms_dispatcher.domain.refreshes import RefreshSchedule
+from bulksms_dispatcher.domain.retries import Backoff
 from bulksms_dispatcher.providers.mitto import Timeouts
-from bulksms_dispatcher.refreshes import RefreshSchedule
-from bulksms_dispatcher.retries import Backoff
+from bulksms_dispatcher.use_cases.batch_sizes import BatchSizeRange
 from servicekit.settings import CommaSeparated, ServiceSettings, Target
 
 __all__ = ["Settings"]

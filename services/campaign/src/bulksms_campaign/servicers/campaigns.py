@@ -14,7 +14,7 @@ import grpc
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1.campaign_pb2_grpc import CampaignServiceServicer
-from bulksms_campaign.campaigns import (
+from bulksms_campaign.domain.campaigns import (
     Campaign,
     CampaignContent,
     CampaignPriority,
@@ -24,13 +24,8 @@ from bulksms_campaign.campaigns import (
     check_content,
     check_text,
 )
-from bulksms_campaign.counters import Counters
-from bulksms_campaign.operations.controls import Controls
-from bulksms_campaign.operations.drafts import ContentChange, Drafts
-from bulksms_campaign.operations.enqueue import Enqueue
-from bulksms_campaign.operations.preview import Previews
-from bulksms_campaign.operations.status import DEFAULT_RATE, MAX_RATE, StatusReader
-from bulksms_campaign.recipients import RecipientStatus
+from bulksms_campaign.domain.counters import Counters
+from bulksms_campaign.domain.recipients import RecipientStatus
 from bulksms_campaign.servicers.messages import (
     audience_from,
     campaign_message,
@@ -45,6 +40,11 @@ from bulksms_campaign.storage.counters import read_counters
 from bulksms_campaign.storage.events import list_events
 from bulksms_campaign.storage.recipients import list_recipients, recount
 from bulksms_campaign.storage.requests import MutationKey
+from bulksms_campaign.use_cases.controls import Controls
+from bulksms_campaign.use_cases.drafts import ContentChange, Drafts
+from bulksms_campaign.use_cases.enqueue import Enqueue
+from bulksms_campaign.use_cases.preview import Previews
+from bulksms_campaign.use_cases.status import DEFAULT_RATE, MAX_RATE, StatusReader
 from servicekit.arguments import ArgumentCheck, invalid_field
 from servicekit.database import Database
 from servicekit.paging import Listing, position

@@ -14,11 +14,11 @@ import grpc
 
 from bulksms.campaign.v1 import contacts_pb2 as pb
 from bulksms.campaign.v1.contacts_pb2_grpc import ContactServiceServicer
-from bulksms_campaign.arguments import groups_from, phone_from, region_from
-from bulksms_campaign.contacts import MAX_NAME, clean_name
-from bulksms_campaign.operations.contacts import Contacts
-from bulksms_campaign.operations.imports import ImportHeader, Imports
+from bulksms_campaign.domain.arguments import groups_from, phone_from, region_from
+from bulksms_campaign.domain.contacts import MAX_NAME, clean_name
 from bulksms_campaign.servicers.messages import audience_from, contact_message, import_line_message
+from bulksms_campaign.use_cases.contacts import Contacts
+from bulksms_campaign.use_cases.imports import ImportHeader, Imports
 from servicekit.arguments import ArgumentCheck, invalid_field
 from servicekit.paging import Listing, position
 

@@ -8,15 +8,15 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
-from bulksms_campaign.audiences import Audience, check_audience
-from bulksms_campaign.campaigns import Campaign
-from bulksms_campaign.contacts import Contact
-from bulksms_campaign.counters import Counters
-from bulksms_campaign.operations.status import CampaignStatus
-from bulksms_campaign.recipients import reason_of, status_of
+from bulksms_campaign.domain.audiences import Audience, check_audience
+from bulksms_campaign.domain.campaigns import Campaign
+from bulksms_campaign.domain.contacts import Contact
+from bulksms_campaign.domain.counters import Counters
+from bulksms_campaign.domain.recipients import reason_of, status_of
 from bulksms_campaign.storage.counters import CountersRow
 from bulksms_campaign.storage.imports import ImportLineRow
 from bulksms_campaign.storage.recipients import RecipientRow
+from bulksms_campaign.use_cases.status import CampaignStatus
 from servicekit.arguments import ArgumentCheck
 from smstext.phone import format_e164
 

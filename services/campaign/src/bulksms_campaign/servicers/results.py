@@ -11,9 +11,9 @@ import grpc
 
 from bulksms.campaign.v1 import results_pb2 as pb
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceServicer
-from bulksms_campaign.operations.results import Results
-from bulksms_campaign.recipients import Fact
+from bulksms_campaign.domain.recipients import Fact
 from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport
+from bulksms_campaign.use_cases.results import Results
 from servicekit.arguments import ArgumentCheck
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.audiences import Audience, AudienceSize
+from bulksms_campaign.domain.audiences import Audience, AudienceSize
 from servicekit.bulk import raw
 from servicekit.ids import derived_id
 

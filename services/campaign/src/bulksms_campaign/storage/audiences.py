@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-from bulksms_campaign.audiences import Audience, AudienceSize
+from bulksms_campaign.domain.audiences import Audience, AudienceSize
 from bulksms_campaign.storage.audience_sizes import CountedSize, audience_id, keep_size, lock_size, read_size
 from bulksms_campaign.storage.plans import hash_joins, hashed_joins
 from servicekit import statement_spans

@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import RowMapping, Select, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.audiences import Audience
-from bulksms_campaign.campaigns import Campaign, CampaignContent, CampaignPriority, CampaignState
+from bulksms_campaign.domain.audiences import Audience
+from bulksms_campaign.domain.campaigns import Campaign, CampaignContent, CampaignPriority, CampaignState
 from bulksms_campaign.storage.tables import campaign_counters, campaigns
 
 

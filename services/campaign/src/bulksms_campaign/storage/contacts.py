@@ -9,8 +9,8 @@ from sqlalchemy import ARRAY, BigInteger, Row, any_, delete, func, literal_colum
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.audiences import Membership
-from bulksms_campaign.contacts import Contact
+from bulksms_campaign.domain.audiences import Membership
+from bulksms_campaign.domain.contacts import Contact
 from bulksms_campaign.storage.contact_counts import ALL, lock_counts, move_counts
 from bulksms_campaign.storage.memberships import change_of_membership
 from bulksms_campaign.storage.tables import contact_groups, contacts, opt_outs

@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.counters import COUNTER_NAMES, Counters
-from bulksms_campaign.progress import SAMPLE_EVERY, Progress, Sample
+from bulksms_campaign.domain.counters import COUNTER_NAMES, Counters
+from bulksms_campaign.domain.progress import SAMPLE_EVERY, Progress, Sample
 from bulksms_campaign.storage.tables import campaign_counters
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from bulksms_campaign.campaigns import Campaign, Step
+from bulksms_campaign.domain.campaigns import Campaign, Step
 from bulksms_campaign.storage.campaigns import campaign_from
 from bulksms_campaign.storage.requests import MutationKey, StoredAnswer, checked_answer
 from bulksms_campaign.storage.reservations import Reservation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bulksms_campaign.recipients import LASTING, STATUS_RULES, STRENGTH_RULES, Fact, RecipientStatus
+from bulksms_campaign.domain.recipients import LASTING, STATUS_RULES, STRENGTH_RULES, Fact, RecipientStatus
 
 LASTING_MASK = int(LASTING)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.contact_file.rows import ContactRow, RejectedLine
+from bulksms_campaign.domain.contact_file.rows import ContactRow, RejectedLine
 from bulksms_campaign.storage.contact_counts import lock_counts
 from bulksms_campaign.storage.plans import hash_joins
 from bulksms_campaign.storage.tables import import_lines, imports

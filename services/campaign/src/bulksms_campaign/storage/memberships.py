@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.audiences import Audience, Membership
+from bulksms_campaign.domain.audiences import Audience, Membership
 from bulksms_campaign.storage.audience_sizes import VERSION
 
 _HOLDING = text(f"""

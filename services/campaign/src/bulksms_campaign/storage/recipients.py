@@ -9,9 +9,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.audiences import Audience
-from bulksms_campaign.counters import Counters, Transition, contribution
-from bulksms_campaign.recipients import Fact, RecipientStatus
+from bulksms_campaign.domain.audiences import Audience
+from bulksms_campaign.domain.counters import Counters, Transition, contribution
+from bulksms_campaign.domain.recipients import Fact, RecipientStatus
 from bulksms_campaign.storage.audiences import NOT_OPTED_OUT, selected_contacts
 from bulksms_campaign.storage.plans import hash_joins, hashed_joins
 from servicekit.bulk import execute_long, raw

@@ -13,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.counters import Transition
-from bulksms_campaign.recipients import LASTING, Fact
+from bulksms_campaign.domain.counters import Transition
+from bulksms_campaign.domain.recipients import LASTING, Fact
 from bulksms_campaign.storage.folding import status_sql, strength_sql, told_epoch_sql, told_facts_sql
 from servicekit.bulk import raw
 

@@ -9,13 +9,13 @@ from opentelemetry import trace
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.bells import Bells
-from bulksms_campaign.campaigns import UNDER_WAY, Campaign, CampaignState
-from bulksms_campaign.counters import Counters
+from bulksms_campaign.domain.campaigns import UNDER_WAY, Campaign, CampaignState
+from bulksms_campaign.domain.counters import Counters
 from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign_by_id, read_settled_ids
 from bulksms_campaign.storage.counters import lock_counters
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task
+from bulksms_campaign.use_cases.signals import Bells
 from servicekit import logs
 from servicekit.database import Database
 from servicekit.telemetry import context_from_traceparent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from bulksms_campaign.campaigns import CampaignState
+from bulksms_campaign.domain.campaigns import CampaignState
 from bulksms_campaign.peers.dispatcher import DispatcherPeer
 from bulksms_campaign.storage.campaigns import read_campaign_by_id
 from bulksms_campaign.storage.tasks import Task

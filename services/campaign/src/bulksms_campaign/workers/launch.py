@@ -11,9 +11,8 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.dispatcher.v1 import dispatch_pb2
-from bulksms_campaign.bells import Bells
-from bulksms_campaign.campaigns import UNDER_WAY, Campaign
-from bulksms_campaign.counters import Counters, movement
+from bulksms_campaign.domain.campaigns import UNDER_WAY, Campaign
+from bulksms_campaign.domain.counters import Counters, movement
 from bulksms_campaign.peers.dispatcher import Chunk, DispatcherPeer, SubmissionProgress, submission_id
 from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign_by_id, read_campaign_by_id
 from bulksms_campaign.storage.counters import move_counters, set_counters
@@ -28,6 +27,7 @@ from bulksms_campaign.storage.recipients import (
 )
 from bulksms_campaign.storage.reservations import lock_reservation
 from bulksms_campaign.storage.tasks import Task
+from bulksms_campaign.use_cases.signals import Bells
 from servicekit import logs
 from servicekit.database import Database
 from servicekit.errors import DomainError

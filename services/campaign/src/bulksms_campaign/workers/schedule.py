@@ -8,12 +8,12 @@ from uuid import UUID
 from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.campaigns import Campaign, CampaignState, Step
-from bulksms_campaign.operations.enqueue import Enqueue
+from bulksms_campaign.domain.campaigns import Campaign, CampaignState, Step
 from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign_by_id, read_campaign_by_id
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.requests import MutationKey
 from bulksms_campaign.storage.tasks import Task
+from bulksms_campaign.use_cases.enqueue import Enqueue
 from servicekit.database import Database
 from servicekit.errors import DomainError
 from servicekit.ids import derived_id

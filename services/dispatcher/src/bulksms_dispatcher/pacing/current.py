@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope
+from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope
 from bulksms_dispatcher.storage import limits as storage
 from servicekit.database import Database
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
-from bulksms_dispatcher.pacing.limits import Limit, Limits, LimitScope, Slowdown
+from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.pacing.permits import Permit, Refusal, Settled
 from servicekit.clock import Clock, SystemClock
 

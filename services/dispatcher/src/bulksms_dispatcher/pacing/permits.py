@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from bulksms_dispatcher.pacing.limits import LimitScope
+from bulksms_dispatcher.domain.rate_limits import LimitScope
 
 __all__ = ["Permit", "Refusal", "Settled"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpcore
 from pydantic import SecretStr
 
-from bulksms_dispatcher.providers.outcome import Exchange, Fault, Phase
+from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, Phase
 from bulksms_dispatcher.providers.retry_after import parse_retry_after
 
 __all__ = ["BULK_PATH", "SEND_PATH", "MittoClient", "NotArmed", "Timeouts"]

@@ -15,8 +15,8 @@ import httpcore
 import msgspec
 from pydantic import SecretStr
 
+from bulksms_dispatcher.domain.provider_records import Sighting, sighting_of
 from bulksms_dispatcher.providers.retry_after import parse_retry_after
-from bulksms_dispatcher.providers.sightings import Sighting, sighting_of
 from servicekit.privacy import clean_text
 
 __all__ = ["DeliveryWord", "LookupResult", "MessageLookup", "ProviderWord", "read_answer"]

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import dispatch_pb2_grpc
-from bulksms_dispatcher.intake import Chunk, End, Intake
-from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
 from bulksms_dispatcher.storage import campaigns, suppressions
-from bulksms_dispatcher.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
+from bulksms_dispatcher.use_cases.intake import Chunk, End, Intake
 from servicekit import errors
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database

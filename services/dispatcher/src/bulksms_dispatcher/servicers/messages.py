@@ -9,12 +9,12 @@ from uuid import UUID
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import messages_pb2_grpc
-from bulksms_dispatcher.evidence import EvidenceBook
-from bulksms_dispatcher.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus, fold_evidence
-from bulksms_dispatcher.providers.answers import MAX_ID_LENGTH
-from bulksms_dispatcher.single_sends import SingleSend, SingleSends
-from bulksms_dispatcher.status_questions import StatusQuestions
+from bulksms_dispatcher.domain.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus, fold_evidence
+from bulksms_dispatcher.domain.provider_responses import MAX_ID_LENGTH
 from bulksms_dispatcher.storage import messages
+from bulksms_dispatcher.use_cases.evidence import EvidenceBook
+from bulksms_dispatcher.use_cases.single_sends import SingleSend, SingleSends
+from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
 from servicekit import errors
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database

@@ -12,13 +12,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2_grpc
-from bulksms_dispatcher.batches import NO_CAMPAIGN, Attempt, BatchRecord
+from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, Attempt, BatchRecord
+from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
-from bulksms_dispatcher.pacing.limits import Limit, LimitScope
-from bulksms_dispatcher.protocol import BatchState
-from bulksms_dispatcher.resolutions import OperatorsWord, Resolutions, Word, no_batch
 from bulksms_dispatcher.storage import queue
+from bulksms_dispatcher.use_cases.resolutions import OperatorsWord, Resolutions, Word, no_batch
 from servicekit import errors
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database

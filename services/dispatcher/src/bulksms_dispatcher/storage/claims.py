@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import Lane, LeasedBatch
-from bulksms_dispatcher.protocol import BatchState, check_transition
+from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
+from bulksms_dispatcher.domain.protocol import BatchState, check_transition
 
 __all__ = ["MAX_LANES", "LaneState", "LeasedId", "arm", "claim", "find_leased", "read_lanes"]
 

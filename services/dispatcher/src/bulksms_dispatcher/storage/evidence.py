@@ -12,10 +12,10 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.protocol import BatchState
-from bulksms_dispatcher.providers.sightings import Sighting
-from bulksms_dispatcher.results import OPERATOR
-from bulksms_dispatcher.unresolved import Unresolved
+from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.provider_records import Sighting
+from bulksms_dispatcher.domain.results import OPERATOR
+from bulksms_dispatcher.domain.unresolved import Unresolved
 
 __all__ = [
     "Candidate",

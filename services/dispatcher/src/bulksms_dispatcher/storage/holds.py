@@ -10,9 +10,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import LeasedBatch
-from bulksms_dispatcher.protocol import BatchState
-from bulksms_dispatcher.recipients import Recipients
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.storage import campaigns, splits
 from bulksms_dispatcher.storage.evidence import EvidenceState
 

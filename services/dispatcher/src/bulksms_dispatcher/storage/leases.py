@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.domain.protocol import BatchState
 
 __all__ = ["Expired", "find_ambiguous_since", "find_expired"]
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.pacing.limits import Limit, LimitScope
+from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 
 __all__ = ["read_overrides", "save_override"]
 

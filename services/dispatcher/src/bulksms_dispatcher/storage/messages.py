@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.messages import DeliveryEvidence, Message, MessageStatus
-from bulksms_dispatcher.results import Group, RecipientOutcome
+from bulksms_dispatcher.domain.messages import DeliveryEvidence, Message, MessageStatus
+from bulksms_dispatcher.domain.results import Group, RecipientOutcome
 
 __all__ = [
     "delete_unsent",

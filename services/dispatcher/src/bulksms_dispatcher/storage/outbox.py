@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.domain.protocol import BatchState
 
 __all__ = [
     "OutboxEntry",

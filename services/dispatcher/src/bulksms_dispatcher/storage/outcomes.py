@@ -9,13 +9,13 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import NO_CAMPAIGN
-from bulksms_dispatcher.protocol import BatchState, check_transition
-from bulksms_dispatcher.recipients import pack_ids
-from bulksms_dispatcher.results import Group, RecipientOutcome, encode_groups, whole
+from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
+from bulksms_dispatcher.domain.protocol import BatchState, check_transition
+from bulksms_dispatcher.domain.recipients import pack_ids
+from bulksms_dispatcher.domain.results import Group, RecipientOutcome, encode_groups, whole
+from bulksms_dispatcher.domain.settlements import Answered, Settlement, Tried
 from bulksms_dispatcher.storage import campaigns, messages, refreshes, splits
 from bulksms_dispatcher.storage.outbox import OutboxKind
-from bulksms_dispatcher.storage.settlements import Answered, Settlement, Tried
 
 __all__ = ["return_to_queue", "settle", "tell_part"]
 

@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import Attempt, BatchRecord
-from bulksms_dispatcher.protocol import LIVE, BatchState, check_transition
+from bulksms_dispatcher.domain.batches import Attempt, BatchRecord
+from bulksms_dispatcher.domain.protocol import LIVE, BatchState, check_transition
 
 __all__ = [
     "Depth",

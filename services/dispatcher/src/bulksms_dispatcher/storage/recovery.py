@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import LeasedBatch
-from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.protocol import BatchState
 
 __all__ = ["SentBatch", "find_open", "find_sent"]
 

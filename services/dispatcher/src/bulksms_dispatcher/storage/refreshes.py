@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.refreshes import DueRefresh
+from bulksms_dispatcher.domain.refreshes import DueRefresh
 from bulksms_dispatcher.storage.outbox import OutboxKind
 
 __all__ = ["add", "advance", "begin_round", "forget", "postpone", "take"]

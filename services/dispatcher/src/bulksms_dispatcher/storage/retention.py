@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.protocol import FINAL
+from bulksms_dispatcher.domain.protocol import FINAL
 from bulksms_dispatcher.storage.evidence import EvidenceState
 
 __all__ = ["delete_batches", "delete_evidence"]

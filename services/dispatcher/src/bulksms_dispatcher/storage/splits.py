@@ -8,9 +8,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import batch_id_of
-from bulksms_dispatcher.protocol import BatchState
-from bulksms_dispatcher.recipients import Recipients, pack
+from bulksms_dispatcher.domain.batches import batch_id_of
+from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.recipients import Recipients, pack
 
 __all__ = ["insert", "lock_number", "packed_fields"]
 

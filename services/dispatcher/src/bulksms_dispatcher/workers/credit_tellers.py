@@ -8,7 +8,7 @@ from opentelemetry import trace
 
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
-from bulksms_dispatcher.batches import capture_id_of
+from bulksms_dispatcher.domain.batches import capture_id_of
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.storage.outbox import OutboxEntry, OutboxKind
 from bulksms_dispatcher.workers.outbox import CALL_TIMEOUT_SECONDS, Teller

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.recipients import Recipients, unpack, unpack_positions
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.recipients import Recipients, unpack, unpack_positions
 from bulksms_dispatcher.storage import holds
 from bulksms_dispatcher.storage.holds import HELD, Doubtful
 from bulksms_dispatcher.workers.recorder import Recorder

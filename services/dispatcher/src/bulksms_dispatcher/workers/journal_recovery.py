@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
+from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.domain.provider_outcomes import Exchange, Phase, classify
+from bulksms_dispatcher.domain.recipients import unpack, unpack_positions
+from bulksms_dispatcher.domain.requests import render_bulk, render_single
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.journal.records import RawAnswer, decode_all
 from bulksms_dispatcher.journal.slots import claim_abandoned
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.providers.known_ids import KnownIds
-from bulksms_dispatcher.providers.outcome import Exchange, Phase, classify
-from bulksms_dispatcher.recipients import unpack, unpack_positions
-from bulksms_dispatcher.requests import render_bulk, render_single
 from bulksms_dispatcher.storage import recovery
 from bulksms_dispatcher.storage.recovery import SentBatch
 from bulksms_dispatcher.workers.recorder import Recorder

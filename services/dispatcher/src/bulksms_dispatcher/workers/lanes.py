@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
-from bulksms_dispatcher.batches import Lane, LeasedBatch
-from bulksms_dispatcher.protocol import BatchState
+from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
+from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.storage import claims, outcomes
 from servicekit.clock import Clock
 from servicekit.database import Database

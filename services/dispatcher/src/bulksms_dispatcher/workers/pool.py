@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+from bulksms_dispatcher.domain.rate_limits import LimitScope
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import PacingUnavailable
-from bulksms_dispatcher.pacing.limits import LimitScope
 from bulksms_dispatcher.pacing.permits import Refusal
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.sender import Sender

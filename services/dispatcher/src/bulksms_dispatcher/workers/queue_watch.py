@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bulksms_dispatcher.domain.protocol import LIVE
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.protocol import LIVE
 from bulksms_dispatcher.storage import queue
 from servicekit.database import Database
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from bulksms_dispatcher.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.recipients import unpack_positions
-from bulksms_dispatcher.results import RecipientOutcome, whole
+from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.domain.recipients import unpack_positions
+from bulksms_dispatcher.domain.results import RecipientOutcome, whole
+from bulksms_dispatcher.domain.settlements import Settlement, Tried
 from bulksms_dispatcher.storage import evidence, leases, outcomes
 from bulksms_dispatcher.storage.leases import Expired
-from bulksms_dispatcher.storage.settlements import Settlement, Tried
 from servicekit import logs
 from servicekit.clock import Clock
 from servicekit.database import Database

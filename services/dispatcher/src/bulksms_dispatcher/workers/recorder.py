@@ -13,17 +13,17 @@ from typing import TypeVar
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Verdict
+from bulksms_dispatcher.domain.recipients import unpack
+from bulksms_dispatcher.domain.results import RecipientOutcome, whole
+from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.settlements import Answered, Deferred, Settlement, Tried
+from bulksms_dispatcher.domain.verdicts import Decision, decide, groups_of, is_retryable_refusal
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.providers.outcome import FollowUp, Verdict
-from bulksms_dispatcher.recipients import unpack
-from bulksms_dispatcher.results import RecipientOutcome, whole
-from bulksms_dispatcher.retries import Backoff
 from bulksms_dispatcher.storage import outcomes
-from bulksms_dispatcher.storage.settlements import Answered, Deferred, Settlement, Tried
-from bulksms_dispatcher.verdicts import Decision, decide, groups_of, is_retryable_refusal
 from servicekit import logs
 from servicekit.database import Database, DatabaseUnavailable
 

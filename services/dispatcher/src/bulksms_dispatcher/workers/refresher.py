@@ -10,12 +10,12 @@ from datetime import timedelta
 from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.awaited_reports import AwaitedReports
+from bulksms_dispatcher.domain.refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.paced_questions import PacedQuestions
 from bulksms_dispatcher.providers.status import ProviderWord
-from bulksms_dispatcher.refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
 from bulksms_dispatcher.storage import refreshes
+from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
+from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions
 from servicekit import logs
 from servicekit.database import Database
 from servicekit.errors import Category, DomainError

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.campaign.v1 import results_pb2
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
+from bulksms_dispatcher.domain.recipients import unpack, unpack_ids
+from bulksms_dispatcher.domain.results import OPERATOR, RecipientOutcome, Resolved, decode_groups, named, resolve
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.recipients import unpack, unpack_ids
-from bulksms_dispatcher.results import OPERATOR, RecipientOutcome, Resolved, decode_groups, named, resolve
 from bulksms_dispatcher.storage import outbox
 from bulksms_dispatcher.storage.outbox import OutboxEntry, OutboxKind
 from bulksms_dispatcher.workers.outbox import CALL_TIMEOUT_SECONDS, HIDE, Teller

@@ -13,21 +13,21 @@ from pathlib import Path
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from bulksms_dispatcher.batch_sizes import BatchSizes
-from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, FollowUp, Phase, Verdict, classify
+from bulksms_dispatcher.domain.rate_limits import LimitScope
+from bulksms_dispatcher.domain.recipients import pack_positions, unpack
+from bulksms_dispatcher.domain.requests import RenderedRequest, render_alone, render_bulk, render_single
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.journal.records import RawAnswer
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.arrivals import Arrivals, Journey
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.limits import LimitScope
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
-from bulksms_dispatcher.providers.known_ids import KnownIds
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH, MittoClient, NotArmed
-from bulksms_dispatcher.providers.outcome import Exchange, Fault, FollowUp, Phase, Verdict, classify
-from bulksms_dispatcher.recipients import pack_positions, unpack
-from bulksms_dispatcher.requests import RenderedRequest, render_alone, render_bulk, render_single
 from bulksms_dispatcher.storage import claims, holds, suppressions
+from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.workers.holder import Holder
 from bulksms_dispatcher.workers.recorder import DATABASE_ERRORS, Recorder
 from bulksms_dispatcher.workers.tries import Try

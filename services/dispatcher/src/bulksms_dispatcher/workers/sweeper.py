@@ -7,7 +7,7 @@ from uuid import UUID
 
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
-from bulksms_dispatcher.messages import reservation_id_of
+from bulksms_dispatcher.domain.messages import reservation_id_of
 from bulksms_dispatcher.storage import messages
 from servicekit import logs
 from servicekit.database import Database

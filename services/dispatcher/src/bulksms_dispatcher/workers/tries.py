@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bulksms_dispatcher.batches import LeasedBatch
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.provider_outcomes import Phase
 from bulksms_dispatcher.pacing.arrivals import Journey
-from bulksms_dispatcher.providers.outcome import Phase
 
 __all__ = ["Try"]
 

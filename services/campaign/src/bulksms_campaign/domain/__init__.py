@@ -1,0 +1,1 @@
+"""Values and rules of the campaign service: pure, no waiting, no outside world."""

@@ -1,0 +1,164 @@
+"""Drafts: campaigns before they are enqueued."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_campaign.domain.audiences import Audience
+from bulksms_campaign.domain.campaigns import (
+    Campaign,
+    CampaignContent,
+    CampaignPriority,
+    CampaignState,
+    Step,
+    campaign_not_found,
+)
+from bulksms_campaign.storage.campaigns import (
+    change_campaign,
+    change_content,
+    delete_campaign,
+    insert_campaign,
+    lock_campaign,
+    read_campaign,
+)
+from bulksms_campaign.storage.events import append_event
+from bulksms_campaign.storage.requests import MutationKey, claim_request, find_answer
+from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task
+from bulksms_campaign.use_cases.counting import count_ahead
+from bulksms_campaign.use_cases.signals import Bells
+from servicekit.arguments import invalid_field
+from servicekit.clock import Clock
+from servicekit.database import Database
+from servicekit.ids import derived_id
+
+_NAMESPACE = UUID("c1c8a2f4-5f83-4a8b-9a53-6d2f0c9a7b1e")
+FARTHEST_SCHEDULE = timedelta(days=366)
+
+
+class Created(NamedTuple):
+    """A campaign, and whether an earlier call had made it."""
+
+    campaign: Campaign
+    replayed: bool
+
+
+class ContentChange(NamedTuple):
+    """What an update replaces; None stays as it is."""
+
+    name: str | None
+    text: str | None
+    sender: str | None
+    audience: Audience | None
+    priority: CampaignPriority | None
+
+    def applied_to(self, content: CampaignContent) -> CampaignContent:
+        """The new content."""
+        return CampaignContent(
+            name=content.name if self.name is None else self.name,
+            text=content.text if self.text is None else self.text,
+            sender=content.sender if self.sender is None else self.sender,
+            audience=self.audience or content.audience,
+            priority=self.priority or content.priority,
+        )
+
+
+class Drafts:
+    """Creating, changing, scheduling and deleting campaigns that have not been enqueued."""
+
+    def __init__(self, database: Database, bells: Bells, clock: Clock) -> None:
+        self._database = database
+        self._bells = bells
+        self._clock = clock
+
+    async def create(self, key: MutationKey, content: CampaignContent) -> Created:
+        """Make a DRAFT; a repeat finds it as it is now."""
+        campaign_id = derived_id(_NAMESPACE, key.tenant_id, key.request_id)
+
+        async def body(connection: AsyncConnection) -> Created:
+            answer = await claim_request(connection, key, campaign_id)
+            if answer is None:
+                await insert_campaign(connection, campaign_id, key.tenant_id, content)
+                await append_event(connection, campaign_id, "CREATED", "")
+                await count_ahead(connection, key.tenant_id, content.audience)
+            campaign = await read_campaign(connection, key.tenant_id, campaign_id)
+            if campaign is None:  # made by this request id once, and deleted since
+                raise campaign_not_found(campaign_id)
+            return Created(campaign, answer is not None)
+
+        created = await self._database.run_transaction(body)
+        self._ring(content.audience)
+        return created
+
+    async def update(self, key: MutationKey, campaign_id: UUID, change: ContentChange) -> Campaign:
+        """Replace the content of a DRAFT or SCHEDULED campaign."""
+
+        async def body(connection: AsyncConnection) -> Campaign:
+            campaign = await locked(connection, key.tenant_id, campaign_id)
+            if await find_answer(connection, key) is not None:
+                return campaign
+            campaign.require(Step.UPDATE)
+            await claim_request(connection, key, campaign_id)
+            await append_event(connection, campaign_id, "UPDATED", "")
+            content = change.applied_to(campaign.content)
+            await count_ahead(connection, key.tenant_id, content.audience)
+            return await change_content(connection, campaign_id, content)
+
+        campaign = await self._database.run_transaction(body)
+        self._ring(campaign.content.audience)
+        return campaign
+
+    async def delete(self, key: MutationKey, campaign_id: UUID) -> bool:
+        """Delete a DRAFT; False when there is none."""
+
+        async def body(connection: AsyncConnection) -> bool:
+            campaign = await lock_campaign(connection, key.tenant_id, campaign_id)
+            if campaign is None:
+                return False
+            campaign.require(Step.DELETE)
+            await delete_campaign(connection, campaign_id)
+            return True
+
+        return await self._database.run_transaction(body)
+
+    async def schedule(self, key: MutationKey, campaign_id: UUID, at: datetime | None) -> Campaign:
+        """Set when a campaign is enqueued by itself, or, without a time, take that back."""
+
+        async def body(connection: AsyncConnection) -> Campaign:
+            campaign = await locked(connection, key.tenant_id, campaign_id)
+            if await find_answer(connection, key) is not None:
+                return campaign
+            campaign.require(Step.SCHEDULE)
+            self._check_time(at)
+            await claim_request(connection, key, campaign_id)
+            if at is None:
+                await withdraw_task(connection, TaskKind.START_SCHEDULED, campaign_id)
+                await append_event(connection, campaign_id, "SCHEDULED", "schedule taken back")
+                return await change_campaign(connection, campaign_id, state=CampaignState.DRAFT, scheduled_at=None)
+            await ask_for_task(connection, TaskKind.START_SCHEDULED, campaign_id, key.tenant_id, due_at=at)
+            await append_event(connection, campaign_id, "SCHEDULED", at.astimezone(UTC).isoformat(timespec="seconds"))
+            return await change_campaign(connection, campaign_id, state=CampaignState.SCHEDULED, scheduled_at=at)
+
+        return await self._database.run_transaction(body)
+
+    def _ring(self, audience: Audience) -> None:
+        if audience.is_counted:
+            self._bells.count.ring()
+
+    def _check_time(self, at: datetime | None) -> None:
+        now = self._clock.now()
+        if at is not None and not now < at <= now + FARTHEST_SCHEDULE:
+            raise invalid_field(
+                "scheduled_at", "must be in the future, at most 366 days ahead; unset it to take it back"
+            )
+
+
+async def locked(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Campaign:
+    """The campaign, locked, or CAMPAIGN_NOT_FOUND."""
+    campaign = await lock_campaign(connection, tenant_id, campaign_id)
+    if campaign is None:
+        raise campaign_not_found(campaign_id)
+    return campaign

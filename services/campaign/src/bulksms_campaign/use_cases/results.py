@@ -1,0 +1,129 @@
+"""Results: what the dispatcher and the gateway tell of recipients, recorded with the counters in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from uuid import UUID
+
+from opentelemetry import metrics, trace
+from opentelemetry.trace import Link, SpanKind
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_campaign.domain.campaigns import UNDER_WAY, campaign_not_found
+from bulksms_campaign.domain.counters import movement
+from bulksms_campaign.storage.campaigns import read_campaign
+from bulksms_campaign.storage.counters import move_counters
+from bulksms_campaign.storage.results import (
+    BatchRow,
+    RecordedReports,
+    ToldRecipients,
+    ToldReport,
+    TouchedBatch,
+    read_awaited,
+    read_batches_of,
+    tell_batch,
+    tell_reports,
+    upsert_batch,
+)
+from bulksms_campaign.use_cases.signals import Bells
+from servicekit.database import Database
+from servicekit.telemetry import context_from_traceparent
+
+MAX_BATCH_SPANS = 50
+"""Batches of one call whose traces are told of it; more than a call of 5,000 reports touches in practice."""
+
+
+class Results:
+    """Idempotent: a fact already known changes nothing and moves no counter."""
+
+    def __init__(self, database: Database, bells: Bells, tracer: trace.Tracer | None = None) -> None:
+        self._database = database
+        self._bells = bells
+        self._tracer = tracer or trace.get_tracer("bulksms_campaign.results")
+        meter = metrics.get_meter("bulksms_campaign")
+        self._outcomes = meter.create_counter("campaign.recipient_changes", description="Recipients changed, by source")
+        self._unknown = meter.create_counter("campaign.unknown_reports", description="Reports for unknown message ids")
+
+    async def record_batch(self, tenant_id: str, batch: BatchRow, groups: Sequence[ToldRecipients]) -> int:
+        """Record the outcomes of one batch; returns how many recipients changed. CAMPAIGN_NOT_FOUND."""
+
+        async def body(connection: AsyncConnection) -> tuple[int, bool]:
+            campaign = await read_campaign(connection, tenant_id, batch.campaign_id)
+            if campaign is None:
+                raise campaign_not_found(batch.campaign_id)
+            transitions, changed = await tell_batch(connection, batch, groups)
+            await upsert_batch(connection, batch)
+            if not transitions:
+                return 0, False
+            counters = await move_counters(connection, batch.campaign_id, movement(transitions))
+            return changed, counters.settled and campaign.state in UNDER_WAY
+
+        with self._span_in(batch.traceparent, "campaign.record_batch") as span:
+            changed, settled = await self._database.run_transaction(body)
+            span.set_attributes(
+                {
+                    "bulksms.campaign_id": str(batch.campaign_id),
+                    "bulksms.batch_id": str(batch.batch_id),
+                    "bulksms.recipients_changed": changed,
+                }
+            )
+        self._outcomes.add(changed, {"source": "dispatcher"})
+        if settled:
+            self._bells.complete.ring()
+        return changed
+
+    async def record_reports(self, reports: Mapping[str, ToldReport], tenant_id: str = "") -> tuple[set[str], int]:
+        """Record delivery reports by message id; returns the known ids and how many recipients changed.
+
+        With a tenant, messages of other tenants count as unknown.
+        """
+
+        async def body(connection: AsyncConnection) -> RecordedReports:
+            recorded = await tell_reports(connection, reports, tenant_id)
+            for campaign_id in sorted(recorded.transitions):
+                await move_counters(connection, campaign_id, movement(recorded.transitions[campaign_id]))
+            return recorded
+
+        recorded = await self._database.run_transaction(body)
+        self._outcomes.add(len(recorded.changed), {"source": "reports"})
+        self._unknown.add(len(reports) - len(recorded.known))
+        if recorded.changed:
+            await self._tell_traces(recorded.changed)
+        return recorded.known, len(recorded.changed)
+
+    async def list_awaited(
+        self, tenant_id: str, campaign_id: UUID, enqueue_number: int, *, after: int, last: int, limit: int
+    ) -> list[tuple[int, str]]:
+        """(phone, message id) of a range's recipients that were accepted and have no final report."""
+
+        async def body(connection: AsyncConnection) -> list[tuple[int, str]]:
+            if await read_campaign(connection, tenant_id, campaign_id) is None:
+                raise campaign_not_found(campaign_id)
+            return await read_awaited(connection, campaign_id, enqueue_number, after, last, limit)
+
+        return await self._database.run_transaction(body)
+
+    async def _tell_traces(self, changed: Sequence[tuple[UUID, int]]) -> None:
+        """A span in the trace of each campaign whose batch was reported on, linked to the call that brought it."""
+        async with self._database.connect() as connection:
+            batches = await read_batches_of(connection, changed, MAX_BATCH_SPANS)
+        for batch in batches:
+            self._trace_reports(batch)
+
+    def _trace_reports(self, batch: TouchedBatch) -> None:
+        with self._span_in(batch.traceparent, "campaign.record_delivery_reports") as span:
+            span.set_attributes(
+                {
+                    "bulksms.campaign_id": str(batch.campaign_id),
+                    "bulksms.batch_id": str(batch.batch_id),
+                    "bulksms.bulk_id": batch.bulk_id,
+                    "bulksms.recipients_changed": batch.reports,
+                }
+            )
+
+    def _span_in(self, traceparent: str, name: str) -> AbstractContextManager[trace.Span]:
+        caller = trace.get_current_span().get_span_context()
+        context = context_from_traceparent(traceparent) if traceparent else None
+        links = [Link(caller)] if caller.is_valid else []
+        return self._tracer.start_as_current_span(name, context=context, kind=SpanKind.INTERNAL, links=links)

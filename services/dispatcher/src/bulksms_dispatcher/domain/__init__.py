@@ -1,0 +1,1 @@
+"""Values and rules of the dispatcher: pure, no waiting, no outside world."""

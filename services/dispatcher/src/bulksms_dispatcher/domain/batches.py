@@ -1,0 +1,117 @@
+"""Batches as workers see them: one provider request, leased under an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from bulksms_dispatcher.domain.protocol import BatchState
+from servicekit.ids import derived_id
+
+__all__ = [
+    "NO_CAMPAIGN",
+    "Attempt",
+    "BatchRecord",
+    "Lane",
+    "LeasedBatch",
+    "Priority",
+    "batch_id_of",
+    "capture_id_of",
+]
+
+NO_CAMPAIGN = UUID(int=0)
+"""Stands where a single message has no campaign: row comparisons over lanes need a value."""
+
+Priority = int
+"""1 low, 2 normal, 3 urgent: the proto's numbers; the highest is claimed first."""
+
+_BATCHES = UUID("6b9f0d0e-6d0c-5f8e-9a54-0b6b1d2b4a01")
+_CAPTURES = UUID("6b9f0d0e-6d0c-5f8e-9a54-0b6b1d2b4a02")
+
+
+def batch_id_of(submission_id: UUID, number: int) -> UUID:
+    """The id of a submission's batch: a repeat of the stream finds the same one."""
+    return derived_id(_BATCHES, submission_id, number)
+
+
+def capture_id_of(batch_id: UUID, epoch: int, part: int = 0) -> UUID:
+    """The ledger's request id for an accepted batch, or for a late `part` of it: captured once however often told."""
+    return derived_id(_CAPTURES, batch_id, epoch, part) if part else derived_id(_CAPTURES, batch_id, epoch)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Lane:
+    """What claims rotate over: the READY batches of one campaign at one priority."""
+
+    priority: Priority
+    tenant_id: str
+    campaign_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedBatch:
+    """A claimed batch with all that is needed to send it."""
+
+    batch_id: UUID
+    tenant_id: str
+    campaign_id: UUID
+    submission_id: UUID
+    number: int
+    enqueue_number: int
+    epoch: int
+    attempts: int
+    retries: int
+    recipients: int
+    first_phone: int
+    last_phone: int
+    packed: bytes
+    text: str
+    sender: str
+    variable_names: tuple[str, ...]
+    reservation_id: UUID
+    traceparent: str
+    """Of the enqueue: the batch's span is its child."""
+    waited_seconds: float
+    """From when the batch could be claimed to when it was."""
+
+    @property
+    def is_single_message(self) -> bool:
+        """True when it goes through `Messages/send` and nobody but us keeps its status."""
+        return self.campaign_id == NO_CAMPAIGN
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch as operators see it."""
+
+    seq: int
+    batch_id: UUID
+    tenant_id: str
+    campaign_id: UUID
+    submission_id: UUID
+    number: int
+    recipients: int
+    state: BatchState
+    priority: Priority
+    epoch: int
+    attempts: int
+    not_before: datetime
+    bulk_id: str
+    reason: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to send a batch."""
+
+    number: int
+    epoch: int
+    worker: str
+    armed_at: datetime | None
+    ended_at: datetime | None
+    outcome: str
+    reason: str
+    http_status: int

@@ -1,0 +1,98 @@
+"""Resolutions: an operator's word on an ambiguous batch, written down with its author and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from uuid import UUID
+
+from bulksms_dispatcher.domain.batches import BatchRecord
+from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.unresolved import Unresolved
+from bulksms_dispatcher.storage import evidence, outcomes, queue
+from servicekit import errors, logs
+from servicekit.database import Database
+
+__all__ = ["OperatorsWord", "Resolutions", "Word"]
+
+_log = logs.get_logger("bulksms.dispatcher.resolutions")
+
+
+class Word(Enum):
+    """What an operator knows; the value is the kind of the operation that is kept."""
+
+    ACCEPTED = "RESOLVE_ACCEPTED"
+    NOT_SENT = "RESOLVE_NOT_SENT"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorsWord:
+    """Who says what of which batch, and where it is known from."""
+
+    request_id: UUID
+    batch_id: UUID
+    word: Word
+    known_from: str
+    operator: str
+
+
+class Resolutions:
+    """ACCEPTED captures the credits of all that evidence has not named; NOT_SENT fails all, unless evidence differs."""
+
+    def __init__(self, database: Database, on_change: Callable[[], None]) -> None:
+        self._database = database
+        self._on_change = on_change
+
+    async def resolve(self, said: OperatorsWord) -> BatchRecord:
+        """Idempotent by request id. Errors: BATCH_NOT_FOUND, BATCH_STATE, REQUEST_ID_REUSED."""
+        async with self._database.begin() as connection:
+            batch = await evidence.lock_unresolved(connection, said.batch_id)
+            if batch is None:
+                raise no_batch(said.batch_id)
+            done = await queue.find_operation(connection, said.request_id)
+            if done is not None and done != (said.word.value, said.batch_id):
+                raise errors.already_exists(
+                    "REQUEST_ID_REUSED",
+                    "This request id was used for another operation: use a new one.",
+                    differs="batch_id or resolution",
+                )
+            if done is None:
+                _refuse(batch, said.word)
+                ids = await evidence.read_ids(connection, said.batch_id)
+                is_accepted = said.word is Word.ACCEPTED
+                settlement = batch.accepted_by_operator(ids) if is_accepted else batch.not_sent_by_operator()
+                await outcomes.settle(connection, batch.batch_id, batch.epoch, (BatchState.AMBIGUOUS,), settlement)
+                await queue.save_operation(
+                    connection, said.request_id, said.word.value, said.batch_id, said.known_from, said.operator
+                )
+            record = await queue.find_batch(connection, said.batch_id)
+        assert record is not None  # noqa: S101 - it was locked
+        if done is None:
+            _log.warning("batch resolved by an operator", batch_id=str(said.batch_id), word=said.word.name)
+        self._on_change()
+        return record
+
+
+def no_batch(batch_id: UUID) -> errors.DomainError:
+    """BATCH_NOT_FOUND."""
+    return errors.not_found(
+        "BATCH_NOT_FOUND", "There is no such batch: take its id from ListBatches.", batch_id=batch_id
+    )
+
+
+def _refuse(batch: Unresolved, word: Word) -> None:
+    if batch.state is not BatchState.AMBIGUOUS:
+        raise errors.wrong_state(
+            "BATCH_STATE",
+            f"Only an AMBIGUOUS batch can be resolved, this one is {batch.state.name}.",
+            state=batch.state.name,
+            allowed=BatchState.AMBIGUOUS.name,
+        )
+    if word is Word.NOT_SENT and batch.evidenced:
+        raise errors.wrong_state(
+            "BATCH_STATE",
+            f"Evidence shows that {batch.evidenced} of its messages were sent: it can only be resolved as ACCEPTED.",
+            state=batch.state.name,
+            allowed="RESOLUTION_ACCEPTED",
+        )

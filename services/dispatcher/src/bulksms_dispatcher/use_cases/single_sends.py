@@ -1,0 +1,168 @@
+"""Single sends: one message as a batch of one in the urgent lane, its credit reserved before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from bulksms.ledger.v1 import ledger_pb2
+from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
+from bulksms_dispatcher.domain.messages import (
+    Message,
+    MessageStatus,
+    fingerprint_of,
+    message_id_of,
+    reservation_id_of,
+)
+from bulksms_dispatcher.domain.recipients import Recipients
+from bulksms_dispatcher.domain.submissions import Submission
+from bulksms_dispatcher.storage import messages, submissions, suppressions
+from bulksms_dispatcher.use_cases.signals import Notices
+from servicekit import deadlines, errors
+from servicekit.clock import Clock
+from servicekit.database import Database
+from servicekit.errors import DomainError
+from servicekit.grpc.errors import domain_errors
+from servicekit.ids import derived_id
+from servicekit.telemetry import current_traceparent
+from smstext.parts import measure
+
+__all__ = ["SingleSend", "SingleSends"]
+
+_URGENT = 3
+_CREDITS = 1  # CREDIT_UNIT=message
+_RESERVE_TIMEOUT_SECONDS = 10.0
+# One provider call: connecting, and the soft timeout after which the message is UNCONFIRMED.
+_LONGEST_WAIT = timedelta(seconds=45)
+_ANSWER_MARGIN = timedelta(milliseconds=500)
+_POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class SingleSend:
+    """What is asked for."""
+
+    request_id: UUID
+    tenant_id: str
+    phone: int
+    text: str
+    sender: str
+
+
+class SingleSends:
+    """Every step finds what an earlier call with the same request id has done, and goes on from there."""
+
+    def __init__(
+        self,
+        database: Database,
+        ledger: LedgerServiceStub,
+        notices: Notices,
+        clock: Clock,
+        *,
+        wake: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._notices = notices
+        self._clock = clock
+        self._wake = wake
+
+    async def send(self, wanted: SingleSend) -> tuple[Message, bool]:
+        """Send, or find what became of the same request; True when it had been asked for before."""
+        message_id = message_id_of(wanted.tenant_id, wanted.request_id)
+        replayed = not await self._note(message_id, wanted)
+        with self._notices.expecting(message_id) as changed:
+            if await self._is_to_be_queued(message_id):
+                await self._reserve(message_id, wanted)
+                await self._queue(message_id, wanted)
+                self._wake()
+            return await self._outcome(message_id, wanted.tenant_id, changed), replayed
+
+    async def _note(self, message_id: UUID, wanted: SingleSend) -> bool:
+        """Store what is asked for; False when it is there already."""
+        fingerprint = fingerprint_of(wanted.phone, wanted.text, wanted.sender)
+        async with self._database.begin() as connection:
+            found = await messages.find_fingerprint(connection, message_id)
+            if found is None:
+                if (await suppressions.find(connection, wanted.tenant_id, [wanted.phone])).phones:
+                    raise errors.wrong_state(
+                        "RECIPIENT_OPTED_OUT", "The recipient does not want messages: opt the number in first."
+                    )
+                message = Message(message_id, wanted.tenant_id, wanted.phone, wanted.sender, measure(wanted.text).parts)
+                if await messages.insert(connection, message, fingerprint):
+                    return True
+                found = await messages.find_fingerprint(connection, message_id)
+        if found != fingerprint:
+            raise errors.already_exists(
+                "REQUEST_ID_REUSED",
+                "This request id was used for another message: use a new one.",
+                differs="phone, text or sender",
+            )
+        return False
+
+    async def _is_to_be_queued(self, message_id: UUID) -> bool:
+        """False when it was queued before, or given up because its first caller died."""
+        async with self._database.connect() as connection:
+            if await submissions.find(connection, message_id) is not None:
+                return False
+            return await messages.is_waiting(connection, message_id)
+
+    async def _reserve(self, message_id: UUID, wanted: SingleSend) -> None:
+        request = ledger_pb2.ReserveRequest(
+            request_id=str(derived_id(message_id, "reserve")),
+            tenant_id=wanted.tenant_id,
+            reservation_id=str(reservation_id_of(message_id)),
+            units=_CREDITS,
+            campaign_id=str(message_id),
+        )
+        try:
+            with domain_errors("the ledger"):
+                await self._ledger.Reserve(request, timeout=_RESERVE_TIMEOUT_SECONDS)
+        except DomainError as error:
+            if not error.retryable:
+                async with self._database.begin() as connection:
+                    await messages.delete_unsent(connection, message_id)
+            raise
+
+    async def _queue(self, message_id: UUID, wanted: SingleSend) -> None:
+        submission = Submission(
+            submission_id=message_id,
+            tenant_id=wanted.tenant_id,
+            campaign_id=NO_CAMPAIGN,
+            enqueue_number=0,
+            reservation_id=reservation_id_of(message_id),
+            text=wanted.text,
+            variable_names=(),
+            sender=wanted.sender,
+            priority=_URGENT,
+            traceparent=current_traceparent(),
+        )
+        async with self._database.begin() as connection:
+            if not await messages.is_waiting(connection, message_id):
+                # Settled or swept in the meantime; if it was never queued, the credit just taken is given back.
+                await messages.fail_unqueued(connection, message_id)
+            elif await submissions.insert(connection, submission):
+                await submissions.insert_batch(connection, submission, 0, Recipients([wanted.phone]))
+
+    async def _outcome(self, message_id: UUID, tenant_id: str, changed: asyncio.Event) -> Message:
+        """The message once it is no longer QUEUED, or as it is when the caller's time is up."""
+        left = deadlines.remaining()
+        wait = _LONGEST_WAIT if left is None else min(_LONGEST_WAIT, left - _ANSWER_MARGIN)
+        end = self._clock.monotonic() + wait.total_seconds()
+        while True:
+            changed.clear()
+            async with self._database.connect() as connection:
+                message = await messages.find(connection, tenant_id, message_id)
+            if message is None:
+                raise errors.conflict("MESSAGE_REFUSED", "Another call with this request id was refused: repeat it.")
+            if message.status is not MessageStatus.QUEUED or self._clock.monotonic() >= end:
+                return message
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await changed.wait()
+            except TimeoutError:
+                pass

@@ -1,0 +1,81 @@
+"""Status questions: one message's status, asked of the provider now because somebody wants to know."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from bulksms_dispatcher.domain.messages import Message, MessageStatus
+from bulksms_dispatcher.pacing.limiter import PacingUnavailable
+from bulksms_dispatcher.providers.status import LookupResult, ProviderWord
+from bulksms_dispatcher.storage import messages
+from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports, evidence_of
+from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions
+from servicekit import errors
+from servicekit.database import Database
+from servicekit.errors import DomainError
+
+__all__ = ["StatusQuestions"]
+
+_PATIENCE = timedelta(seconds=5)
+_RETRY_AFTER = timedelta(seconds=5)
+
+
+class StatusQuestions:
+    """Within the refreshes' share of the limits; what is learnt is recorded like a delivery report."""
+
+    def __init__(self, database: Database, questions: PacedQuestions, reports: AwaitedReports) -> None:
+        self._database = database
+        self._questions = questions
+        self._reports = reports
+
+    async def refresh(self, tenant_id: str, message_id: str) -> tuple[MessageStatus, str]:
+        """The status as it is now and the provider's word for it (empty when it has none).
+
+        `message_id` is ours, of a single message, or the provider's, of any message of the tenant.
+        Errors: MESSAGE_NOT_FOUND, PROVIDER_UNAVAILABLE.
+        """
+        message = await self._find(tenant_id, message_id)
+        if message is None:
+            return await self._refresh_recipient(tenant_id, message_id)
+        if not message.provider_message_id:
+            return message.status, ""  # not accepted (yet): there is nothing to ask about
+        word = await self._ask(message.provider_message_id)
+        if word.status.is_final:
+            async with self._database.begin() as connection:
+                await messages.record_reports(connection, [evidence_of(message.provider_message_id, word)])
+            message = await self._find(tenant_id, message_id) or message
+        return message.status, word.raw_status
+
+    async def _refresh_recipient(self, tenant_id: str, message_id: str) -> tuple[MessageStatus, str]:
+        word = await self._ask(message_id)
+        if word.result is LookupResult.UNKNOWN or not await self._reports.record_in_campaign(
+            tenant_id, {message_id: word}
+        ):
+            raise _not_found()
+        return evidence_of(message_id, word).status, word.raw_status
+
+    async def _find(self, tenant_id: str, message_id: str) -> Message | None:
+        async with self._database.connect() as connection:
+            return await messages.find_by_any_id(connection, tenant_id, message_id)
+
+    async def _ask(self, message_id: str) -> ProviderWord:
+        try:
+            word = await self._questions.ask(message_id, _PATIENCE)
+        except PacingUnavailable:
+            word = None
+        if word is None:
+            raise _unavailable("The limit of status refreshes leaves no room now: ask again later.")
+        if word.result not in (LookupResult.KNOWN, LookupResult.UNKNOWN):
+            raise _unavailable("The provider did not answer the question: ask again later.")
+        return word
+
+
+def _unavailable(message: str) -> DomainError:
+    return errors.unavailable("PROVIDER_UNAVAILABLE", message, retry_after=_RETRY_AFTER)
+
+
+def _not_found() -> DomainError:
+    return errors.not_found(
+        "MESSAGE_NOT_FOUND",
+        "The tenant has no such message: name a single message's id, or the provider's message id of a recipient.",
+    )
