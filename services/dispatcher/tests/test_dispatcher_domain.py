@@ -37,12 +37,12 @@ from bulksms_dispatcher.domain.results import (
     resolve,
     whole,
 )
-from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.domain.verdicts import decide, groups_of
 from smstext.parts import measure
 
 PHONES = st.lists(st.integers(10**6, 10**15 - 1), min_size=1, max_size=200, unique=True).map(sorted)
-BACKOFF = Backoff()
+RETRIES = RetryPolicy()
 PAUSE = timedelta(seconds=60)
 
 
@@ -112,25 +112,25 @@ def test_every_recipient_stands_in_exactly_one_group() -> None:
 
 
 def test_the_backoff_is_3_6_12_24_48_seconds_and_then_ends() -> None:
-    delays = [BACKOFF.delay(retries) for retries in range(6)]
+    delays = [RETRIES.delay(retries) for retries in range(6)]
     assert delays == [timedelta(seconds=s) for s in (3, 6, 12, 24, 48)] + [None]
-    assert BACKOFF.delay(0, timedelta(seconds=20)) == timedelta(seconds=20)
+    assert RETRIES.delay(0, timedelta(seconds=20)) == timedelta(seconds=20)
 
 
 def test_decisions() -> None:
     refused = OutcomeKind.REFUSED
     retry = Verdict(refused, "RATE_LIMITED", FollowUp.RETRY, timedelta(seconds=7))
-    decision = decide(retry, 0, BACKOFF, PAUSE)
+    decision = decide(retry, 0, RETRIES, PAUSE)
     assert (decision.target, decision.delay, decision.costs_retry, decision.account_rest) == (
         BatchState.READY,
         timedelta(seconds=7),
         True,
         timedelta(seconds=7),
     )
-    assert decide(retry, 5, BACKOFF, PAUSE).target is BatchState.DEAD
-    paused = decide(Verdict(refused, "ACCOUNT_REFUSED", FollowUp.PAUSE_ACCOUNT), 5, BACKOFF, PAUSE)
+    assert decide(retry, 5, RETRIES, PAUSE).target is BatchState.DEAD
+    paused = decide(Verdict(refused, "ACCOUNT_REFUSED", FollowUp.PAUSE_ACCOUNT), 5, RETRIES, PAUSE)
     assert (paused.target, paused.delay, paused.costs_retry) == (BatchState.READY, PAUSE, False)
-    not_sent = decide(Verdict(OutcomeKind.NOT_SENT, "CONNECT_FAILED", FollowUp.RETRY), 1, BACKOFF, PAUSE)
+    not_sent = decide(Verdict(OutcomeKind.NOT_SENT, "CONNECT_FAILED", FollowUp.RETRY), 1, RETRIES, PAUSE)
     assert (not_sent.delay, not_sent.account_rest) == (timedelta(seconds=6), None)
 
 
@@ -148,7 +148,7 @@ def test_partial_results_name_the_right_recipients(recipients: int, left_out: se
     accepted = len(asked) - len(no)
     kind = OutcomeKind.ACCEPTED if accepted else OutcomeKind.REFUSED
     verdict = Verdict(kind, "", refusals=(Refusal(no, "bad"),) if no else (), message_ids=["x"] * accepted)
-    groups = resolve(groups_of(decide(verdict, 0, BACKOFF, PAUSE), verdict, recipients, out), recipients)
+    groups = resolve(groups_of(decide(verdict, 0, RETRIES, PAUSE), verdict, recipients, out), recipients)
     by_outcome = {group.outcome: list(group.positions) for group in groups}
     assert by_outcome.get(RecipientOutcome.SUPPRESSED, []) == out
     assert by_outcome.get(RecipientOutcome.FAILED, []) == [asked[p] for p in no]

@@ -20,7 +20,7 @@ from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.rate_limits import Limits
 from bulksms_dispatcher.domain.recipients import Recipients, pack_positions
 from bulksms_dispatcher.domain.results import RecipientOutcome, decode_groups, whole
-from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.domain.settlements import Answered, Settlement, Tried
 from bulksms_dispatcher.domain.submissions import Progress, Submission
 from bulksms_dispatcher.metrics import Metrics
@@ -257,7 +257,7 @@ def recorder_of(redis: Redis, redis_key_prefix: str) -> Callable[[Database], Rec
         limiter,
         Metrics(),
         worker="w",
-        backoff=Backoff(),
+        retry_policy=RetryPolicy(),
         account_pause=timedelta(seconds=1),
         on_settled=lambda _batch: None,
         on_returned=lambda _batch, _delay: None,

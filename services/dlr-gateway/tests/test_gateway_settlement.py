@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulksms_dlr_gateway.reports import Entry, Report, Status
-from bulksms_dlr_gateway.schedule import Schedule, backoff
+from bulksms_dlr_gateway.schedule import Schedule
 from bulksms_dlr_gateway.settlement import Answer, settle
 from bulksms_dlr_gateway.storage.entries import Spooled
 
@@ -16,9 +16,9 @@ REPORT = Report("A", Status.DELIVERED, "Delivered")
 
 
 def test_the_pauses_double_up_to_a_ceiling() -> None:
-    pauses = [backoff(n, timedelta(seconds=0.5), timedelta(seconds=30)).total_seconds() for n in range(1, 10)]
+    pauses = [SCHEDULE.due_after(n).total_seconds() for n in range(1, 10)]
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    assert backoff(10_000, timedelta(seconds=0.5), timedelta(seconds=30)) == timedelta(seconds=30)
+    assert SCHEDULE.due_after(10_000) == timedelta(seconds=30)
 
 
 def test_a_report_nobody_knows_is_asked_for_until_the_horizon_and_then_quarantined() -> None:

@@ -10,6 +10,7 @@ from bulksms_client.errors import BulkSmsError, DeadlineExceeded
 
 __all__ = ["Reconnection"]
 
+# Not servicekit's backoff: the client is installed by other backends, which need nothing of our processes.
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 

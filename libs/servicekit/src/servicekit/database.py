@@ -17,6 +17,7 @@ from sqlalchemy import event, exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from servicekit import logs, statement_spans
+from servicekit.backoff import Backoff
 from servicekit.database_errors import (
     DatabaseUnavailable,
     as_domain_error,
@@ -42,7 +43,8 @@ T = TypeVar("T")
 
 _log = logs.get_logger("servicekit.database")
 _CLIENT_CHECK = timedelta(seconds=1)
-_RETRY_PAUSE_SECONDS = 0.02  # doubling, jittered: two transactions that collided must not meet again
+# Jittered: two transactions that collided must not meet again.
+_BACKOFF = Backoff(timedelta(seconds=0.02), spread=0.5)
 _READY_PAUSE_SECONDS = 0.2
 _ROLLBACK_SECONDS = 5.0
 # Wrong in a way that waiting does not mend: password, role, database, TLS demanded and not offered.
@@ -213,8 +215,7 @@ class Database:
                 if attempt >= attempts or not repeatable:
                     raise
                 _log.info("transaction repeated", attempt=attempt, error_type=type(error).__qualname__)
-            pause = _RETRY_PAUSE_SECONDS * 2 ** (attempt - 1)
-            await asyncio.sleep(pause * (0.5 + self._random.random()))
+            await asyncio.sleep(_BACKOFF.jittered(attempt, self._random.random()).total_seconds())
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def wait_ready(self, deadline: timedelta) -> None:

@@ -11,12 +11,14 @@ from random import Random
 from opentelemetry import metrics
 
 from servicekit import logs
+from servicekit.backoff import Backoff
 from servicekit.errors import DomainError
 
 __all__ = ["PeriodicWorker"]
 
 _log = logs.get_logger("servicekit.worker")
 _FIRST_PAUSE = timedelta(milliseconds=200)
+_SPREAD = 0.25  # keeps replicas apart
 
 
 class PeriodicWorker:
@@ -44,7 +46,7 @@ class PeriodicWorker:
         self._linger = linger.total_seconds()
         self._body = body
         self._body_timeout = body_timeout.total_seconds() if body_timeout else None
-        self._max_pause = max_pause.total_seconds()
+        self._backoff = Backoff(_FIRST_PAUSE, longest=max_pause, spread=_SPREAD)
         self._random = random or Random()  # noqa: S311 - for jitter
         self._wake = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -91,7 +93,7 @@ class PeriodicWorker:
     def _pause_after(self, error: Exception) -> float:
         self._failures += 1
         self._failure_counter.add(1, {"worker": self.name})
-        pause: float = min(_FIRST_PAUSE.total_seconds() * 2 ** min(self._failures - 1, 20), self._max_pause)
+        pause = self._backoff.jittered(self._failures, self._random.random()).total_seconds()
         _log.error(
             "worker failed and goes on",
             worker=self.name,
@@ -102,7 +104,7 @@ class PeriodicWorker:
             # A known error explains itself; repeated every few seconds its traceback only fills the disk.
             exc_info=None if isinstance(error, DomainError) else error,
         )
-        return pause * (0.75 + self._random.random() / 2)  # jittered, to keep replicas apart
+        return pause
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

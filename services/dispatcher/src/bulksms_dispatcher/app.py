@@ -154,7 +154,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         limiter,
         metrics,
         worker=worker,
-        backoff=settings.backoff,
+        retry_policy=settings.retry_policy,
         account_pause=timedelta(seconds=settings.account_pause_seconds),
         retryable_refusals=settings.retryable_refusals,
         on_settled=on_settled,

@@ -10,9 +10,10 @@ from pydantic import Field, SecretStr, model_validator
 
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.domain.refreshes import RefreshSchedule
-from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.providers.mitto import Timeouts
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizeRange
+from servicekit.backoff import Backoff
 from servicekit.settings import CommaSeparated, ServiceSettings, Target
 
 __all__ = ["Settings"]
@@ -123,9 +124,9 @@ class Settings(ServiceSettings):
         )
 
     @property
-    def backoff(self) -> Backoff:
+    def retry_policy(self) -> RetryPolicy:
         """When what was provably not sent is tried again."""
-        return Backoff(self.queue_attempts, timedelta(seconds=self.queue_backoff))
+        return RetryPolicy(self.queue_attempts, Backoff(timedelta(seconds=self.queue_backoff)))
 
     @property
     def timeouts(self) -> Timeouts:

@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from bulksms_dlr_gateway.metrics import ForwardingMetrics
 from bulksms_dlr_gateway.peers import Peer
 from bulksms_dlr_gateway.reports import Entry
-from bulksms_dlr_gateway.schedule import backoff
 from bulksms_dlr_gateway.settlement import Answer
 from servicekit import errors, logs
+from servicekit.backoff import Backoff
 from servicekit.errors import Category, DomainError
 from servicekit.telemetry import link_from_traceparent
 
@@ -24,8 +24,7 @@ __all__ = ["Delivery"]
 _log = logs.get_logger("dlr.forward")
 _tracer = trace.get_tracer("bulksms_dlr_gateway")
 
-_FIRST_PAUSE = timedelta(seconds=0.25)
-_LONGEST_PAUSE = timedelta(seconds=10)
+_BACKOFF = Backoff(timedelta(seconds=0.25), longest=timedelta(seconds=10))
 # A peer that breaks on one report must not hold up the others of its batch: after that many times it is cut in two.
 _BREAKS_BEFORE_SPLIT = 3
 _MAX_LINKS = 64
@@ -92,12 +91,12 @@ class Delivery:
         return [*await self.offer(entries[:middle], lane), *await self.offer(entries[middle:], lane)]
 
     async def _pause(self, failures: int, error: DomainError) -> None:
-        pause = max(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE), error.retry_after or timedelta(0))
+        pause = max(_BACKOFF.after(failures), error.retry_after or timedelta(0))
         if failures in {1, 5} or failures % 30 == 0:
             _log.warning(
                 "forwarding waits", peer=self._peer.name, reason=error.reason, error=error.message, failures=failures
             )
-        await asyncio.sleep(min(pause, 3 * _LONGEST_PAUSE).total_seconds())
+        await asyncio.sleep(min(pause, 3 * _BACKOFF.longest).total_seconds())
 
 
 def _links(entries: Sequence[Entry]) -> list[trace.Link]:

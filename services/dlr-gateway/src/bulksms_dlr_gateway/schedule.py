@@ -6,23 +6,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from bulksms_dlr_gateway.reports import Entry
+from servicekit.backoff import Backoff
 
-__all__ = ["Schedule", "backoff"]
+__all__ = ["Schedule"]
 
 _MICROSECOND = timedelta(microseconds=1)
-
-
-def backoff(attempt: int, first: timedelta, ceiling: timedelta) -> timedelta:
-    """The pause after the `attempt`-th failure (from 1): `first`, doubling, at most `ceiling`."""
-    return min(first * (1 << min(attempt - 1, 30)), ceiling)
+_BACKOFF = Backoff(timedelta(seconds=0.5), longest=timedelta(seconds=30))
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """For reports of messages that campaign does not know, which is usual when they outran the batch's result."""
 
-    first: timedelta = timedelta(seconds=0.5)
-    ceiling: timedelta = timedelta(seconds=30)
+    backoff: Backoff = _BACKOFF
     evidence_after: timedelta = timedelta(seconds=5)
     """From then on the dispatcher is asked too: campaign never learns of single messages."""
     horizon: timedelta = timedelta(minutes=10)
@@ -30,7 +26,7 @@ class Schedule:
 
     def due_after(self, attempts: int) -> timedelta:
         """The pause after the `attempts`-th time (from 1) that nobody took it."""
-        return backoff(attempts, self.first, self.ceiling)
+        return self.backoff.after(attempts)
 
     def asks_dispatcher(self, entry: Entry, now: int) -> bool:
         """Has campaign had its chance? `now` in microseconds since 1970."""

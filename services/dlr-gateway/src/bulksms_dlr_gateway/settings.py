@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from bulksms_dlr_gateway.schedule import Schedule
 from bulksms_dlr_gateway.spool import SpoolLimits
+from servicekit.backoff import Backoff
 from servicekit.settings import Address, CommaSeparatedSecrets, Endpoint, ServiceSettings, Target
 
 MIN_SECRET_LENGTH = 16
@@ -83,8 +84,7 @@ class Settings(ServiceSettings):
     def schedule(self) -> Schedule:
         """When what campaign does not know is asked for again, and when that ends."""
         return Schedule(
-            first=timedelta(seconds=self.retry_first_seconds),
-            ceiling=timedelta(seconds=self.retry_max_seconds),
+            Backoff(timedelta(seconds=self.retry_first_seconds), longest=timedelta(seconds=self.retry_max_seconds)),
             evidence_after=timedelta(seconds=self.evidence_after_seconds),
             horizon=timedelta(seconds=self.unknown_horizon_seconds),
         )

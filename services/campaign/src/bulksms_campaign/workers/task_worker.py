@@ -18,14 +18,14 @@ from bulksms_campaign.storage.tasks import (
     postpone_task,
 )
 from servicekit import logs
+from servicekit.backoff import Backoff
 from servicekit.database import Database, is_transient
 from servicekit.errors import DomainError
 from servicekit.worker import PeriodicWorker
 
 POLL = timedelta(seconds=1)
 """How late work of another replica is noticed at most; work of this process rings a bell."""
-FIRST_DELAY = timedelta(milliseconds=250)
-LONGEST_DELAY = timedelta(minutes=1)
+BACKOFF = Backoff(timedelta(milliseconds=250), longest=timedelta(minutes=1))
 
 _log = logs.get_logger("bulksms_campaign.tasks")
 
@@ -64,7 +64,7 @@ class TaskWorker:
         try:
             delay = await self._under_lease(task)
         except DomainError as error:
-            delay = error.retry_after or delay_after(task.attempts)
+            delay = error.retry_after or BACKOFF.after(task.attempts + 1)
             level = _log.info if error.retryable else _log.warning
             level("task postponed", **_described(task), reason=error.reason, delay_seconds=delay.total_seconds())
         except asyncio.CancelledError:
@@ -73,7 +73,7 @@ class TaskWorker:
             raise
         except Exception:
             # Recorded as a failed attempt first, so that a task that always fails does not hold up the others.
-            await self._end(lambda c: postpone_task(c, task, delay_after(task.attempts)))
+            await self._end(lambda c: postpone_task(c, task, BACKOFF.after(task.attempts + 1)))
             raise
         if delay is None:
             await self._end(lambda c: finish_task(c, task))
@@ -113,7 +113,7 @@ class TaskWorker:
                 done, _ = await asyncio.wait({working}, timeout=self._lease.total_seconds() / 3)
                 if done and working.cancelled():
                     # Cancelled from within, as gRPC does when its channel breaks: not a reason to end this worker.
-                    return delay_after(task.attempts)
+                    return BACKOFF.after(task.attempts + 1)
                 if done:
                     return working.result()
                 if not await self._database.run_transaction(lambda c: extend_lease(c, task, self._lease)):
@@ -123,11 +123,6 @@ class TaskWorker:
             if not working.done():
                 working.cancel()
                 await asyncio.wait({working})
-
-
-def delay_after(attempts: int) -> timedelta:
-    """How long to wait after so many attempts: doubling from a quarter of a second to a minute."""
-    return min(FIRST_DELAY * (1 << min(attempts, 20)), LONGEST_DELAY)
 
 
 def _described(task: Task) -> dict[str, object]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Verdict
 from bulksms_dispatcher.domain.results import Group, RecipientOutcome, whole
-from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.retries import RetryPolicy
 
 __all__ = ["ATTEMPTS_EXHAUSTED", "Decision", "decide", "groups_of", "is_retryable_refusal", "positions_asked"]
 
@@ -34,7 +34,7 @@ class Decision:
     """The provider found the account too fast: it goes on at half its rate."""
 
 
-def decide(verdict: Verdict, retries_made: int, backoff: Backoff, account_pause: timedelta) -> Decision:
+def decide(verdict: Verdict, retries_made: int, retry_policy: RetryPolicy, account_pause: timedelta) -> Decision:
     """Rules 3, 4 and 8, and the backoff."""
     if verdict.kind is OutcomeKind.ACCEPTED:
         return Decision(BatchState.ACCEPTED, "")
@@ -46,16 +46,16 @@ def decide(verdict: Verdict, retries_made: int, backoff: Backoff, account_pause:
         case FollowUp.PARK | FollowUp.CUT as follow_up:
             return Decision(BatchState.DEAD if follow_up is FollowUp.PARK else BatchState.READY, verdict.reason)
         case FollowUp.RETRY:
-            return _retry(verdict, retries_made, backoff)
+            return _retry(verdict, retries_made, retry_policy)
         case FollowUp.NONE:
             return Decision(BatchState.REJECTED, verdict.reason)
 
 
-def _retry(verdict: Verdict, retries_made: int, backoff: Backoff) -> Decision:
+def _retry(verdict: Verdict, retries_made: int, retry_policy: RetryPolicy) -> Decision:
     # Of what is retried only 429 was refused by the provider itself.
     refused = verdict.kind is OutcomeKind.REFUSED
     rest = (verdict.retry_after or _DEFAULT_REST) if refused else None
-    delay = backoff.delay(retries_made, verdict.retry_after)
+    delay = retry_policy.delay(retries_made, verdict.retry_after)
     if delay is None:
         return Decision(BatchState.DEAD, ATTEMPTS_EXHAUSTED, account_rest=rest, slows_account=refused)
     return Decision(BatchState.READY, verdict.reason, delay, costs_retry=True, account_rest=rest, slows_account=refused)

@@ -24,6 +24,7 @@ from bulksms_dispatcher.storage import messages, outcomes
 from bulksms_dispatcher.storage.evidence import Candidate, Claimed
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions
 from servicekit import logs
+from servicekit.backoff import Backoff
 from servicekit.database import Database
 
 __all__ = ["EvidenceBook"]
@@ -34,7 +35,7 @@ _AT_ONCE = 50
 _MAX_CANDIDATES = 100
 # Looked into twice does no harm, so what a process that dies has taken is not hidden for long.
 _HIDE = timedelta(seconds=15)
-_FIRST_DELAY, _MAX_DELAY = timedelta(seconds=1), timedelta(minutes=2)
+_BACKOFF = Backoff(timedelta(seconds=1), longest=timedelta(minutes=2))
 _PATIENCE = timedelta(seconds=10)
 _NEVER_GIVE_UP = sys.maxsize
 _log = logs.get_logger("bulksms.dispatcher.evidence")
@@ -182,7 +183,7 @@ class EvidenceBook:
         again = report.tries < nothing.tries
         async with self._database.begin() as connection:
             if again:
-                delay = min(_FIRST_DELAY * (1 << min(report.tries - 1, 10)), _MAX_DELAY)
+                delay = _BACKOFF.after(report.tries)
                 await storage.postpone(connection, report.provider_message_id, delay, nothing.reason)
             else:
                 await storage.give_up(connection, report.provider_message_id, nothing.reason)

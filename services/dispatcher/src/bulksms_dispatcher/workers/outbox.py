@@ -13,6 +13,7 @@ from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.storage import outbox
 from bulksms_dispatcher.storage.outbox import OutboxEntry, OutboxKind
 from servicekit import logs
+from servicekit.backoff import Backoff
 from servicekit.database import Database
 from servicekit.errors import DomainError
 
@@ -22,7 +23,7 @@ _ENTRIES_AT_ONCE = 200
 # Hidden from other replicas for longer than a call can take, its retries included.
 HIDE = timedelta(seconds=30)
 CALL_TIMEOUT_SECONDS = 20.0
-_FIRST_DELAY, _MAX_DELAY = timedelta(seconds=0.25), timedelta(seconds=15)
+_BACKOFF = Backoff(timedelta(seconds=0.25), longest=timedelta(seconds=15))
 # Refused for good, as far as we can know: kept, reported each time, and tried again in case a person mended it.
 _REFUSED_DELAY = timedelta(minutes=10)
 
@@ -80,7 +81,7 @@ class Bookkeeper:
 
     async def _again(self, entries: Sequence[OutboxEntry], error: DomainError) -> None:
         tries = min(entry.tries for entry in entries)
-        delay = min(_FIRST_DELAY * (1 << min(tries, 10)), _MAX_DELAY)
+        delay = _BACKOFF.after(tries + 1)
         _log.warning(
             "result not told yet", kind=entries[0].kind.name, entries=len(entries), tries=tries, reason=error.reason
         )

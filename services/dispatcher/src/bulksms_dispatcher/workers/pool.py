@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 
 from bulksms_dispatcher.domain.rate_limits import LimitScope
 from bulksms_dispatcher.pacing.gate import PacingGate
@@ -12,11 +13,12 @@ from bulksms_dispatcher.pacing.permits import Refusal
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.sender import Sender
 from servicekit import logs
+from servicekit.backoff import Backoff
 
 __all__ = ["SenderPool"]
 
 URGENT = 3
-_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.2, 10.0
+_BACKOFF = Backoff(timedelta(seconds=0.2), longest=timedelta(seconds=10))
 _log = logs.get_logger("bulksms.dispatcher.pool")
 
 
@@ -60,7 +62,7 @@ class SenderPool:
                 self._gate.close()
             except Exception:  # noqa: BLE001 - the loop's boundary
                 failures += 1
-                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), _MAX_PAUSE_SECONDS)
+                pause = _BACKOFF.after(failures).total_seconds()
                 _log.exception("sender failed and goes on", failures_in_a_row=failures, pause_seconds=pause)
                 await self._pause(pause)
 

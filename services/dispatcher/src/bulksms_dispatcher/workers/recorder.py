@@ -18,13 +18,14 @@ from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Verdict
 from bulksms_dispatcher.domain.recipients import unpack
 from bulksms_dispatcher.domain.results import RecipientOutcome, whole
-from bulksms_dispatcher.domain.retries import Backoff
+from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.domain.settlements import Answered, Deferred, Settlement, Tried
 from bulksms_dispatcher.domain.verdicts import Decision, decide, groups_of, is_retryable_refusal
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.storage import outcomes
 from servicekit import logs
+from servicekit.backoff import Backoff
 from servicekit.database import Database, DatabaseUnavailable
 
 __all__ = ["DATABASE_ERRORS", "Recorder"]
@@ -38,6 +39,7 @@ DATABASE_ERRORS = (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError)
 _OUTCOME_PATIENCE = timedelta(hours=1)
 # A batch that is not handed back is found by the reaper, a little later.
 _HAND_BACK_PATIENCE = timedelta(seconds=5)
+_DATABASE_BACKOFF = Backoff(timedelta(seconds=0.1), longest=timedelta(seconds=2))
 _MAX_BODY = 64 * 1024
 _log = logs.get_logger("bulksms.dispatcher.recorder")
 
@@ -52,7 +54,7 @@ class Recorder:
         metrics: Metrics,
         *,
         worker: str,
-        backoff: Backoff,
+        retry_policy: RetryPolicy,
         account_pause: timedelta,
         retryable_refusals: Sequence[str] = (),
         on_settled: Callable[[LeasedBatch], None],
@@ -62,7 +64,7 @@ class Recorder:
         self._limiter = limiter
         self._metrics = metrics
         self._worker = worker
-        self._backoff = backoff
+        self._retry_policy = retry_policy
         self._account_pause = account_pause
         self._retryable_refusals = retryable_refusals
         self._on_settled = on_settled
@@ -107,7 +109,7 @@ class Recorder:
 
     async def record(self, batch: LeasedBatch, verdict: Verdict, left_out: Sequence[int], parts: Sequence[int]) -> bool:
         """Write what a try came to, and what follows from it; False when the database was away for too long."""
-        decision = decide(verdict, batch.retries, self._backoff, self._account_pause)
+        decision = decide(verdict, batch.retries, self._retry_policy, self._account_pause)
         self._report(batch, verdict, decision)
         if decision.account_rest is not None:
             await self._rest(decision.account_rest, slower=decision.slows_account)
@@ -212,7 +214,7 @@ class Recorder:
                     attempt=attempt,
                     error_type=type(error).__name__,
                 )
-            await asyncio.sleep(min(0.05 * 2 ** min(attempt, 10), 2.0))
+            await asyncio.sleep(_DATABASE_BACKOFF.after(attempt).total_seconds())
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _settlement(
@@ -224,7 +226,7 @@ class Recorder:
         parts: Sequence[int],
         tried: Tried,
     ) -> Settlement:
-        delay = self._backoff.delay(batch.retries)
+        delay = self._retry_policy.delay(batch.retries)
 
         def is_deferred(description: str) -> bool:
             is_retryable = is_retryable_refusal(description, self._retryable_refusals)
