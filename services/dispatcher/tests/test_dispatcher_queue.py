@@ -363,6 +363,19 @@ async def test_a_cancel_and_a_batch_coming_back_at_the_same_time_leave_nothing_r
     assert await told(database) == [(1, BatchState.CANCELLED)] * 20
 
 
+async def test_a_batch_that_comes_back_after_the_cancel_is_cancelled_with_its_news(database: Database) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    assert await arm(database, batch)
+    async with database.begin() as connection:
+        await campaigns.cancel(connection, submission.campaign_id, TENANT)
+    assert (await state_of(database, batch))[0] is ARMED
+    async with database.begin() as connection:
+        assert await outcomes.return_to_queue(connection, batch.batch_id, batch.epoch, batch.campaign_id, (ARMED,))
+    assert await state_of(database, batch) == (BatchState.CANCELLED, batch.epoch + 1)
+    assert await told(database) == [(1, BatchState.CANCELLED)]
+
+
 async def test_the_migrated_schema_is_what_the_claims_are_indexed_by(database: Database) -> None:
     submission = await store(database, 1)
     async with database.connect() as connection:

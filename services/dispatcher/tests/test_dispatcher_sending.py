@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from .dispatcher_support import Dispatcher, Peers, Provider, eventually, header, phones, submit
+from collections.abc import Callable
+
+from bulksms_dispatcher.settings import Settings
+from devstack.mitto.behaviours import Behaviour, Latency
+
+from .dispatcher_support import Dispatcher, Peers, Provider, eventually, header, phones, serving, submit
 
 
 async def test_a_submission_is_sent_once_and_everybody_is_told(
@@ -23,3 +28,16 @@ async def test_a_submission_is_sent_once_and_everybody_is_told(
     assert peers.campaign.outcomes == {"ACCEPTED": 95}
     assert await dispatcher.states() == {"ACCEPTED": 10}
     assert {batch.attempts for batch in await dispatcher.batches()} == {1}
+
+
+async def test_no_database_connection_is_held_while_the_provider_is_called(
+    configure: Callable[..., Settings], simulator: Provider
+) -> None:
+    simulator.script(Behaviour(latency=Latency(constant_seconds=2)), repeat=8)
+    async with serving(configure(sms_batch_size=1, worker_concurrency=8, database_pool_size=4)) as dispatcher:
+        await submit(dispatcher, phones(8))
+
+        async def all_are_on_the_wire() -> bool:
+            return await dispatcher.states() == {"ARMED": 8}
+
+        await eventually(all_are_on_the_wire)

@@ -1,0 +1,137 @@
+"""Words that are gone from the project, each with the one that took its place.
+
+A pattern is searched for in the text and the path of every file of the project. Excepted are this one, decisions, which
+are history, and the glossary, which has the words of other systems beside ours. `only` narrows it to where the word had
+a meaning of its own. `still_in` are the folders that have not been changed yet: none, at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ALLOWED", "RETIRED", "Retired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """A pattern that must not be found, and what is said instead."""
+
+    pattern: str
+    instead: str
+    only: tuple[str, ...] = ()
+    still_in: tuple[str, ...] = ()
+
+
+ALLOWED = ("tests/docs/retired.py", "docs/decisions/", "docs/glossary.md")
+
+CAMPAIGN = "services/campaign/"
+DISPATCHER = "services/dispatcher/"
+GATEWAY = "services/dlr-gateway/"
+LEDGER = "services/ledger/"
+LIBS = "libs/"
+PROTOS = "protos/"
+BENCHMARKS = "benchmarks/"
+DEPLOY = "deploy/"
+SPANNING = "tests/"
+SERVICES = (CAMPAIGN, DISPATCHER, GATEWAY, LEDGER)
+
+RETIRED = (
+    # Telling others.
+    Retired(r"[Tt]ellers?\b|_teller", "publisher", still_in=(DISPATCHER,)),
+    Retired(r"told_by", "entry_version", still_in=(LEDGER,)),
+    Retired(
+        r"\b_?tell_|_tell\b|\btell\(|_TELL\b|\btold\(|_told\b|\btold_",
+        "deliver, record",
+        still_in=(CAMPAIGN, DISPATCHER, LEDGER, GATEWAY, BENCHMARKS, LIBS, SPANNING),
+    ),
+    # The ledger's accounts in memory.
+    Retired(r"\b[Dd]esks?\b", "account cache", only=(LEDGER, BENCHMARKS), still_in=(LEDGER,)),
+    Retired(r"\bBooks?\b|\bbooks?\b", "account session", only=(LEDGER,), still_in=(LEDGER,)),
+    Retired(r"\b[Dd]rafts?\b", "decided group", only=(LEDGER,), still_in=(LEDGER,)),
+    Retired(r"decided? ahead|deciding ahead|comes? true", "gone", still_in=(LEDGER, BENCHMARKS)),
+    Retired(r"\bpins?\b|\bpinned\b|PINS?\b", "lot allocation", only=(LEDGER, PROTOS), still_in=(LEDGER,)),
+    Retired(r"[Bb]ookkeep", "account writer (ledger)", still_in=(LEDGER, DISPATCHER, BENCHMARKS)),
+    # Limits.
+    Retired(r"[Jj]ourney", "in-flight request", still_in=(DISPATCHER,)),
+    Retired(r"\b_?[Aa]rrivals\b|pacing.arrivals", "in-flight tracker", only=(DISPATCHER,), still_in=(DISPATCHER,)),
+    Retired(r"RATE_LIMIT_MARGIN|rate_limit_margin", "RATE_LIMIT_ARRIVAL_GRACE_MS", still_in=(DISPATCHER, DEPLOY)),
+    Retired(
+        r"\bHOLD\b|\bhold_seconds|HOLD_SECONDS",
+        "permit TTL; deferral",
+        only=(DISPATCHER, DEPLOY, "docs/"),
+        still_in=(DISPATCHER, DEPLOY),
+    ),
+    Retired(
+        r"\b_?[Hh]older\b|\bHELD\b|dispatcher\.held|storage.holds",
+        "deferred recipients",
+        only=(DISPATCHER, "docs/"),
+        still_in=(DISPATCHER, "docs/operations.md"),
+    ),
+    # Ends of things.
+    Retired(
+        r"(?i)settle",
+        "record outcome; release slot; close reservation; disposition",
+        only=(*SERVICES, PROTOS, "docs/", BENCHMARKS),
+        still_in=(*SERVICES, BENCHMARKS),
+    ),
+    # What the provider says.
+    Retired(
+        r"RawAnswer|\bAnswered\b|_ANSWER\b|parse_answer|providers.answers|(?:FROM|INTO|TABLE) answers\b",
+        "provider response; stored response",
+        only=(DISPATCHER,),
+        still_in=(DISPATCHER,),
+    ),
+    Retired(
+        r"\bRefusals?\b",
+        "Throttled; ProviderRejection; DomainRefusal",
+        only=SERVICES,
+        still_in=(DISPATCHER, LEDGER, CAMPAIGN),
+    ),
+    # Saying that there is work.
+    Retired(r"\b_?[Bb]ells?\b|_bells?\b|\brings?\(", "signals", only=(CAMPAIGN,), still_in=(CAMPAIGN,)),
+    Retired(r"\b[Nn]otices?\b", "signals", only=(DISPATCHER,), still_in=(DISPATCHER,)),
+    Retired(
+        r"(?i)\b_?wake_?\b|_wake\b|\bwake_|wakeups?\b|wake-ups?\b",
+        "notify, signal",
+        still_in=(*SERVICES, LIBS, "docs/", SPANNING),
+    ),
+    # Ambiguity.
+    Retired(r"(?i)doubt", "unresolved", still_in=(CAMPAIGN, DISPATCHER, "docs/operations.md", SPANNING)),
+    Retired(r"[Ss]ighting|SIGHTING", "provider record", still_in=(DISPATCHER,)),
+    Retired(r"\b[Tt]wins?\b|_twins\b", "indistinguishable candidates", only=SERVICES, still_in=(DISPATCHER,)),
+    Retired(
+        r"OperatorsWord|class Word\b|\bword\.", "lookup result; resolution", only=(DISPATCHER,), still_in=(DISPATCHER,)
+    ),
+    Retired(r"[Vv]ouched|\bvouch", "operator-confirmed", still_in=(CAMPAIGN, DISPATCHER, PROTOS)),
+    Retired(r"left_out|LEFT_OUT", "opted-out positions", still_in=(CAMPAIGN, DISPATCHER, LIBS)),
+    Retired(
+        r"BATCH_STATE_UNKNOWN|BatchState\.UNKNOWN|OUTCOME_UNKNOWN|Outcome\.UNKNOWN|_S\.UNKNOWN",
+        ("UNRESOLVED; UNCONFIRMED"),
+        still_in=(CAMPAIGN, DISPATCHER, PROTOS, BENCHMARKS, LIBS, SPANNING),
+    ),
+    Retired(r"UNCONFIRMED_EXPIRED", "UNCONFIRMED, with a reason", still_in=(CAMPAIGN, PROTOS, "docs/operations.md")),
+    # Attempts.
+    Retired(
+        r"\bTry\b(?=[(\]:,)]| \|)|\bTried\b|workers.tries|next_try",
+        "attempt",
+        only=SERVICES,
+        still_in=(DISPATCHER, CAMPAIGN),
+    ),
+    Retired(r"QUEUE_ATTEMPTS|queue_attempts", "QUEUE_MAX_RETRIES", still_in=(DISPATCHER, DEPLOY)),
+    # Sizes.
+    Retired(r"kept sizes?|sizes? kept", "cached size", still_in=(CAMPAIGN, BENCHMARKS)),
+    Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)", "MIN, MAX", still_in=(DISPATCHER, DEPLOY, BENCHMARKS)),
+    # Opt-outs.
+    Retired(
+        r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b",
+        "opt-out",
+        still_in=(CAMPAIGN, DISPATCHER, GATEWAY, PROTOS, LIBS, "docs/operations.md", "docs/architecture.md"),
+    ),
+    # Out of the project.
+    Retired(
+        r"\.\./shared|/work/|design notes|seeds of this project|(?i:\bissue #?\d)",
+        "what this project says",
+        (),
+        still_in=(LIBS, DISPATCHER),
+    ),
+)
