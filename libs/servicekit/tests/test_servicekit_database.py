@@ -279,33 +279,6 @@ async def test_a_raw_transaction_is_repeated_when_its_connection_is_lost_before_
     assert await count_items(database) == 1
 
 
-async def test_a_raw_statement_is_committed_by_itself_and_never_repeated_when_its_connection_is_lost(
-    database: Database, database_url: str
-) -> None:
-    attempts = 0
-
-    async def insert(driver: asyncpg.Connection) -> int:
-        nonlocal attempts
-        attempts += 1
-        await driver.execute("INSERT INTO item VALUES ($1, 'a')", attempts)
-        if attempts == 3:
-            await kill_others(database_url)
-            await driver.execute("SELECT 1")
-        return attempts
-
-    assert await database.run_raw_statement(insert) == 1
-    attempts = 0
-    for _ in range(4):  # one more than the pool has
-        attempts = 0
-        with pytest.raises(asyncpg.UniqueViolationError):
-            await database.run_raw_statement(insert)
-    assert await database.run_raw_statement(insert) == 2
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as caught:
-        await database.run_raw_statement(insert)
-    assert (attempts, databases.is_connection_lost(caught.value)) == (3, True)
-    assert await count_items(database) == 3  # it may have been committed, and was
-
-
 async def test_a_cancelled_raw_transaction_is_rolled_back_and_its_connection_given_back(
     database: Database, eventually: Eventually
 ) -> None:

@@ -172,8 +172,7 @@ class Client(Caller):
 class Outbox(Caller):
     """Captures in batches, as a dispatcher tells what it has sent; of every other one a part has been captured before.
 
-    Stays with a ledger while it answers, and not every batch has repeats: what is decided ahead holds only where no
-    other ledger has written, and no request id has been used.
+    Stays with a ledger while it answers, as a dispatcher does.
     """
 
     batch: int = 1000
@@ -317,7 +316,7 @@ async def race_while_killing(
 ) -> int:
     """Race at two ledgers and kill one victim after the other in the middle of it; how many were acknowledged."""
     async with two_processes(url, folder) as (stubs, ledgers):
-        if batches:  # enough for groups of two ledgers that are decided while the one before is written
+        if batches:  # enough for large groups at both ledgers
             tenant, shared = await begin(stubs, ids, HELD_FOR_BATCHES)
             racing = [*outboxes(stubs, shared, 8), *clients(stubs, shared, 1)]
             rounds, between = 1, 5000

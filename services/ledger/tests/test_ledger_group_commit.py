@@ -106,36 +106,6 @@ async def test_groups_have_a_largest_size() -> None:
     await group_commit.stop()
 
 
-async def test_a_large_group_begins_while_the_one_before_is_under_way() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide, group_max=2, large=2)
-    tasks = [await ask(group_commit, 1, 2), await ask(group_commit, 3, 4), await ask(group_commit, 5, 6)]
-    async with asyncio.timeout(5):
-        for _ in range(2):
-            await desk.beginnings.acquire()
-    tasks.append(await ask(group_commit, 7))
-    assert [numbers for _, numbers in desk.groups] == [[1, 2], [3, 4]]
-    desk.open.set()
-    async with asyncio.timeout(5):
-        await asyncio.gather(*tasks)
-    assert [numbers for _, numbers in desk.groups] == [[1, 2], [3, 4], [5, 6], [7]]
-    await group_commit.stop()
-
-
-async def test_who_comes_when_nothing_waits_but_a_large_group_is_under_way_is_served() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide, large=2)
-    first = await ask(group_commit, 1, 2)
-    async with asyncio.timeout(5):
-        await desk.began.wait()
-    second = await ask(group_commit, 3)
-    desk.open.set()
-    async with asyncio.timeout(5):
-        await asyncio.gather(first, second)
-    assert [numbers for _, numbers in desk.groups] == [[1, 2], [3]]
-    await group_commit.stop()
-
-
 async def test_a_group_begins_when_as_many_wait_as_the_last_one_had() -> None:
     desk = Desk()
     group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))

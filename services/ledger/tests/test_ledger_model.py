@@ -185,7 +185,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model = Model()
         self.requests = 0
         self.book = Book(Account("acme", START), lots=(), holds=(), operations=(), source_refs=())
-        self.decided_ahead = False
         # What earlier groups have left in the database.
         self.entries: list[Entry] = []
         self.recorded: dict[UUID, Recorded] = {}
@@ -212,14 +211,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.holds |= {hold.reservation.reservation_id: hold for hold in self.book.changed_holds}
 
     @rule()
-    def begin_a_group_ahead(self) -> None:
-        """The next group is decided on what this one has left in memory."""
-        self.write()
-        self.book = self.book.following()
-        self.decided_ahead = True
-
-    @rule()
-    def begin_a_group_with_a_look(self) -> None:
+    def begin_a_group(self) -> None:
         """The next group is decided on what is stored."""
         self.write()
         open_lots = [Lot(version, end, left) for version, (_, left, end) in self.lots.items() if left]
@@ -232,12 +224,8 @@ class LedgerMachine(RuleBasedStateMachine):
             operations=self.recorded.values(),
             source_refs=[entry.source_ref for entry in self.entries if entry.source_ref],
         )
-        self.decided_ahead = False
 
     def operate(self, operation: AnyOperation, number: int = -1) -> None:
-        is_repeat = operation.request_id in self.recorded
-        if self.decided_ahead and (is_repeat or not self.book.knows([operation])):
-            self.begin_a_group_with_a_look()
         decision = self.book.decide(operation, self.model.now)
         reason = decision.outcome.reason.value if isinstance(decision.outcome, Refusal) else ""
         known = self.first_answers.get(operation.request_id)

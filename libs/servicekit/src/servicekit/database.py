@@ -178,19 +178,6 @@ class Database:
 
         return await self._repeated(once, attempts)
 
-    async def run_raw_statement(self, body: Callable[[Any], Awaitable[T]], *, attempts: int = 4) -> T:
-        """The same for a body of one statement, a transaction of its own: without the trips of BEGIN and COMMIT.
-
-        A connection lost while it runs is raised, for it may have been committed.
-        """
-
-        async def once(progress: _Progress) -> T:
-            async with self._driver() as driver:
-                progress.committing = True
-                return await body(driver)
-
-        return await self._repeated(once, attempts)
-
     @asynccontextmanager
     async def _driver(self) -> AsyncIterator[Any]:
         """An asyncpg connection; when the block raises, what it had begun is undone."""

@@ -16,7 +16,6 @@ from bulksms_ledger.operations import (
     AnyOperation,
     Capture,
     Decision,
-    Operation,
     Recorded,
     SetSubscription,
     differing_fields,
@@ -76,43 +75,6 @@ class Book:
         self._operations[request_number] = recorded
         self.recorded.append(recorded)
         return Decision(outcome, False)
-
-    def knows(self, operations: Iterable[Operation]) -> bool:
-        """Whether these can be decided without a look at the database, request ids used before apart.
-
-        That is what is asked of reservations this book has: captures above all. What makes a reservation or brings a
-        purchase in depends on what is not in the book.
-        """
-        before = None
-        for operation in operations:
-            reservation_id: UUID | None = getattr(operation, "reservation_id", None)
-            if reservation_id is before and before is not None:  # as many captures of one reservation share it
-                continue
-            if reservation_id is None or reservation_id.int not in self._holds:
-                return False
-            before = reservation_id
-        return True
-
-    def following(self) -> Book:
-        """The book for the next group: what this one leaves."""
-        book = Book(self.account, lots=self._lots, holds=(), operations=self.recorded, source_refs=())
-        book._holds = self._holds.copy()  # this one may still have to be written when that one is decided
-        return book
-
-    def recall(self, known: Book) -> None:
-        """Add what another book of the same state of the account knows."""
-        self._holds = known._holds | self._holds
-
-    @property
-    def has_only_captured(self) -> bool:
-        """Whether all that has been decided anew is captures, carried out."""
-        recorded = self.recorded
-        return len(recorded) == len(self.entries) > 0 and all(one.told_by for one in recorded)
-
-    @property
-    def reservations_known(self) -> int:
-        """How many reservations the book has."""
-        return len(self._holds)
 
     @property
     def changed_holds(self) -> list[Hold]:

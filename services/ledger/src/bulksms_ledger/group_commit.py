@@ -26,8 +26,6 @@ _LINKS_MAX: Final = 128  # OpenTelemetry's own limit
 # longer than anybody is likely to come.
 _QUIET: Final = timedelta(milliseconds=2)
 _GATHERING: Final = timedelta(milliseconds=12)
-_LARGE: Final = 500  # groups from this size on are decided while the one before is written
-_UNDER_WAY_MAX: Final = 2
 _SLICE: Final = 100  # callers answered before the event loop, and with it the next transaction, has its turn
 
 
@@ -47,7 +45,6 @@ class _Queue:
     requests: deque[_Request] = field(default_factory=deque)
     operations: int = 0
     expected: int = 0  # as many callers as the last group had: most are its own, come again
-    news: asyncio.Event = field(default_factory=asyncio.Event)  # a large group waits, or one has been decided
 
 
 class GroupCommit:
@@ -55,8 +52,8 @@ class GroupCommit:
 
     While one group commits, the next gathers, and goes on gathering for some milliseconds while more keep coming, until
     as many callers wait as the last group had: the busier an account, the larger its groups, so that one hot tenant is
-    not bound to one commit per request. A large group is decided while the one before is written. Who comes alone is
-    decided at once. Several processes may do so for the same account: its row lock orders them.
+    not bound to one commit per request. Who comes alone is decided at once. Several processes may do so for the same
+    account: its row lock orders them.
 
     A caller that goes away before its group has begun is forgotten; afterwards the group goes on without it, and the
     caller's repeat finds what was decided.
@@ -70,14 +67,12 @@ class GroupCommit:
         waiting_max: int = 20_000,
         quiet: timedelta = _QUIET,
         gathering: timedelta = _GATHERING,
-        large: int = _LARGE,
     ) -> None:
         self._decide = decide
         self._group_max = group_max
         self._waiting_max = waiting_max
         self._quiet_seconds = quiet.total_seconds()
         self._gathering_seconds = gathering.total_seconds()
-        self._large = large
         self._queues: dict[str, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -106,8 +101,6 @@ class GroupCommit:
             task.add_done_callback(self._tasks.discard)
         queue.requests.append(request)
         queue.operations += len(operations)
-        if queue.operations >= self._large:
-            queue.news.set()
         self._waiting += len(operations)
         return await request.decisions
 
@@ -132,30 +125,12 @@ class GroupCommit:
             )
 
     async def _serve(self, tenant_id: str, queue: _Queue) -> None:
-        under_way: set[asyncio.Task[None]] = set()
-
-        def end(task: asyncio.Task[None]) -> None:
-            under_way.discard(task)
-            queue.news.set()
-
         try:
-            async with asyncio.TaskGroup() as groups:
-                while queue.requests or under_way:
-                    queue.news.clear()
-                    if len(under_way) >= (_UNDER_WAY_MAX if queue.operations >= self._large else 1):
-                        # A small one would gain nothing by beginning early, and grows meanwhile.
-                        await queue.news.wait()
-                        continue
-                    await self._gather(queue)
-                    is_large = queue.operations >= self._large
-                    group = self._take(queue)
-                    queue.expected = len(group)
-                    if is_large:
-                        task = groups.create_task(self._decide_group(tenant_id, group))
-                        under_way.add(task)
-                        task.add_done_callback(end)
-                    else:
-                        await self._decide_group(tenant_id, group)
+            while queue.requests:
+                await self._gather(queue)
+                group = self._take(queue)
+                queue.expected = len(group)
+                await self._decide_group(tenant_id, group)
         finally:  # also when cancelled by a stop that ran out of time: nobody may wait for ever
             del self._queues[tenant_id]
             for request in queue.requests:

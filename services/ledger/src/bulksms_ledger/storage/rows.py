@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -87,14 +86,6 @@ def entry_from_row(row: Row) -> Entry:
         row["created_at"],
         row["hash"],
     )
-
-
-def array(values: Iterable[object]) -> str:
-    """An array of numbers or ids as the text that PostgreSQL casts to one.
-
-    That takes less than the driver needs for a list, of whose every element it asks what it is.
-    """
-    return f"{{{','.join(map(str, values))}}}"
 
 
 def encode_json(value: object) -> str:

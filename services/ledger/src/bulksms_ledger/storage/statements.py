@@ -17,15 +17,6 @@ _ACCOUNT = """
 
 LOCK_ACCOUNT: Final = f"SELECT {_ACCOUNT} FROM accounts WHERE tenant_id = $1 FOR UPDATE"
 
-# For who has decided already: the account, and how many of the request ids have been used before. What is committed
-# while this waits for the lock it may not see: the key of operations does. (Not EXISTS: PostgreSQL then hopes for an
-# early hit and plans to read the whole table.)
-LOCK_ACCOUNT_AND_LOOK: Final = f"""
-SELECT {_ACCOUNT},
-    cardinality(ARRAY(SELECT request_id FROM operations WHERE request_id = ANY ($2::text::uuid[]))) AS repeats
-FROM accounts WHERE tenant_id = $1 FOR UPDATE
-"""
-
 # An operation and its outcome as one JSON document; of a capture both are told from its entry and its reservation.
 _RECORDED = """
 CASE WHEN content IS NOT NULL THEN json_build_object('operation', content::json, 'outcome', outcome::json) ELSE (
