@@ -9,6 +9,8 @@ DISTRIBUTIONS := protos libs/servicekit libs/smstext libs/client libs/devstack \
 	services/campaign services/dispatcher services/ledger services/dlr-gateway
 EDITABLE := $(addprefix -e ,$(DISTRIBUTIONS))
 PROJECT_FILES := pyproject.toml $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
+# The protos as one descriptor, with their comments.
+DESCRIPTOR := protos/stubs/contract.binpb
 PROTO_FILES := $(shell find protos/bulksms -name '*.proto')
 SOURCES := libs services tests benchmarks examples protos/hatch_build.py conftest.py
 
@@ -20,7 +22,7 @@ FOLDER ?= .devstack
 ONLY ?= ledger dispatcher gateway enqueue
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stubs up down status trace demo test test-faults bench soak lint format clean
+.PHONY: help setup stubs up down status trace demo test test-faults bench soak contract lint format clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,12 +73,18 @@ bench: setup ## Print figures as tables and JSON; ONLY="ledger dispatcher gatewa
 soak: setup ## Send steadily for SOAK_MINUTES (30), then check that nothing was lost, sent twice, or kept growing
 	$(BIN)/python -m benchmarks.soak --minutes $${SOAK_MINUTES:-30} $(ARGS)
 
-lint: setup ## Check style, types, the contract and the direction of imports
+contract: setup ## Accept the protos as they are: what `make lint` compares later ones with
+	@$(BIN)/python protos/hatch_build.py protos/contract.binpb
+
+lint: setup ## Check style, types, the contract and the direction of imports; print what breaks the contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/buf lint protos
+	@$(BIN)/python protos/hatch_build.py $(DESCRIPTOR)
+	$(BIN)/buf lint $(DESCRIPTOR) --config protos/buf.yaml --path bulksms
 	$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf breaking $(DESCRIPTOR) --against protos/contract.binpb --config protos/buf.yaml --path bulksms \
+		|| echo "The contract breaks in the places above. It may until it is declared stable; \`make contract\` accepts them."
 	$(BIN)/lint-imports
 
 format: setup ## Format code and protos

@@ -1,4 +1,7 @@
-"""Builds the typed Python stubs from the .proto files, as hatchling's build hook or as a script."""
+"""Builds the typed Python stubs from the .proto files, as hatchling's build hook or as a script.
+
+As a script it writes stubs/; given a file it writes the contract's descriptor there, which `buf` reads.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +26,45 @@ class StubBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 def build_stubs(root: Path) -> None:
     """Write `stubs/bulksms/**` below `root`: messages, services and their .pyi files."""
-    import grpc_tools
-    from grpc_tools import protoc
-
     stubs = root / "stubs"
     shutil.rmtree(stubs, ignore_errors=True)
     stubs.mkdir()
-    sources = sorted(str(path.relative_to(root)) for path in (root / "bulksms").rglob("*.proto"))
-    arguments = [
-        "protoc",
-        f"--proto_path={root}",
-        f"--proto_path={Path(grpc_tools.__file__).parent / '_proto'}",
+    _compile(
+        root,
         f"--python_out={stubs}",
         f"--grpc_python_out={stubs}",
         f"--plugin=protoc-gen-mypy={_plugin('protoc-gen-mypy')}",
         f"--mypy_out={stubs}",
         f"--plugin=protoc-gen-mypy_grpc={_plugin('protoc-gen-mypy_grpc')}",
         f"--mypy_grpc_out=only_async:{stubs}",
+    )
+    for folder in [stubs / "bulksms", *(p for p in (stubs / "bulksms").rglob("*") if p.is_dir())]:
+        (folder / "__init__.py").touch()
+        (folder / "py.typed").touch()
+
+
+def build_descriptor(root: Path, target: Path) -> None:
+    """Write all files below `root`, with what they import and their comments, as one FileDescriptorSet."""
+    _compile(root, "--include_imports", "--include_source_info", f"--descriptor_set_out={target}")
+
+
+def _compile(root: Path, *outputs: str) -> None:
+    import grpc_tools
+    from google.api import field_behavior_pb2
+    from grpc_tools import protoc
+
+    sources = sorted(str(path.relative_to(root)) for path in (root / "bulksms").rglob("*.proto"))
+    arguments = [
+        "protoc",
+        f"--proto_path={root}",
+        f"--proto_path={Path(grpc_tools.__file__).parent / '_proto'}",
+        # google/api/*.proto stand beside their Python modules.
+        f"--proto_path={Path(field_behavior_pb2.__file__).parents[2]}",
+        *outputs,
         *sources,
     ]
     if protoc.main(arguments) != 0:
         raise SystemExit("protoc failed: the message above names the file and line")
-    for folder in [stubs / "bulksms", *(p for p in (stubs / "bulksms").rglob("*") if p.is_dir())]:
-        (folder / "__init__.py").touch()
-        (folder / "py.typed").touch()
 
 
 def _plugin(name: str) -> str:
@@ -61,4 +79,7 @@ def _plugin(name: str) -> str:
 
 
 if __name__ == "__main__":
-    build_stubs(HERE)
+    if len(sys.argv) > 1:
+        build_descriptor(HERE, Path(sys.argv[1]))
+    else:
+        build_stubs(HERE)
