@@ -54,12 +54,12 @@ RETIRED = (
     # Limits.
     Retired(r"[Jj]ourney", "in-flight request", still_in=(DISPATCHER,)),
     Retired(r"\b_?[Aa]rrivals\b|pacing.arrivals", "in-flight tracker", only=(DISPATCHER,), still_in=(DISPATCHER,)),
-    Retired(r"RATE_LIMIT_MARGIN|rate_limit_margin", "RATE_LIMIT_ARRIVAL_GRACE_MS", still_in=(DISPATCHER, DEPLOY)),
+    Retired(r"RATE_LIMIT_MARGIN_MS=|rate_limit_margin", "RATE_LIMIT_ARRIVAL_GRACE_MS"),
     Retired(
         r"\bHOLD\b|\bhold_seconds|HOLD_SECONDS",
         "permit TTL; deferral",
         only=(DISPATCHER, DEPLOY, "docs/"),
-        still_in=(DISPATCHER, DEPLOY),
+        still_in=(DISPATCHER,),
     ),
     Retired(
         r"\b_?[Hh]older\b|\bHELD\b|dispatcher\.held|storage.holds",
@@ -117,10 +117,10 @@ RETIRED = (
         only=SERVICES,
         still_in=(DISPATCHER, CAMPAIGN),
     ),
-    Retired(r"QUEUE_ATTEMPTS|queue_attempts", "QUEUE_MAX_RETRIES", still_in=(DISPATCHER, DEPLOY)),
+    Retired(r"QUEUE_ATTEMPTS=|queue_attempts", "QUEUE_MAX_RETRIES"),
     # Sizes.
     Retired(r"kept sizes?|sizes? kept", "cached size", still_in=(CAMPAIGN, BENCHMARKS)),
-    Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)", "MIN, MAX", still_in=(DISPATCHER, DEPLOY, BENCHMARKS)),
+    Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)", "MIN, MAX", still_in=(DISPATCHER, BENCHMARKS)),
     # Opt-outs.
     Retired(
         r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b",

@@ -36,6 +36,7 @@ from servicekit.worker import PeriodicWorker
 
 class Settings(ServiceSettings):
     service_name: ClassVar[str] = "example"
+    old_names: ClassVar[dict[str, str]] = {"MANNER": "BEHAVIOUR", "GRPC_ADDRESS": "GRPC_LISTEN"}
     behaviour: str = "polite"
 
 
@@ -192,6 +193,16 @@ async def test_a_wrong_environment_is_explained(example: Start) -> None:
     async with example("serve", GRPC_LISTEN="nowhere") as service:
         assert await service.ended() == 2
     assert service.lines[-1]["error"] == "GRPC_LISTEN is wrong: must be host:port, for example 0.0.0.0:50051"
+
+
+async def test_old_names_of_settings_are_warned_of_once_at_the_start(example: Start) -> None:
+    async with example("check", MANNER="polite", GRPC_ADDRESS="nowhere") as service:
+        assert await service.ended() == 0
+    (line,) = [line for line in service.lines if line["level"] == "warning"]
+    assert line["event"] == "settings go by their old names"
+    assert line["names"] == (
+        "MANNER is now BEHAVIOUR: rename it; GRPC_ADDRESS is now GRPC_LISTEN, which is set too and counts"
+    )
 
 
 async def test_migrate_without_a_schema_says_so(example: Start) -> None:

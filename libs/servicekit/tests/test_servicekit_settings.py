@@ -16,6 +16,7 @@ from servicekit.settings import (
     SettingsError,
     Target,
     load,
+    old_names_in_use,
     parse_listen,
 )
 
@@ -105,3 +106,44 @@ def test_a_peer_that_is_not_named_stops_the_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("LEDGER_ADDRESS", raising=False)
     with pytest.raises(SettingsError, match="LEDGER_ADDRESS is not set: it is required"):
         load(Caller)
+
+
+class Renamed(ServiceSettings):
+    old_names: ClassVar[dict[str, str]] = {"OLD_LIMIT": "LIMIT", "OLD_SECRETS": "SECRETS"}
+    limit: int = 5
+    secrets: CommaSeparatedSecrets = ()
+
+
+def test_an_old_name_goes_on_working_and_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_LIMIT", "7")
+    monkeypatch.setenv("OLD_SECRETS", "one,two")
+    settings = load(Renamed)
+    assert settings.limit == 7
+    assert [secret.get_secret_value() for secret in settings.secrets] == ["one", "two"]
+    assert old_names_in_use(Renamed) == [
+        "OLD_LIMIT is now LIMIT: rename it",
+        "OLD_SECRETS is now SECRETS: rename it",
+    ]
+
+
+def test_where_both_names_are_set_the_new_one_counts_and_the_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_LIMIT", "7")
+    monkeypatch.setenv("LIMIT", "8")
+    assert load(Renamed).limit == 8
+    assert old_names_in_use(Renamed) == ["OLD_LIMIT is now LIMIT, which is set too and counts"]
+
+
+def test_new_names_and_defaults_are_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(Renamed).limit == 5
+    monkeypatch.setenv("LIMIT", "8")
+    assert load(Renamed).limit == 8
+    assert old_names_in_use(Renamed) == []
+
+
+def test_a_wrong_value_is_reported_under_the_name_it_was_set_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_LIMIT", "many")
+    with pytest.raises(SettingsError, match="OLD_LIMIT is wrong: "):
+        load(Renamed)
+    monkeypatch.setenv("LIMIT", "some")
+    with pytest.raises(SettingsError, match=r"^LIMIT is wrong: "):
+        load(Renamed)

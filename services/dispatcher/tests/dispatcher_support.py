@@ -261,7 +261,7 @@ def settings_for(
         "shutdown_grace_seconds": 5.0,
         "rate_limit_traffic_account_max": 0,
         "rate_limit_tenant_max": 0,
-        "hold_seconds": 0.3,
+        "deferred_recheck_seconds": 0.3,
         "journal_path": journal,
     }
     return Settings(**values | changes)

@@ -13,7 +13,7 @@ from devstack.mitto.rules import Match
 
 from .dispatcher_support import Peers, Provider, eventually, header, phones, serving, submit
 
-AUTO = {"sms_batch_size": "auto", "sms_batch_size_least": 10, "sms_batch_size_most": 100}
+AUTO = {"sms_batch_size": "auto", "sms_batch_size_min": 10, "sms_batch_size_max": 100}
 
 
 async def test_batches_grow_while_the_provider_answers_well(
@@ -62,5 +62,5 @@ async def test_a_batch_that_cannot_be_smaller_is_parked(
 
 
 def test_bounds_that_contradict_each_other_are_refused(configure: Callable[..., Settings]) -> None:
-    with pytest.raises(ValidationError, match="SMS_BATCH_SIZE_LEAST"):
-        configure(sms_batch_size="auto", sms_batch_size_least=200, sms_batch_size_most=100)
+    with pytest.raises(ValidationError, match="SMS_BATCH_SIZE_MIN"):
+        configure(sms_batch_size="auto", sms_batch_size_min=200, sms_batch_size_max=100)

@@ -196,7 +196,7 @@ async def test_what_is_refused_for_now_again_and_again_fails_at_last(
 ) -> None:
     refusal = PartialRefusal(form="item_error", destination_suffix="1", error_text="Handset busy, try later")
     simulator.script(Behaviour(partial=refusal), repeat=10)
-    async with serving(configure(retryable_refusals=("try later",), queue_attempts=2)) as dispatcher:
+    async with serving(configure(retryable_refusals=("try later",), queue_max_retries=2)) as dispatcher:
         await submit(dispatcher, phones(RECIPIENTS))
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS - 1, "FAILED": 1})
         assert await dispatcher.states() == {"ACCEPTED": 1, "REJECTED": 2}
@@ -242,7 +242,7 @@ async def test_a_refused_connection_costs_a_retry_and_nothing_else(
 async def test_out_of_retries_a_batch_is_dead_and_can_be_requeued(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    async with serving(configure(queue_attempts=2, queue_backoff=0.02)) as dispatcher:
+    async with serving(configure(queue_max_retries=2, queue_backoff=0.02)) as dispatcher:
         simulator.script("429", "429", "429")
         await submit(dispatcher, phones(RECIPIENTS))
         await eventually(lambda: peers.campaign.outcomes == {"FAILED": RECIPIENTS})

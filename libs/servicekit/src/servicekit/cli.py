@@ -14,7 +14,7 @@ from servicekit import logs
 from servicekit import migrations as schema
 from servicekit.errors import DomainError
 from servicekit.lifecycle import Build, run_service
-from servicekit.settings import ServiceSettings, SettingsError, load
+from servicekit.settings import ServiceSettings, SettingsError, load, old_names_in_use
 
 __all__ = ["main"]
 
@@ -63,6 +63,8 @@ def main(
 def _configured(settings_type: type[S]) -> S:
     settings = load(settings_type)
     logs.configure(settings.log_level, settings.log_format)
+    if old_names := old_names_in_use(settings_type):
+        _log.warning("settings go by their old names", names="; ".join(old_names))
     return settings
 
 

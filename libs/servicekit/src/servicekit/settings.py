@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 __all__ = [
     "Address",
@@ -19,10 +27,11 @@ __all__ = [
     "SettingsError",
     "Target",
     "load",
+    "old_names_in_use",
     "parse_listen",
 ]
 
-S = TypeVar("S", bound=BaseSettings)
+S = TypeVar("S", bound="ServiceSettings")
 
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
 _TARGET = re.compile(rf"(?:dns:(?://[^/]*/)?)?{_HOST}|ipv[46]:{_HOST}(?:,{_HOST})*|unix:.+")
@@ -87,6 +96,8 @@ class ServiceSettings(BaseSettings):
     """Default of OTEL_SERVICE_NAME."""
     distribution: ClassVar[str | None] = None
     """The installed distribution that `service_version` is read from."""
+    old_names: ClassVar[Mapping[str, str]] = {}
+    """Old variables that go on working, and what each is called now; where both are set the new one counts."""
 
     grpc_listen: Address = Endpoint("0.0.0.0", 50051)
     grpc_max_concurrent_rpcs: int = Field(1000, ge=1)
@@ -102,6 +113,19 @@ class ServiceSettings(BaseSettings):
     otel_traces_exporter: Literal["otlp", "none"] = "otlp"
     otel_metrics_exporter: Literal["otlp", "none"] = "otlp"
     shutdown_grace_seconds: float = Field(20.0, ge=0, le=3600)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where values come from, the first that has one counts."""
+        del dotenv_settings, file_secret_settings  # a process has its environment and nothing else
+        return init_settings, env_settings, _OldNames(settings_cls, cls.old_names)
 
     @property
     def name(self) -> str:
@@ -122,18 +146,42 @@ class ServiceSettings(BaseSettings):
         return timedelta(seconds=self.shutdown_grace_seconds)
 
 
+class _OldNames(EnvSettingsSource):
+    """The variables with old names, read as if they had the new ones."""
+
+    def __init__(self, settings_type: type[BaseSettings], old_names: Mapping[str, str]) -> None:
+        super().__init__(settings_type)
+        present = {old.lower(): new.lower() for old, new in old_names.items() if old.lower() in self.env_vars}
+        self.env_vars = {new: self.env_vars[old] for old, new in present.items()}
+
+
 def load(settings_type: type[S], **overrides: Any) -> S:
     """Read the environment; `SettingsError` lists every wrong variable at once."""
     try:
         return settings_type(**overrides)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
+        raise SettingsError(_explain(error, settings_type)) from None
 
 
-def _explain(error: ValidationError) -> str:
+def old_names_in_use(settings_type: type[ServiceSettings]) -> list[str]:
+    """A sentence about each variable that is set under its old name, to be logged at the start."""
+    return [
+        f"{old} is now {new}" + (", which is set too and counts" if _is_set(new) else ": rename it")
+        for old, new in settings_type.old_names.items()
+        if _is_set(old)
+    ]
+
+
+def _is_set(variable: str) -> bool:
+    return any(name.upper() == variable for name in os.environ)
+
+
+def _explain(error: ValidationError, settings_type: type[ServiceSettings]) -> str:
     lines = []
+    old_of = {new: old for old, new in settings_type.old_names.items() if _is_set(old) and not _is_set(new)}
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         variable = str(problem["loc"][0]).upper() if problem["loc"] else "environment"
+        variable = old_of.get(variable, variable)
         if problem["type"] == "missing":
             lines.append(f"{variable} is not set: it is required, set it in the environment")
         else:

@@ -125,7 +125,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         slowdown=settings.slowdown,
         refreshes=Limit(settings.status_refresh_max),
     )
-    arrivals = Arrivals(limiter, timedelta(milliseconds=settings.rate_limit_margin_ms), metrics)
+    arrivals = Arrivals(limiter, timedelta(milliseconds=settings.rate_limit_arrival_grace_ms), metrics)
     lanes = Lanes(database, worker, settings.lease, clock)
     gate = PacingGate(limiter, metrics, lanes.wake)
     wakeups = Wakeups(redis, settings.redis_key_prefix, lanes.wake)
@@ -168,7 +168,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         arrivals,
         provider,
         recorder,
-        Holder(database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.hold_seconds)),
+        Holder(database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.deferred_recheck_seconds)),
         known,
         journal,
         metrics,

@@ -27,6 +27,11 @@ class Settings(ServiceSettings):
 
     service_name: ClassVar[str] = "dispatcher"
     distribution: ClassVar[str] = "bulksms-dispatcher"
+    old_names: ClassVar[dict[str, str]] = {
+        "QUEUE_ATTEMPTS": "QUEUE_MAX_RETRIES",
+        "QUEUE_RATE_DURATION_MS": "QUEUE_RATE_WINDOW_MS",
+        "RATE_LIMIT_MARGIN_MS": "RATE_LIMIT_ARRIVAL_GRACE_MS",
+    }
 
     database_url: SecretStr
     redis_url: SecretStr
@@ -44,8 +49,8 @@ class Settings(ServiceSettings):
     account_pause_seconds: float = Field(60.0, gt=0, le=3600)
 
     sms_batch_size: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = 5000
-    sms_batch_size_least: int = Field(100, ge=1, le=10_000)
-    sms_batch_size_most: int = Field(5000, ge=1, le=10_000)
+    sms_batch_size_min: int = Field(100, ge=1, le=10_000)
+    sms_batch_size_max: int = Field(5000, ge=1, le=10_000)
     use_bulk_sms: bool = True
     backlog_limit: int = Field(20_000_000, ge=1)
 
@@ -55,7 +60,7 @@ class Settings(ServiceSettings):
     rate_limit_tenant_window_ms: int = Field(1000, ge=1)
     queue_rate_max: int = Field(0, ge=0)
     queue_rate_window_ms: int = Field(1000, ge=1)
-    rate_limit_margin_ms: int = Field(40, ge=0, le=4000)
+    rate_limit_arrival_grace_ms: int = Field(40, ge=0, le=4000)
 
     rate_limit_slowdown_seconds: float = Field(10.0, ge=0, le=3600)
     rate_limit_recovery_seconds: float = Field(60.0, gt=0, le=3600)
@@ -64,13 +69,13 @@ class Settings(ServiceSettings):
     status_refresh_after_seconds: str = Field("30,120,300", pattern=r"^[0-9.]+(,[0-9.]+)*$")
     status_refresh_horizon_hours: float = Field(72.0, gt=0)
 
-    queue_attempts: int = Field(5, ge=0, le=100)
+    queue_max_retries: int = Field(5, ge=0, le=100)
     queue_backoff: float = Field(3.0, gt=0, le=3600)
     lease_seconds: float = Field(60.0, gt=0, le=3600)
     worker_concurrency: int = Field(8, ge=1, le=256)
     retryable_refusals: CommaSeparated = ()
     retention_days: float = Field(90.0, ge=0)
-    hold_seconds: float = Field(30.0, gt=0, le=3600)
+    deferred_recheck_seconds: float = Field(30.0, gt=0, le=3600)
     journal_path: Path = Path("/var/lib/bulksms/journal")
     ambiguity_horizon_hours: float = Field(72.0, gt=0)
     evidence_window_seconds: float = Field(300.0, gt=0, le=86_400)
@@ -88,8 +93,8 @@ class Settings(ServiceSettings):
 
     @model_validator(mode="after")
     def _sizes_are_in_order(self) -> Self:
-        if self.sms_batch_size_least > self.sms_batch_size_most:
-            raise ValueError("SMS_BATCH_SIZE_LEAST must not be above SMS_BATCH_SIZE_MOST")
+        if self.sms_batch_size_min > self.sms_batch_size_max:
+            raise ValueError("SMS_BATCH_SIZE_MIN must not be above SMS_BATCH_SIZE_MAX")
         return self
 
     @model_validator(mode="after")
@@ -114,7 +119,7 @@ class Settings(ServiceSettings):
             return BatchSizeRange.fixed(1)
         if self.sms_batch_size != "auto":
             return BatchSizeRange.fixed(self.sms_batch_size)
-        least, most = self.sms_batch_size_least, self.sms_batch_size_most
+        least, most = self.sms_batch_size_min, self.sms_batch_size_max
         return BatchSizeRange(
             least,
             most,
@@ -126,7 +131,7 @@ class Settings(ServiceSettings):
     @property
     def retry_policy(self) -> RetryPolicy:
         """When what was provably not sent is tried again."""
-        return RetryPolicy(self.queue_attempts, Backoff(timedelta(seconds=self.queue_backoff)))
+        return RetryPolicy(self.queue_max_retries, Backoff(timedelta(seconds=self.queue_backoff)))
 
     @property
     def timeouts(self) -> Timeouts:
