@@ -45,10 +45,10 @@ RETIRED = (
         still_in=(CAMPAIGN, DISPATCHER, LEDGER, GATEWAY, BENCHMARKS, LIBS, SPANNING),
     ),
     # The ledger's accounts in memory.
-    Retired(r"\b[Dd]esks?\b", "account cache", only=(LEDGER, BENCHMARKS), still_in=(LEDGER,)),
+    Retired(r"\b[Dd]esks?\b", "gone", only=(LEDGER, BENCHMARKS)),
     Retired(r"\bBooks?\b|\bbooks?\b", "account session", only=(LEDGER,), still_in=(LEDGER,)),
-    Retired(r"\b[Dd]rafts?\b", "decided group", only=(LEDGER,), still_in=(LEDGER,)),
-    Retired(r"decided? ahead|deciding ahead|comes? true", "gone", still_in=(LEDGER, BENCHMARKS)),
+    Retired(r"\b[Dd]rafts?\b", "gone", only=(LEDGER,)),
+    Retired(r"decided? ahead|deciding ahead|comes? true", "gone"),
     Retired(r"\bpins?\b|\bpinned\b|PINS?\b", "lot allocation", only=(LEDGER, PROTOS), still_in=(LEDGER,)),
     Retired(r"[Bb]ookkeep", "account writer (ledger)", still_in=(LEDGER, DISPATCHER, BENCHMARKS)),
     # Limits.

@@ -19,7 +19,7 @@ def operation(number: int) -> ExpireLots:
     return ExpireLots(UUID(int=number), "acme")
 
 
-class Desk:
+class Decider:
     """Decides groups when it is told to; remembers them."""
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class Desk:
             await self.beginnings.acquire()
 
 
-async def begin(group_commit: GroupCommit, desk: Desk, number: int) -> asyncio.Task[list[Decision]]:
+async def begin(group_commit: GroupCommit, decider: Decider, number: int) -> asyncio.Task[list[Decision]]:
     """A first request, whose group has begun: whatever is asked now waits."""
     first = asyncio.create_task(group_commit.decide("acme", [operation(number)]))
     async with asyncio.timeout(5):
-        await desk.began.wait()
+        await decider.began.wait()
     return first
 
 
@@ -65,11 +65,11 @@ async def ask(group_commit: GroupCommit, *numbers: int, tenant_id: str = "acme")
 
 
 async def test_what_waits_is_decided_in_one_group_in_the_order_it_came() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide)
-    first = await begin(group_commit, desk, 0)
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide)
+    first = await begin(group_commit, decider, 0)
     others = [await ask(group_commit, 1), await ask(group_commit, 2, 3), await ask(group_commit, 4)]
-    desk.open.set()
+    decider.open.set()
     decisions = await asyncio.gather(first, *others)
     assert [[decision.replayed for decision in answer] for answer in decisions] == [
         [False],
@@ -77,126 +77,126 @@ async def test_what_waits_is_decided_in_one_group_in_the_order_it_came() -> None
         [False, True],
         [False],
     ]
-    assert desk.groups == [("acme", [0]), ("acme", [1, 2, 3, 4])]
+    assert decider.groups == [("acme", [0]), ("acme", [1, 2, 3, 4])]
     await group_commit.stop()
 
 
 async def test_accounts_do_not_wait_for_each_other() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide)
-    first = await begin(group_commit, desk, 0)
-    desk.began.clear()
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide)
+    first = await begin(group_commit, decider, 0)
+    decider.began.clear()
     other = await ask(group_commit, 1, tenant_id="other")
     async with asyncio.timeout(5):
-        await desk.began.wait()
-    desk.open.set()
+        await decider.began.wait()
+    decider.open.set()
     await asyncio.gather(first, other)
     await group_commit.stop()
 
 
 async def test_groups_have_a_largest_size() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide, group_max=3)
-    tasks = [await begin(group_commit, desk, 0)]
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide, group_max=3)
+    tasks = [await begin(group_commit, decider, 0)]
     tasks += [await ask(group_commit, number) for number in range(1, 6)]
     tasks.append(await ask(group_commit, *range(10, 15)))
-    desk.open.set()
+    decider.open.set()
     await asyncio.gather(*tasks)
-    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3], [4, 5], [10, 11, 12, 13, 14]]
+    assert [numbers for _, numbers in decider.groups] == [[0], [1, 2, 3], [4, 5], [10, 11, 12, 13, 14]]
     await group_commit.stop()
 
 
 async def test_a_group_begins_when_as_many_wait_as_the_last_one_had() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))
-    tasks = [await begin(group_commit, desk, 0), *[await ask(group_commit, number) for number in (1, 2)]]
-    await desk.let_one_through()  # two wait, and the last one had one
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))
+    tasks = [await begin(group_commit, decider, 0), *[await ask(group_commit, number) for number in (1, 2)]]
+    await decider.let_one_through()  # two wait, and the last one had one
     tasks += [await ask(group_commit, number) for number in (3, 4, 5)]
-    desk.open.set()
+    decider.open.set()
     async with asyncio.timeout(10):
         await asyncio.gather(*tasks)
-    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2], [3, 4, 5]]
+    assert [numbers for _, numbers in decider.groups] == [[0], [1, 2], [3, 4, 5]]
     await group_commit.stop()
 
 
 async def test_a_group_begins_when_nobody_joins_any_more() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=0.5), gathering=timedelta(seconds=60))
-    tasks = [await begin(group_commit, desk, 0), *[await ask(group_commit, number) for number in range(1, 9)]]
-    await desk.let_one_through()
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide, quiet=timedelta(seconds=0.5), gathering=timedelta(seconds=60))
+    tasks = [await begin(group_commit, decider, 0), *[await ask(group_commit, number) for number in range(1, 9)]]
+    await decider.let_one_through()
     tasks += [await ask(group_commit, number) for number in (9, 10)]
-    desk.open.set()
+    decider.open.set()
     await tasks[8]
     tasks.append(await ask(group_commit, 11))
     async with asyncio.timeout(10):
         await asyncio.gather(*tasks)
-    assert [numbers for _, numbers in desk.groups] == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+    assert [numbers for _, numbers in decider.groups] == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
     await group_commit.stop()
 
 
 async def test_a_group_begins_in_time_however_many_keep_coming() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide, quiet=timedelta(milliseconds=5), gathering=timedelta(milliseconds=20))
-    tasks = [await begin(group_commit, desk, 0), *[await ask(group_commit, number) for number in range(1, 480)]]
-    await desk.let_one_through()
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide, quiet=timedelta(milliseconds=5), gathering=timedelta(milliseconds=20))
+    tasks = [await begin(group_commit, decider, 0), *[await ask(group_commit, number) for number in range(1, 480)]]
+    await decider.let_one_through()
     tasks += [await ask(group_commit, number) for number in (480, 481)]
-    desk.open.set()
+    decider.open.set()
     async with asyncio.timeout(10):
-        while len(desk.groups) < 3:
+        while len(decider.groups) < 3:
             tasks.append(await ask(group_commit, len(tasks)))
             await asyncio.sleep(0.0003)
         await asyncio.gather(*tasks)
-    assert len(desk.groups[2][1]) < 450, "it did not wait for as many as the one before had"
+    assert len(decider.groups[2][1]) < 450, "it did not wait for as many as the one before had"
     await group_commit.stop()
 
 
 async def test_who_comes_alone_waits_for_nobody() -> None:
-    desk = Desk()
-    desk.open.set()
-    group_commit = GroupCommit(desk.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))
+    decider = Decider()
+    decider.open.set()
+    group_commit = GroupCommit(decider.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))
     async with asyncio.timeout(10):
         for number in range(3):
             await group_commit.decide("acme", [operation(number)])
-    assert [numbers for _, numbers in desk.groups] == [[0], [1], [2]]
+    assert [numbers for _, numbers in decider.groups] == [[0], [1], [2]]
     await group_commit.stop()
 
 
 async def test_a_full_queue_turns_callers_away_with_a_delay() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide, waiting_max=3)
-    first = await begin(group_commit, desk, 0)
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide, waiting_max=3)
+    first = await begin(group_commit, decider, 0)
     waiting = await ask(group_commit, 1, 2, 3)
     with pytest.raises(DomainError) as refused:
         await group_commit.decide("other", [operation(4)])
     assert refused.value.reason == "LEDGER_OVERLOADED"
     assert refused.value.retry_after is not None
-    desk.open.set()
+    decider.open.set()
     await asyncio.gather(first, waiting)
     assert len(await group_commit.decide("other", [operation(4)])) == 1
     await group_commit.stop()
 
 
 async def test_a_caller_that_goes_away_is_forgotten_before_its_group_and_not_after() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide)
-    first = await begin(group_commit, desk, 0)
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide)
+    first = await begin(group_commit, decider, 0)
     gone, stays = await ask(group_commit, 1), await ask(group_commit, 2)
     first.cancel()
     gone.cancel()
     await asyncio.gather(first, gone, return_exceptions=True)
-    desk.open.set()
+    decider.open.set()
     await stays
-    assert [numbers for _, numbers in desk.groups] == [[0], [2]]
+    assert [numbers for _, numbers in decider.groups] == [[0], [2]]
     await group_commit.stop()
 
 
 async def test_a_fault_of_ours_in_one_operation_is_not_paid_for_by_the_others() -> None:
-    desk = Desk()
-    desk.poison[2] = RuntimeError("a bug")
-    group_commit = GroupCommit(desk.decide)
-    first = await begin(group_commit, desk, 0)
+    decider = Decider()
+    decider.poison[2] = RuntimeError("a bug")
+    group_commit = GroupCommit(decider.decide)
+    first = await begin(group_commit, decider, 0)
     others = [await ask(group_commit, number) for number in (1, 2, 3)]
-    desk.open.set()
+    decider.open.set()
     await first
     results = await asyncio.gather(*others, return_exceptions=True)
     assert [type(result) for result in results] == [list, RuntimeError, list]
@@ -204,27 +204,27 @@ async def test_a_fault_of_ours_in_one_operation_is_not_paid_for_by_the_others() 
 
 
 async def test_a_database_that_is_away_is_said_to_everybody_once() -> None:
-    desk = Desk()
-    desk.poison[2] = errors.unavailable("DATABASE_UNAVAILABLE", "away")
-    group_commit = GroupCommit(desk.decide)
-    first = await begin(group_commit, desk, 0)
+    decider = Decider()
+    decider.poison[2] = errors.unavailable("DATABASE_UNAVAILABLE", "away")
+    group_commit = GroupCommit(decider.decide)
+    first = await begin(group_commit, decider, 0)
     others = [await ask(group_commit, number) for number in (1, 2, 3)]
-    desk.open.set()
+    decider.open.set()
     await first
     results = await asyncio.gather(*others, return_exceptions=True)
     assert all(isinstance(result, DomainError) and result.retryable for result in results)
-    assert len(desk.groups) == 2
+    assert len(decider.groups) == 2
     await group_commit.stop()
 
 
 async def test_stopping_finishes_what_waits_and_takes_nothing_new() -> None:
-    desk = Desk()
-    group_commit = GroupCommit(desk.decide)
-    first = await begin(group_commit, desk, 0)
+    decider = Decider()
+    group_commit = GroupCommit(decider.decide)
+    first = await begin(group_commit, decider, 0)
     waiting = await ask(group_commit, 1)
     stopping = asyncio.create_task(group_commit.stop())
     await asyncio.sleep(0)
     with pytest.raises(DomainError, match="SHUTTING_DOWN"):
         await group_commit.decide("acme", [operation(2)])
-    desk.open.set()
+    decider.open.set()
     await asyncio.gather(first, waiting, stopping)
