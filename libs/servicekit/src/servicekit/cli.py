@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 S = TypeVar("S", bound=ServiceSettings)
 
-_log = logs.get_logger("servicekit.cli")
+_log = logs.get_logger("bulksms.servicekit.cli")
 
 
 def main(

@@ -41,7 +41,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_log = logs.get_logger("servicekit.database")
+_log = logs.get_logger("bulksms.servicekit.database")
 _CLIENT_CHECK = timedelta(seconds=1)
 # Jittered: two transactions that collided must not meet again.
 _BACKOFF = Backoff(timedelta(seconds=0.02), spread=0.5)

@@ -20,7 +20,7 @@ __all__ = ["Build", "Component", "Runnable", "closing", "run_service", "running"
 
 S = TypeVar("S", bound=ServiceSettings)
 
-_log = logs.get_logger("servicekit.lifecycle")
+_log = logs.get_logger("bulksms.servicekit.lifecycle")
 _STOP_MARGIN = timedelta(seconds=5)
 
 

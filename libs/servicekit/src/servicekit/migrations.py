@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 VERSION_TABLE = "schema_version"
 
-_log = logs.get_logger("servicekit.migrations")
+_log = logs.get_logger("bulksms.servicekit.migrations")
 # Any number, the same in every replica: who holds it migrates, the others wait and then find nothing to do.
 _LOCK = 0x73_63_68_65_6D_61
 _LOCK_TIMEOUT = "120s"

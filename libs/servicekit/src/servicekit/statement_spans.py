@@ -61,7 +61,7 @@ def _operation(statement: str) -> str:
 def _record(operation: str, statement: str, started: int, error: BaseException | None) -> None:
     if not trace.get_current_span().is_recording():
         return
-    recorded = trace.get_tracer("servicekit.database").start_span(
+    recorded = trace.get_tracer("bulksms.servicekit.database").start_span(
         operation,
         kind=SpanKind.CLIENT,
         start_time=started,

@@ -16,7 +16,7 @@ from servicekit.errors import DomainError
 
 __all__ = ["PeriodicWorker"]
 
-_log = logs.get_logger("servicekit.worker")
+_log = logs.get_logger("bulksms.servicekit.worker")
 _FIRST_PAUSE = timedelta(milliseconds=200)
 _SPREAD = 0.25  # keeps replicas apart
 
@@ -51,7 +51,7 @@ class PeriodicWorker:
         self._wake = asyncio.Event()
         self._stopped = asyncio.Event()
         self._failures = 0
-        self._failure_counter = metrics.get_meter("servicekit.worker").create_counter(
+        self._failure_counter = metrics.get_meter("bulksms.servicekit.worker").create_counter(
             "worker.failures", description="Rounds of a worker that ended in an exception"
         )
 

@@ -37,7 +37,7 @@ async def build(settings: Settings) -> Sequence[Component]:
     to_dispatcher = Delivery(DispatcherPeer(dispatcher, timeout), metrics)
     return [
         spool,
-        PeriodicWorker("spool maintenance", timedelta(seconds=1), spool.maintain),
+        PeriodicWorker("bulksms.dlr_gateway.spool_maintenance", timedelta(seconds=1), spool.maintain),
         closing("campaign channel", campaign.close),
         closing("dispatcher channel", dispatcher.close),
         WaitingLane(

@@ -21,8 +21,8 @@ from servicekit.telemetry import link_from_traceparent
 
 __all__ = ["Delivery"]
 
-_log = logs.get_logger("dlr.forward")
-_tracer = trace.get_tracer("bulksms_dlr_gateway")
+_log = logs.get_logger("bulksms.dlr_gateway.delivery")
+_tracer = trace.get_tracer("bulksms.dlr_gateway.delivery")
 
 _BACKOFF = Backoff(timedelta(seconds=0.25), longest=timedelta(seconds=10))
 # A peer that breaks on one report must not hold up the others of its batch: after that many times it is cut in two.

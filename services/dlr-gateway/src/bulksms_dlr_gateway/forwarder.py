@@ -26,7 +26,7 @@ __all__ = ["FreshLane", "WaitingLane"]
 
 T = TypeVar("T")
 
-_log = logs.get_logger("dlr.forward")
+_log = logs.get_logger("bulksms.dlr_gateway.forwarder")
 _FRESH_POLL = timedelta(seconds=1)  # an operator's replay arrives without an event
 _WAITING_POLL = timedelta(seconds=0.25)
 _PAUSE_AFTER_ERROR = timedelta(seconds=1)

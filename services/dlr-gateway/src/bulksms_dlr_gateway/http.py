@@ -24,8 +24,8 @@ from servicekit.clock import Clock
 
 __all__ = ["DeliveryReportHandler"]
 
-_log = logs.get_logger("dlr.http")
-_tracer = trace.get_tracer("bulksms_dlr_gateway")
+_log = logs.get_logger("bulksms.dlr_gateway.webhook")
+_tracer = trace.get_tracer("bulksms.dlr_gateway.webhook")
 
 REPORTS_PATH = b"/v1/mitto/delivery-reports"
 _ROUTE = REPORTS_PATH.decode()

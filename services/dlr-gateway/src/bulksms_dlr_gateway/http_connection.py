@@ -19,7 +19,7 @@ from servicekit import logs
 
 __all__ = ["Connection", "ConnectionLimits", "Surroundings"]
 
-_log = logs.get_logger("dlr.http")
+_log = logs.get_logger("bulksms.dlr_gateway.connection")
 _MAX_PIPELINED = 16
 _MAX_HEADERS = 100
 _LINGER_SECONDS = 2.0

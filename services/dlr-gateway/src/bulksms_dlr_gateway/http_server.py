@@ -14,7 +14,7 @@ from servicekit.settings import Endpoint
 
 __all__ = ["HttpServer"]
 
-_log = logs.get_logger("dlr.http")
+_log = logs.get_logger("bulksms.dlr_gateway.server")
 _SWEEP_SECONDS = 1.0
 _BACKLOG = 1_024
 _MAX_BUFFERED_BYTES = 64 * 1024 * 1024

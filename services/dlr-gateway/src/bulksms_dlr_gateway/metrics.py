@@ -13,8 +13,6 @@ from bulksms_dlr_gateway.storage.entries import Sizes
 
 __all__ = ["ForwardingMetrics", "HttpMetrics", "commit_duration", "observe_spool"]
 
-_METER = "bulksms_dlr_gateway"
-
 
 class HttpMetrics:
     """What comes in, counted in dictionaries and read out when asked: an instrument costs 15 µs a request."""
@@ -23,7 +21,7 @@ class HttpMetrics:
         self._received: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
-        meter = metrics.get_meter(_METER)
+        meter = metrics.get_meter("bulksms.dlr_gateway.webhook")
         for name, unit, description, key, counts in (
             ("dlr.reports.received", "{report}", "Reports stored durably, by status", "status", self._received),
             ("dlr.reports.rejected", "{report}", "Elements that were no report", "reason", self._rejected),
@@ -47,7 +45,7 @@ class ForwardingMetrics:
     """What goes on."""
 
     def __init__(self) -> None:
-        meter = metrics.get_meter(_METER)
+        meter = metrics.get_meter("bulksms.dlr_gateway.forwarding")
         self.forwarded = meter.create_counter(
             "dlr.reports.forwarded", unit="{report}", description="Reports another service took, by peer"
         )
@@ -67,7 +65,7 @@ class ForwardingMetrics:
 
 def commit_duration() -> metrics.Histogram:
     """How long the spool takes to have a group of requests on disk."""
-    return metrics.get_meter(_METER).create_histogram(
+    return metrics.get_meter("bulksms.dlr_gateway.spool").create_histogram(
         "dlr.spool.commit.duration", unit="s", description="Time to write and sync what arrived together"
     )
 
@@ -90,7 +88,7 @@ def observe_spool(sizes: Callable[[], Sizes], lag: Callable[[], timedelta]) -> N
     def age(_options: CallbackOptions) -> Iterable[Observation]:
         yield Observation(lag().total_seconds())
 
-    meter = metrics.get_meter(_METER)
+    meter = metrics.get_meter("bulksms.dlr_gateway.spool")
     meter.create_observable_gauge("dlr.spool.depth", [depth], unit="{report}", description="Rows of the spool")
     meter.create_observable_gauge("dlr.spool.used", [used], unit="By", description="Bytes in use in the spool")
     meter.create_observable_counter(

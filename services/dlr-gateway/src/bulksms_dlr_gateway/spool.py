@@ -27,7 +27,7 @@ __all__ = ["Spool", "SpoolFullError", "SpoolLimits"]
 
 T = TypeVar("T")
 
-_log = logs.get_logger("dlr.spool")
+_log = logs.get_logger("bulksms.dlr_gateway.spool")
 _MICROSECOND = timedelta(microseconds=1)
 _COMMIT_TIMEOUT_SECONDS = 10.0
 _VACUUM_PAGES = 1_000  # 4 MB a round: giving space back must not hold up what comes in

@@ -84,8 +84,8 @@ class CallRecorder:
         meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
         self._end = end
-        self._tracer = trace.get_tracer("servicekit.grpc", tracer_provider=tracer_provider)
-        meter = metrics.get_meter("servicekit.grpc", meter_provider=meter_provider)
+        self._tracer = trace.get_tracer("bulksms.servicekit.grpc", tracer_provider=tracer_provider)
+        meter = metrics.get_meter("bulksms.servicekit.grpc", meter_provider=meter_provider)
         self.durations = meter.create_histogram(
             f"rpc.{end}.call.duration",
             unit="s",

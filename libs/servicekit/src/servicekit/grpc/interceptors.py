@@ -25,7 +25,7 @@ ErrorTranslator = Callable[[BaseException], DomainError | None]
 Context = grpc.aio.ServicerContext[Any, Any]
 Body = Callable[[], Awaitable[Any]]
 
-_log = logs.get_logger("servicekit.grpc")
+_log = logs.get_logger("bulksms.servicekit.grpc")
 _levels = logging.getLogger("servicekit.grpc")
 _PROBE = "/grpc.health.v1.Health/Check"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

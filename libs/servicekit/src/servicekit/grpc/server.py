@@ -20,7 +20,7 @@ __all__ = ["GrpcServer", "Servicer", "build_server"]
 Servicer = tuple[Callable[[Any, Any], None], Any, str]
 """(add_XServicer_to_server, the servicer, the full name of its service)"""
 
-_log = logs.get_logger("servicekit.grpc")
+_log = logs.get_logger("bulksms.servicekit.grpc")
 _HEALTH = "grpc.health.v1.Health"
 
 
