@@ -12,7 +12,7 @@ PROJECT_FILES := pyproject.toml $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
 # The protos as one descriptor, with their comments.
 DESCRIPTOR := protos/stubs/contract.binpb
 PROTO_FILES := $(shell find protos/bulksms -name '*.proto')
-SOURCES := libs services tests benchmarks examples protos/hatch_build.py conftest.py
+CLIENT := libs/client/src/bulksms_client
 
 # Test processes; 2 suits the smallest machine this is run on.
 WORKERS ?= 2
@@ -27,7 +27,7 @@ ONLY ?= ledger dispatcher gateway enqueue
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed protos/stubs/.built ## Make the virtual environment and install everything into it
+setup: $(VENV)/.installed protos/stubs/.built $(CLIENT)/sync/__init__.py ## Make the virtual environment and install everything into it
 
 $(VENV)/.installed: constraints.txt $(PROJECT_FILES)
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
@@ -41,7 +41,10 @@ protos/stubs/.built: $(PROTO_FILES) protos/hatch_build.py | $(VENV)/.installed
 	@$(BIN)/python protos/hatch_build.py
 	@touch $@
 
-stubs: setup ## Build the typed stubs again where the protos changed
+$(CLIENT)/sync/__init__.py: $(wildcard $(CLIENT)/aio/*.py) libs/client/hatch_build.py | $(VENV)/.installed
+	@$(BIN)/python libs/client/hatch_build.py
+
+stubs: setup ## Build the typed stubs and the blocking client again where their sources changed
 
 up: setup ## Start the whole stack and keep it running until Ctrl-C or `make down`; DETACH=1 goes on in the background
 	@$(BIN)/bulksms-devstack up --folder $(FOLDER) $(if $(DETACH),--detach)
@@ -92,6 +95,6 @@ format: setup ## Format code and protos
 	$(BIN)/ruff format --quiet .
 	$(BIN)/buf format --write protos
 
-clean: ## Remove the virtual environment, the stubs and the stack's data
+clean: ## Remove the virtual environment, what was built and the stack's data
 	@if [ -x $(BIN)/bulksms-devstack ]; then $(BIN)/bulksms-devstack down --folder $(FOLDER) || true; fi
-	rm -rf $(VENV) $(FOLDER) protos/stubs
+	rm -rf $(VENV) $(FOLDER) protos/stubs $(CLIENT)/sync

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +32,6 @@ def rpcs() -> list[Any]:
 def test_every_public_rpc_can_be_called(rpc: Any) -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (LIBRARY / "src/bulksms_client/aio").glob("*.py"))
     assert re.search(rf"\bpb\.{rpc.name}Response\b", source), f"no method of the client calls {rpc.full_name}"
-
-
-def test_the_blocking_client_is_up_to_date() -> None:
-    made = subprocess.run(
-        [sys.executable, str(LIBRARY / "make_sync.py"), "--check"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert made.returncode == 0, f"{made.stderr}run: python libs/client/make_sync.py"
 
 
 @pytest.mark.parametrize("group", GROUPS)

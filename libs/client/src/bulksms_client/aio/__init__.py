@@ -1,1 +1,1 @@
-"""The client for asyncio programs; `sync` is made from it."""
+"""The client for asyncio programs."""

@@ -10,7 +10,7 @@ from bulksms_client.aio.contacts import Contacts
 from bulksms_client.aio.credits import Credits
 from bulksms_client.aio.messages import Messages
 from bulksms_client.aio.queue import Queue
-from bulksms_client.aio.transport import Transport
+from bulksms_client.asyncio_transport import Transport
 from bulksms_client.options import TlsOptions, resolve_options
 
 __all__ = ["AsyncClient"]

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from bulksms_client.aio.transport import Transport
+from bulksms_client.asyncio_transport import Transport
 from bulksms_client.errors import ConfigurationError, Internal
 
 __all__ = ["Resource"]

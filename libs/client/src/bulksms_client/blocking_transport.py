@@ -1,4 +1,4 @@
-"""Makes calls over blocking channels. Its twin is `aio/transport.py`; all above the two is written once.
+"""Makes calls over blocking channels. Its twin is `asyncio_transport.py`; all above the two is written once.
 
 gRPC's own blocking channels, not an event loop in a thread: two loops of gRPC's asyncio flavour in one process disturb
 each other, and an application may well have one of its own.

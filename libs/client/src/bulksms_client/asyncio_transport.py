@@ -1,4 +1,4 @@
-"""Makes calls over asyncio channels. Its twin is `sync/transport.py`; all above the two is written once."""
+"""Makes calls over asyncio channels. Its twin is `blocking_transport.py`; all above the two is written once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from bulksms_client.blocking_transport import Transport as BlockingTransport
 from bulksms_client.calls import Call, call_for
 from bulksms_client.channels import channel_arguments
 from bulksms_client.options import ClientOptions
 from bulksms_client.statuses import decode
-from bulksms_client.sync.transport import Transport as BlockingTransport
 from bulksms_client.tracing import trace_metadata
 
 __all__ = ["Transport"]

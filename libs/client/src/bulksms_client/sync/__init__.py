@@ -1,3 +1,0 @@
-"""The blocking client, made from `aio`."""
-
-# Made by make_sync.py from aio/__init__.py: change that one.
