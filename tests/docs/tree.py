@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import ast
 import re
 import subprocess
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _CODE = {".py", ".pyi", ".lua", ".sql", ".proto", ".toml", ".yaml", ".yml", ".env", ".mako", ".txt", ""}
 _COMMENT = re.compile(r"(?:#|--|//).*")
+_PYTHON_COMMENT = re.compile(r"(?:^|\s)#.*", re.MULTILINE)
 
 
 @cache
@@ -53,24 +53,23 @@ def text_files() -> list[PurePosixPath]:
     return [path for path in tracked() if path.suffix in _CODE | {".md"}]
 
 
-def prose_of_code() -> Iterator[tuple[PurePosixPath, str]]:
+@cache
+def prose_of_code() -> tuple[tuple[PurePosixPath, str], ...]:
     """Comments and docstrings of each file of code."""
-    for path in text_files():
-        if path.suffix == ".py":
-            yield path, "\n".join(_python_prose(read(path)))
-        elif path.suffix != ".md":
-            yield path, "\n".join(_COMMENT.findall(read(path)))
+    files = [path for path in text_files() if path.suffix != ".md"]
+    return tuple((path, "\n".join(_prose(path))) for path in files)
+
+
+def _prose(path: PurePosixPath) -> Iterator[str]:
+    return _python_prose(read(path)) if path.suffix == ".py" else iter(_COMMENT.findall(read(path)))
 
 
 def _python_prose(source: str) -> Iterator[str]:
-    previous = tokenize.NEWLINE
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.string
-        elif token.type == tokenize.STRING and previous in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
-            yield token.string  # a docstring: a string that is a statement
-        if token.type not in (tokenize.COMMENT, tokenize.NL):
-            previous = token.type
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(docstring))):
+                yield docstring
+    yield from _PYTHON_COMMENT.findall(source)
 
 
 def matching(name: str) -> list[PurePosixPath]:
