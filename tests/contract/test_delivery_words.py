@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bulksms.campaign.v1 import results_pb2
 from bulksms_dispatcher.providers.status import _WORDS, DeliveryWord
-from bulksms_dlr_gateway.reports import _STATUS_BY_WORD, Status, status_of
+from bulksms_dlr_gateway.domain.reports import _STATUS_BY_WORD, Status, status_of
 
 
 def test_the_gateway_and_the_dispatcher_read_every_word_alike() -> None:

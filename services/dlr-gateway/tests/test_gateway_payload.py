@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bulksms_dlr_gateway.payload import TooManyReportsError, UnreadableBodyError, parse
-from bulksms_dlr_gateway.reports import Report, Status, microseconds, moment
+from bulksms_dlr_gateway.domain.payload import TooManyReportsError, UnreadableBodyError, parse
+from bulksms_dlr_gateway.domain.reports import Report, Status, microseconds, moment
 
 MITTO_BODY = {
     "messageId": "01JD9ZK3M5T8V7W2X4Y6Z8A0BC",

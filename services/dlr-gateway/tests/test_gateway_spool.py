@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from bulksms_dlr_gateway import quarantine
-from bulksms_dlr_gateway.payload import Rejected
-from bulksms_dlr_gateway.reports import Entry, Report, Status
-from bulksms_dlr_gateway.settlement import Settlement
-from bulksms_dlr_gateway.spool import Spool, SpoolFullError, SpoolLimits
-from bulksms_dlr_gateway.storage import entries as rows
+from bulksms_dlr_gateway.domain.disposition import Settlement
+from bulksms_dlr_gateway.domain.entries import Entry
+from bulksms_dlr_gateway.domain.payload import Rejected
+from bulksms_dlr_gateway.domain.reports import Report, Status
+from bulksms_dlr_gateway.storage import statements
+from bulksms_dlr_gateway.storage.spool import Spool, SpoolFullError, SpoolLimits
 from bulksms_dlr_gateway.storage.tables import open_spool_file
 from servicekit.clock import ManualClock
 from servicekit.settings import SettingsError
@@ -209,12 +210,12 @@ def test_quarantined_reports_are_listed_without_numbers_and_replayed(
 ) -> None:
     path = tmp_path / "spool.sqlite3"
     connection = open_spool_file(path)
-    rows.quarantine_entries(
+    statements.quarantine_entries(
         connection,
         1,
         [("UNKNOWN_MESSAGE", Entry(Report("A", Status.SENT, "Sent"), 5, "", 9, 7)), ("REFUSED", entry("B"))],
     )
-    rows.quarantine_raw(
+    statements.quarantine_raw(
         connection,
         1,
         [
@@ -236,10 +237,10 @@ def test_quarantined_reports_are_listed_without_numbers_and_replayed(
     assert "1 reports will be forwarded again, 0 stay" in capsys.readouterr().out
     assert quarantine.main(["replay"]) == 0
     assert "2 reports will be forwarded again, 1 stay" in capsys.readouterr().out
-    fresh = rows.take_fresh(connection, 0, 10)
+    fresh = statements.take_fresh(connection, 0, 10)
     assert [row.entry.report.message_id for row in fresh] == ["A", "B", "C"]
     assert fresh[0].entry == Entry(Report("A", Status.SENT, "Sent"), 5)  # its horizon begins anew
-    assert [row.reason for row in rows.take_quarantined(connection, 0, 10)] == ["NOT_AN_OBJECT"]
+    assert [row.reason for row in statements.take_quarantined(connection, 0, 10)] == ["NOT_AN_OBJECT"]
     connection.close()
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from bulksms_dlr_gateway.delivery import Delivery
-from bulksms_dlr_gateway.forwarder import FreshLane, WaitingLane
-from bulksms_dlr_gateway.http import DeliveryReportHandler
-from bulksms_dlr_gateway.http_connection import ConnectionLimits
-from bulksms_dlr_gateway.http_server import HttpServer
+from bulksms_dlr_gateway.forwarding.delivery import Delivery
+from bulksms_dlr_gateway.forwarding.forwarder import FreshLane, WaitingLane
+from bulksms_dlr_gateway.forwarding.peers import CampaignPeer, DispatcherPeer
+from bulksms_dlr_gateway.http.connection import ConnectionLimits
+from bulksms_dlr_gateway.http.secret_guard import SecretGuard
+from bulksms_dlr_gateway.http.server import HttpServer
+from bulksms_dlr_gateway.http.webhook import DeliveryReportHandler
 from bulksms_dlr_gateway.metrics import ForwardingMetrics, observe_spool
-from bulksms_dlr_gateway.peers import CampaignPeer, DispatcherPeer
-from bulksms_dlr_gateway.secret_guard import SecretGuard
 from bulksms_dlr_gateway.settings import Settings
-from bulksms_dlr_gateway.spool import Spool
+from bulksms_dlr_gateway.storage.spool import Spool
 from servicekit.clock import SystemClock
 from servicekit.grpc.client import open_channel
 from servicekit.grpc.server import build_server

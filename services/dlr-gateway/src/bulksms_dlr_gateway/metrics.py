@@ -9,7 +9,7 @@ from datetime import timedelta
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from bulksms_dlr_gateway.storage.entries import Sizes
+from bulksms_dlr_gateway.domain.entries import SpoolSizes
 
 __all__ = ["ForwardingMetrics", "HttpMetrics", "commit_duration", "observe_spool"]
 
@@ -70,7 +70,7 @@ def commit_duration() -> metrics.Histogram:
     )
 
 
-def observe_spool(sizes: Callable[[], Sizes], lag: Callable[[], timedelta]) -> None:
+def observe_spool(sizes: Callable[[], SpoolSizes], lag: Callable[[], timedelta]) -> None:
     """Gauges of what the spool holds, as last measured."""
 
     def depth(_options: CallbackOptions) -> Iterable[Observation]:

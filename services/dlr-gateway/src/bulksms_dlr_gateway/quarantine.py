@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bulksms_dlr_gateway.payload import Payload, TooManyReportsError, UnreadableBodyError, parse
-from bulksms_dlr_gateway.reports import Entry, moment
-from bulksms_dlr_gateway.storage import entries as rows
-from bulksms_dlr_gateway.storage.entries import QuarantineRow
+from bulksms_dlr_gateway.domain.entries import Entry
+from bulksms_dlr_gateway.domain.payload import Payload, TooManyReportsError, UnreadableBodyError, parse
+from bulksms_dlr_gateway.domain.reports import moment
+from bulksms_dlr_gateway.storage import statements
+from bulksms_dlr_gateway.storage.statements import QuarantineRow
 from bulksms_dlr_gateway.storage.tables import SpoolFileError, open_spool_file
 from servicekit.privacy import mask_numbers
 
@@ -56,8 +57,8 @@ def replay(connection: sqlite3.Connection, reason: str | None = None) -> tuple[i
         readable = [(row.id, entries) for row in chosen if (entries := _entries(row))]
         fresh = [entry for _, entries in readable for entry in entries]
         connection.execute("BEGIN IMMEDIATE")
-        rows.append_fresh(connection, fresh)
-        rows.delete_quarantined(connection, [row_id for row_id, _ in readable])
+        statements.append_fresh(connection, fresh)
+        statements.delete_quarantined(connection, [row_id for row_id, _ in readable])
         connection.execute("COMMIT")
         replayed += len(fresh)
         left += len(chosen) - len(readable)
@@ -73,7 +74,7 @@ def _list(connection: sqlite3.Connection, reason: str | None) -> None:
 
 def _pages(connection: sqlite3.Connection) -> Iterator[list[QuarantineRow]]:
     after = 0
-    while page := rows.take_quarantined(connection, after, _PAGE):
+    while page := statements.take_quarantined(connection, after, _PAGE):
         yield page
         after = page[-1].id
 

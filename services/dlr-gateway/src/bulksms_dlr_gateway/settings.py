@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr, field_validator
 
-from bulksms_dlr_gateway.schedule import Schedule
-from bulksms_dlr_gateway.spool import SpoolLimits
+from bulksms_dlr_gateway.domain.retry_schedule import Schedule
+from bulksms_dlr_gateway.storage.spool import SpoolLimits
 from servicekit.backoff import Backoff
 from servicekit.settings import Address, CommaSeparatedSecrets, Endpoint, ServiceSettings, Target
 

@@ -11,12 +11,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from bulksms_dlr_gateway.domain.disposition import Settlement
+from bulksms_dlr_gateway.domain.entries import Entry, SpooledEntry, SpoolSizes
+from bulksms_dlr_gateway.domain.payload import Rejected
+from bulksms_dlr_gateway.domain.reports import microseconds
 from bulksms_dlr_gateway.metrics import commit_duration
-from bulksms_dlr_gateway.payload import Rejected
-from bulksms_dlr_gateway.reports import Entry, microseconds
-from bulksms_dlr_gateway.settlement import Settlement
-from bulksms_dlr_gateway.storage import entries as rows
-from bulksms_dlr_gateway.storage.entries import Sizes, Spooled
+from bulksms_dlr_gateway.storage import statements
 from bulksms_dlr_gateway.storage.spool_lock import SpoolLock
 from bulksms_dlr_gateway.storage.tables import open_spool_file
 from bulksms_dlr_gateway.storage.writer import GroupCommitter
@@ -72,7 +72,7 @@ class Spool:
         self._failed = ""
         self.arrived = asyncio.Event()
         """Set whenever fresh entries were committed; who waits for it clears it."""
-        self.sizes = Sizes(0, 0, 0, 0, 0)
+        self.sizes = SpoolSizes(0, 0, 0, 0, 0)
         """As of the last `maintain`."""
         self.lag = timedelta(0)
         """Age of the oldest entry not forwarded once, as of the last `maintain`."""
@@ -122,39 +122,39 @@ class Spool:
             loop.call_soon(self._flush)
         return committed
 
-    async def take_fresh(self, after: int, limit: int) -> list[Spooled]:
+    async def take_fresh(self, after: int, limit: int) -> list[SpooledEntry]:
         """The oldest fresh entries with ids beyond `after`; they stay until settled."""
-        return await self._committer.submit(lambda connection: rows.take_fresh(connection, after, limit))
+        return await self._committer.submit(lambda connection: statements.take_fresh(connection, after, limit))
 
     async def settle_fresh(self, settlement: Settlement) -> None:
         """Take entries out of the fresh ones."""
-        await self._settle(settlement, rows.delete_fresh)
+        await self._settle(settlement, statements.delete_fresh)
 
-    async def take_due(self, limit: int) -> tuple[list[Spooled], timedelta | None]:
+    async def take_due(self, limit: int) -> tuple[list[SpooledEntry], timedelta | None]:
         """Waiting entries that are due (they stay until settled), and how long until the next one is, if any waits."""
         now = microseconds(self._clock.now())
 
-        def work(connection: sqlite3.Connection) -> tuple[list[Spooled], int | None]:
-            return rows.take_due(connection, now, limit), rows.next_due(connection)
+        def work(connection: sqlite3.Connection) -> tuple[list[SpooledEntry], int | None]:
+            return statements.take_due(connection, now, limit), statements.next_due(connection)
 
         due, following = await self._committer.submit(work)
         return due, None if following is None else max(following - now, 0) * _MICROSECOND
 
     async def settle_waiting(self, settlement: Settlement) -> None:
         """Take entries out of the waiting ones; those named in `waiting` come back with a new due time."""
-        await self._settle(settlement, rows.delete_waiting)
+        await self._settle(settlement, statements.delete_waiting)
 
     async def maintain(self) -> None:
         """Measure, check the bounds, keep the quarantine within its own; call it every second."""
         now = self._clock.now()
         oldest_kept = microseconds(now - self._limits.quarantine_max_age)
 
-        def work(connection: sqlite3.Connection) -> tuple[Sizes, int | None]:
-            rows.drop_old_quarantine(connection, before=oldest_kept, keep=self._limits.quarantine_max_reports)
-            sizes = rows.measure(connection)
+        def work(connection: sqlite3.Connection) -> tuple[SpoolSizes, int | None]:
+            statements.drop_old_quarantine(connection, before=oldest_kept, keep=self._limits.quarantine_max_reports)
+            sizes = statements.measure(connection)
             if not sizes.fresh:
-                rows.release_space(connection, _VACUUM_PAGES)
-            return sizes, rows.oldest_received_at(connection)
+                statements.release_space(connection, _VACUUM_PAGES)
+            return sizes, statements.oldest_received_at(connection)
 
         dropped_before = self.sizes.quarantine_dropped
         self.sizes, oldest = await self._committer.submit(work)
@@ -171,9 +171,9 @@ class Spool:
         def work(connection: sqlite3.Connection) -> None:
             delete(connection, settlement.ids)
             if settlement.waiting:
-                rows.append_waiting(connection, settlement.waiting)
+                statements.append_waiting(connection, settlement.waiting)
             if settlement.quarantined:
-                rows.quarantine_entries(connection, now, settlement.quarantined)
+                statements.quarantine_entries(connection, now, settlement.quarantined)
 
         await self._committer.submit(work)
 
@@ -186,9 +186,9 @@ class Spool:
 
         def work(connection: sqlite3.Connection) -> None:
             if gathered.entries:
-                rows.append_fresh(connection, gathered.entries)
+                statements.append_fresh(connection, gathered.entries)
             if gathered.rejected:
-                rows.quarantine_raw(connection, now, gathered.rejected)
+                statements.quarantine_raw(connection, now, gathered.rejected)
 
         begun = self._clock.monotonic()
         give_up = asyncio.get_running_loop().call_later(_COMMIT_TIMEOUT_SECONDS, _fail, gathered, "DISK_SLOW")

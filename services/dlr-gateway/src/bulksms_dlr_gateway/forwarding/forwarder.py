@@ -11,13 +11,13 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from bulksms_dlr_gateway.delivery import Delivery
+from bulksms_dlr_gateway.domain.disposition import Answer, Settlement, settle
+from bulksms_dlr_gateway.domain.entries import SpooledEntry
+from bulksms_dlr_gateway.domain.reports import microseconds, moment
+from bulksms_dlr_gateway.domain.retry_schedule import Schedule
+from bulksms_dlr_gateway.forwarding.delivery import Delivery
 from bulksms_dlr_gateway.metrics import ForwardingMetrics
-from bulksms_dlr_gateway.reports import microseconds, moment
-from bulksms_dlr_gateway.schedule import Schedule
-from bulksms_dlr_gateway.settlement import Answer, Settlement, settle
-from bulksms_dlr_gateway.spool import Spool
-from bulksms_dlr_gateway.storage.entries import Spooled
+from bulksms_dlr_gateway.storage.spool import Spool
 from servicekit import logs
 from servicekit.clock import Clock
 from servicekit.errors import DomainError
@@ -106,7 +106,7 @@ class FreshLane:
                 async with asyncio.timeout(_FRESH_POLL.total_seconds()):
                     await self._spool.arrived.wait()
 
-    async def _forward(self, batch: Sequence[Spooled]) -> None:
+    async def _forward(self, batch: Sequence[SpooledEntry]) -> None:
         try:
             answers = await self._campaign.offer([row.entry for row in batch], "fresh")
             now = self._clock.now()
@@ -164,7 +164,7 @@ class WaitingLane:
             else:
                 await asyncio.sleep(min(until_next or _WAITING_POLL, _WAITING_POLL).total_seconds())
 
-    async def _offer_again(self, due: Sequence[Spooled]) -> None:
+    async def _offer_again(self, due: Sequence[SpooledEntry]) -> None:
         answers = await self._campaign.offer([row.entry for row in due], "waiting")
         now = microseconds(self._clock.now())
         unknown = [
@@ -180,7 +180,7 @@ class WaitingLane:
         await _persistently(lambda: self._spool.settle_waiting(settlement))
         _count_quarantined(self._metrics, settlement)
 
-    async def _ask_dispatcher(self, rows: Sequence[Spooled]) -> list[Answer]:
+    async def _ask_dispatcher(self, rows: Sequence[SpooledEntry]) -> list[Answer]:
         try:
             return await self._dispatcher.offer_once([row.entry for row in rows], "waiting")
         except DomainError as error:

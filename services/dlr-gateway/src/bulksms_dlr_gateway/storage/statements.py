@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from bulksms_dlr_gateway.reports import Entry
+from bulksms_dlr_gateway.domain.entries import Entry, SpooledEntry, SpoolSizes
 
 __all__ = [
     "QuarantineRow",
-    "Sizes",
-    "Spooled",
     "append_fresh",
     "append_waiting",
     "delete_fresh",
@@ -34,13 +31,6 @@ __all__ = [
 ]
 
 
-class Spooled(msgspec.Struct, frozen=True, array_like=True):
-    """An entry and the id of its row."""
-
-    id: int
-    entry: Entry
-
-
 class QuarantineRow(msgspec.Struct, frozen=True, array_like=True):
     """What was given up: a report (`entry`), or the beginning of what was none (`raw`)."""
 
@@ -51,19 +41,8 @@ class QuarantineRow(msgspec.Struct, frozen=True, array_like=True):
     raw: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Rows per table, and the bytes of the file that are in use."""
-
-    fresh: int
-    waiting: int
-    quarantined: int
-    quarantine_dropped: int
-    used_bytes: int
-
-
 _encoder = msgspec.json.Encoder()
-_spooled_decoder = msgspec.json.Decoder(list[Spooled])
+_spooled_decoder = msgspec.json.Decoder(list[SpooledEntry])
 _quarantine_decoder = msgspec.json.Decoder(list[QuarantineRow])
 
 
@@ -72,7 +51,7 @@ def append_fresh(connection: sqlite3.Connection, entries: Sequence[Entry]) -> No
     connection.execute("INSERT INTO fresh (entry) SELECT value FROM json_each(?)", (_json(entries),))
 
 
-def take_fresh(connection: sqlite3.Connection, after: int, limit: int) -> list[Spooled]:
+def take_fresh(connection: sqlite3.Connection, after: int, limit: int) -> list[SpooledEntry]:
     """The oldest entries with ids beyond `after`; they stay until deleted."""
     return _spooled(
         connection,
@@ -96,7 +75,7 @@ def append_waiting(connection: sqlite3.Connection, entries: Sequence[tuple[int, 
     )
 
 
-def take_due(connection: sqlite3.Connection, now: int, limit: int) -> list[Spooled]:
+def take_due(connection: sqlite3.Connection, now: int, limit: int) -> list[SpooledEntry]:
     """Waiting entries that are due, the longest overdue first; they stay until deleted."""
     return _spooled(
         connection,
@@ -175,7 +154,7 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return int(row[0])
 
 
-def measure(connection: sqlite3.Connection) -> Sizes:
+def measure(connection: sqlite3.Connection) -> SpoolSizes:
     """How much there is. `fresh` is the span of its ids, so an upper bound: a count would read the whole backlog."""
     row = connection.execute(
         """SELECT (SELECT coalesce(max(id) - min(id) + 1, 0) FROM fresh),
@@ -183,7 +162,7 @@ def measure(connection: sqlite3.Connection) -> Sizes:
                   coalesce((SELECT value FROM counters WHERE name = 'quarantine_dropped'), 0)"""
     ).fetchone()
     fresh, waiting, quarantined, dropped = row
-    return Sizes(fresh, waiting, quarantined, dropped, used_bytes(connection))
+    return SpoolSizes(fresh, waiting, quarantined, dropped, used_bytes(connection))
 
 
 def oldest_received_at(connection: sqlite3.Connection) -> int | None:
@@ -201,7 +180,7 @@ def release_space(connection: sqlite3.Connection, pages: int) -> None:
         connection.execute("PRAGMA incremental_vacuum(1)")
 
 
-def _spooled(connection: sqlite3.Connection, statement: str, parameters: tuple[Any, ...]) -> list[Spooled]:
+def _spooled(connection: sqlite3.Connection, statement: str, parameters: tuple[Any, ...]) -> list[SpooledEntry]:
     (rows,) = connection.execute(statement, parameters).fetchone()
     return _spooled_decoder.decode(rows)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bulksms_dlr_gateway.reports import Report, microseconds, status_of
+from bulksms_dlr_gateway.domain.reports import Report, microseconds, status_of
 from servicekit.privacy import clean_text
 
 __all__ = ["MAX_REPORTS", "Payload", "Rejected", "TooManyReportsError", "UnreadableBodyError", "parse"]

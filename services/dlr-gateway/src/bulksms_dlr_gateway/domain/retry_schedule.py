@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from bulksms_dlr_gateway.reports import Entry
+from bulksms_dlr_gateway.domain.entries import Entry
 from servicekit.backoff import Backoff
 
 __all__ = ["Schedule"]

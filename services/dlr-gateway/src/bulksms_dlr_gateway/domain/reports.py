@@ -1,4 +1,4 @@
-"""A delivery report in our words, and what is kept with it on its way."""
+"""A delivery report in our words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-__all__ = ["Entry", "Report", "Status", "microseconds", "moment", "status_of"]
+__all__ = ["Report", "Status", "microseconds", "moment", "status_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -51,20 +51,6 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     error_code: str = ""
     updated_at: int | None = None
     """When the provider says it changed: microseconds since 1970, UTC."""
-
-
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A report in the spool: when and under which trace it came, and how often it was asked about."""
-
-    report: Report
-    received_at: int
-    """Microseconds since 1970, UTC."""
-    traceparent: str = ""
-    """W3C context of the request that brought it; empty when that was not sampled."""
-    attempts: int = 0
-    """How often it was forwarded and not taken."""
-    unknown_since: int | None = None
-    """When campaign first said it does not know the message; microseconds since 1970, UTC."""
 
 
 def status_of(word: str) -> Status:

@@ -10,10 +10,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from bulksms_dlr_gateway.domain.disposition import Answer
+from bulksms_dlr_gateway.domain.entries import Entry
+from bulksms_dlr_gateway.forwarding.peers import Peer
 from bulksms_dlr_gateway.metrics import ForwardingMetrics
-from bulksms_dlr_gateway.peers import Peer
-from bulksms_dlr_gateway.reports import Entry
-from bulksms_dlr_gateway.settlement import Answer
 from servicekit import errors, logs
 from servicekit.backoff import Backoff
 from servicekit.errors import Category, DomainError

@@ -12,7 +12,8 @@ from bulksms.campaign.v1 import results_pb2 as campaign
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
 from bulksms.dispatcher.v1 import messages_pb2 as dispatcher
 from bulksms.dispatcher.v1.messages_pb2_grpc import MessageServiceStub
-from bulksms_dlr_gateway.reports import Entry, Status
+from bulksms_dlr_gateway.domain.entries import Entry
+from bulksms_dlr_gateway.domain.reports import Status
 from servicekit.grpc.errors import domain_errors
 
 __all__ = ["CampaignPeer", "DispatcherPeer", "Peer"]

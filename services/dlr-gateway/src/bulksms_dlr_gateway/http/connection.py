@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from bulksms_dlr_gateway.http_messages import Handler, Head, Response, json_response
+from bulksms_dlr_gateway.http.messages import Handler, Head, Response, json_response
 from servicekit import logs
 
 __all__ = ["Connection", "ConnectionLimits", "Surroundings"]

@@ -9,9 +9,8 @@ from enum import Enum, auto
 
 import msgspec
 
-from bulksms_dlr_gateway.reports import Entry
-from bulksms_dlr_gateway.schedule import Schedule
-from bulksms_dlr_gateway.storage.entries import Spooled
+from bulksms_dlr_gateway.domain.entries import Entry, SpooledEntry
+from bulksms_dlr_gateway.domain.retry_schedule import Schedule
 
 __all__ = ["Answer", "Settlement", "settle"]
 
@@ -42,7 +41,7 @@ class Settlement:
     """Given up: reason and entry."""
 
 
-def settle(offered: Sequence[Spooled], answers: Sequence[Answer], schedule: Schedule, now: int) -> Settlement:
+def settle(offered: Sequence[SpooledEntry], answers: Sequence[Answer], schedule: Schedule, now: int) -> Settlement:
     """Decide on each offered entry; `now` in microseconds since 1970."""
     waiting: list[tuple[int, Entry]] = []
     quarantined: list[tuple[str, Entry]] = []

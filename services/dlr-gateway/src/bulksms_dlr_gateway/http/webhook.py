@@ -13,12 +13,13 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, StatusCode
 
-from bulksms_dlr_gateway.http_messages import Head, Response, json_response
+from bulksms_dlr_gateway.domain.entries import Entry
+from bulksms_dlr_gateway.domain.payload import Payload, Rejected, TooManyReportsError, UnreadableBodyError, parse
+from bulksms_dlr_gateway.domain.reports import microseconds
+from bulksms_dlr_gateway.http.messages import Head, Response, json_response
+from bulksms_dlr_gateway.http.secret_guard import SecretGuard
 from bulksms_dlr_gateway.metrics import HttpMetrics
-from bulksms_dlr_gateway.payload import Payload, Rejected, TooManyReportsError, UnreadableBodyError, parse
-from bulksms_dlr_gateway.reports import Entry, microseconds
-from bulksms_dlr_gateway.secret_guard import SecretGuard
-from bulksms_dlr_gateway.spool import Spool, SpoolFullError
+from bulksms_dlr_gateway.storage.spool import Spool, SpoolFullError
 from servicekit import logs
 from servicekit.clock import Clock
 

@@ -5,10 +5,10 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulksms_dlr_gateway.reports import Entry, Report, Status
-from bulksms_dlr_gateway.schedule import Schedule
-from bulksms_dlr_gateway.settlement import Answer, settle
-from bulksms_dlr_gateway.storage.entries import Spooled
+from bulksms_dlr_gateway.domain.disposition import Answer, settle
+from bulksms_dlr_gateway.domain.entries import Entry, SpooledEntry
+from bulksms_dlr_gateway.domain.reports import Report, Status
+from bulksms_dlr_gateway.domain.retry_schedule import Schedule
 
 SECOND = 1_000_000
 SCHEDULE = Schedule()
@@ -22,13 +22,13 @@ def test_the_pauses_double_up_to_a_ceiling() -> None:
 
 
 def test_a_report_nobody_knows_is_asked_for_until_the_horizon_and_then_quarantined() -> None:
-    row, now, asked = Spooled(1, Entry(REPORT, 0)), 0, 0
+    row, now, asked = SpooledEntry(1, Entry(REPORT, 0)), 0, 0
     while True:
         settlement = settle([row], [Answer.UNKNOWN], SCHEDULE, now)
         if settlement.quarantined:
             break
         ((now, entry),) = settlement.waiting
-        row, asked = Spooled(1, entry), asked + 1
+        row, asked = SpooledEntry(1, entry), asked + 1
     ((reason, entry),) = settlement.quarantined
     assert reason == "UNKNOWN_MESSAGE"
     assert timedelta(minutes=10) <= timedelta(microseconds=now) < timedelta(minutes=10, seconds=31)
@@ -38,7 +38,7 @@ def test_a_report_nobody_knows_is_asked_for_until_the_horizon_and_then_quarantin
 
 def test_time_in_which_nobody_could_be_asked_does_not_count() -> None:
     hour_ago = Entry(REPORT, 0, attempts=1, unknown_since=0)
-    settlement = settle([Spooled(1, hour_ago)], [Answer.UNKNOWN], SCHEDULE, 3_600 * SECOND)
+    settlement = settle([SpooledEntry(1, hour_ago)], [Answer.UNKNOWN], SCHEDULE, 3_600 * SECOND)
     assert not settlement.quarantined
     assert settlement.waiting[0][0] == 3_601 * SECOND
 
@@ -52,14 +52,14 @@ def test_the_dispatcher_is_asked_once_campaign_had_its_chance() -> None:
 
 def test_a_report_is_not_given_up_while_the_dispatcher_is_away() -> None:
     entry = Entry(REPORT, 0, attempts=50, unknown_since=0)
-    settlement = settle([Spooled(1, entry)], [Answer.UNASKED], SCHEDULE, 3_600 * SECOND)
+    settlement = settle([SpooledEntry(1, entry)], [Answer.UNASKED], SCHEDULE, 3_600 * SECOND)
     assert not settlement.quarantined
     assert settlement.waiting[0][0] == 3_630 * SECOND
 
 
 def test_a_report_that_breaks_its_receiver_waits_a_day_for_the_mending() -> None:
     hour = 3_600 * SECOND
-    young, old = Spooled(1, Entry(REPORT, 2 * hour)), Spooled(2, Entry(REPORT, 0))
+    young, old = SpooledEntry(1, Entry(REPORT, 2 * hour)), SpooledEntry(2, Entry(REPORT, 0))
     settlement = settle([young, old], [Answer.BREAKS, Answer.BREAKS], SCHEDULE, 25 * hour)
     assert [reason for reason, _ in settlement.quarantined] == ["PEER_BREAKS"]
     assert settlement.waiting[0][0] == 25 * hour + 60 * SECOND
@@ -68,7 +68,7 @@ def test_a_report_that_breaks_its_receiver_waits_a_day_for_the_mending() -> None
 
 @given(st.lists(st.tuples(st.sampled_from(Answer), st.integers(0, 10**15)), max_size=30), st.integers(0, 10**15))
 def test_every_offered_report_leaves_its_place_and_none_is_lost(rows: list[tuple[Answer, int]], now: int) -> None:
-    offered = [Spooled(n, Entry(REPORT, received, unknown_since=received)) for n, (_, received) in enumerate(rows)]
+    offered = [SpooledEntry(n, Entry(REPORT, received, unknown_since=received)) for n, (_, received) in enumerate(rows)]
     answers = [answer for answer, _ in rows]
     settlement = settle(offered, answers, SCHEDULE, now)
     assert settlement.ids == list(range(len(rows)))

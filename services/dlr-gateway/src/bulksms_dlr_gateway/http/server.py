@@ -7,8 +7,8 @@ from contextlib import suppress
 from datetime import timedelta
 from email.utils import formatdate
 
-from bulksms_dlr_gateway.http_connection import Connection, ConnectionLimits
-from bulksms_dlr_gateway.http_messages import Handler
+from bulksms_dlr_gateway.http.connection import Connection, ConnectionLimits
+from bulksms_dlr_gateway.http.messages import Handler
 from servicekit import logs
 from servicekit.settings import Endpoint
 

@@ -1,0 +1,1 @@
+"""Reports and the rules about them: pure, without input or output."""

@@ -1,0 +1,1 @@
+"""The HTTP side: the webhook, and a server that bounds what strangers may do."""
