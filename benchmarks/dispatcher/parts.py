@@ -31,7 +31,7 @@ def part_by_part(batch_size: int) -> list[Figure]:
     names = [f"Maria{number % 1000}" for number in range(batch_size)]
     recipients = Recipients(list(phones), names)
     packed, body = pack(recipients), _answer(batch_size)
-    ids = classify(Exchange(Phase.ANSWERED, Fault.NONE, 200, body), batch_size, KnownIds()).message_ids
+    ids = classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), batch_size, KnownIds()).message_ids
     packed_ids = pack_ids(ids)
     template = Template.parse(TEXT)
     known = KnownIds()
@@ -46,7 +46,7 @@ def part_by_part(batch_size: int) -> list[Figure]:
         return count_parts(rendered, "".join(template.literals), "".join(names))
 
     def judge() -> object:
-        return classify(Exchange(Phase.ANSWERED, Fault.NONE, 200, body), batch_size, known)
+        return classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), batch_size, known)
 
     def tell() -> object:
         group = results_pb2.OutcomeGroup(phones=unpack(packed).phones, message_ids=unpack_ids(packed_ids))

@@ -45,7 +45,7 @@ AMBIGUOUS_AFTER_ACCEPTANCE = {
     "ids-missing": "ID_MISSING",
     "ids-empty": "",
     "html-with-200": "ANSWER_UNREADABLE",
-    "huge-answer": "ANSWER_TOO_LARGE",
+    "huge-answer": "RESPONSE_TOO_LARGE",
     "truncated-json": "ANSWER_UNREADABLE",
     "empty-answer": "ANSWER_UNREADABLE",
     "slow-drip": "READ_TIMEOUT",

@@ -35,13 +35,13 @@ FAULTS = [
     (Phase.SENDING, Fault.WRITE_TIMEOUT, X, NO),
     (Phase.SENDING, Fault.READ_TIMEOUT, X, NO),
     (Phase.SENDING, Fault.CONNECTION_LOST, X, NO),
-    (Phase.SENDING, Fault.ANSWER_MALFORMED, X, NO),
+    (Phase.SENDING, Fault.RESPONSE_MALFORMED, X, NO),
     (Phase.SENDING, Fault.INTERRUPTED, X, NO),
     # The name of the fault proves nothing: a "connect" error after the first byte is as ambiguous as any other.
     (Phase.SENDING, Fault.CONNECT_FAILED, X, NO),
-    (Phase.ANSWERING, Fault.READ_TIMEOUT, X, NO),
-    (Phase.ANSWERING, Fault.CONNECTION_LOST, X, NO),
-    (Phase.ANSWERING, Fault.ANSWER_TOO_LARGE, X, NO),
+    (Phase.RECEIVING, Fault.READ_TIMEOUT, X, NO),
+    (Phase.RECEIVING, Fault.CONNECTION_LOST, X, NO),
+    (Phase.RECEIVING, Fault.RESPONSE_TOO_LARGE, X, NO),
 ]
 
 
@@ -116,7 +116,7 @@ def test_an_answer_read_to_its_end(
 ) -> None:
     known = KnownIds()
     known.add(["known"])
-    verdict = classify(Exchange(Phase.ANSWERED, Fault.NONE, status, body), 2, known)
+    verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, status, body), 2, known)
     assert (verdict.kind, verdict.reason, verdict.follow_up) == (kind, reason, follow_up)
     assert bool(verdict.message_ids) is (kind is A)
 
@@ -133,7 +133,7 @@ def test_whatever_comes_gets_a_verdict_and_only_certainty_is_sent_again(
 ) -> None:
     verdict = classify(Exchange(phase, fault, status, body), 2, KnownIds())
     if phase >= Phase.SENDING and verdict.follow_up in (RETRY, PAUSE):
-        assert phase is Phase.ANSWERED
+        assert phase is Phase.RECEIVED
         assert status in (401, 403, 429)
         assert b"messageId" not in body
     if verdict.kind is A:
@@ -142,14 +142,14 @@ def test_whatever_comes_gets_a_verdict_and_only_certainty_is_sent_again(
 
 def test_a_partial_refusal_says_who_and_why() -> None:
     body = bulk("one", {"error": "bad number +306900000001"}, {"error": "bad number +306900000002"}, "four")
-    verdict = classify(Exchange(Phase.ANSWERED, Fault.NONE, 200, body), 4, KnownIds())
+    verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), 4, KnownIds())
     assert verdict.message_ids == ["one", "four"]
     assert verdict.refusals == (Refusal((1, 2), "bad number ***"),)
 
 
 @pytest.mark.parametrize("body", [b'{"messageId":"m"}', b'{"id":"m"}', b'{"messages":[{"messageId":"m"}]}'])
 def test_a_single_send_answers_in_three_shapes(body: bytes) -> None:
-    verdict = classify(Exchange(Phase.ANSWERED, Fault.NONE, 200, body), 1, KnownIds())
+    verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), 1, KnownIds())
     assert (verdict.kind, verdict.message_ids) == (A, ["m"])
 
 

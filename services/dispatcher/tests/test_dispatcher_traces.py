@@ -22,7 +22,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    for module in ("sender", "result_teller", "credit_tellers"):
+    for module in ("send_spans", "result_teller", "credit_tellers"):
         monkeypatch.setattr(f"bulksms_dispatcher.workers.{module}._tracer", tracer)
     yield exporter
     provider.shutdown()

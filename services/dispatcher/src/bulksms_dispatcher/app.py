@@ -51,6 +51,7 @@ from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.outbox import Teller, flush
 from bulksms_dispatcher.workers.pool import SenderPool
+from bulksms_dispatcher.workers.preparation import Preparation
 from bulksms_dispatcher.workers.queue_watch import QueueWatch
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
@@ -59,6 +60,7 @@ from bulksms_dispatcher.workers.result_teller import ResultTeller
 from bulksms_dispatcher.workers.retention import Retention
 from bulksms_dispatcher.workers.sender import Sender
 from bulksms_dispatcher.workers.sweeper import Sweeper
+from bulksms_dispatcher.workers.transmission import Transmission
 from bulksms_dispatcher.workers.wakeups import Wakeups
 from servicekit.clock import SystemClock
 from servicekit.database import Database
@@ -162,22 +164,19 @@ async def build(settings: Settings) -> Sequence[Component]:
     )
     journal = Journal(settings.journal_path, metrics)
     recovery = JournalRecovery(journal, database, recorder, known, metrics)
-    sender = Sender(
+    preparation = Preparation(
         database,
         limiter,
-        arrivals,
-        provider,
         recorder,
         Holder(database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.deferred_recheck_seconds)),
-        known,
-        journal,
+        sizes,
         metrics,
         worker=worker,
         traffic_account_id=settings.mitto_traffic_account_id,
-        lease=settings.lease,
-        sizes=sizes,
         use_bulk=settings.use_bulk_sms,
     )
+    transmission = Transmission(database, recorder, journal, worker=worker, lease=settings.lease)
+    sender = Sender(preparation, arrivals, provider, transmission, recorder, known, sizes, metrics)
 
     lookup = MessageLookup(
         settings.mitto_base_url,

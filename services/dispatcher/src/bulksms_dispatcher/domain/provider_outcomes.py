@@ -22,9 +22,11 @@ class Phase(IntEnum):
     WAITING = 0
     CONNECTING = 1
     CONNECTED = 2
-    SENDING = 3
-    ANSWERING = 4
-    ANSWERED = 5
+    ARMING = 3
+    SENDING = 4
+    AWAITING = 5
+    RECEIVING = 6
+    RECEIVED = 7
 
 
 class Fault(Enum):
@@ -38,8 +40,8 @@ class Fault(Enum):
     WRITE_TIMEOUT = "WRITE_TIMEOUT"
     READ_TIMEOUT = "READ_TIMEOUT"
     CONNECTION_LOST = "CONNECTION_LOST"
-    ANSWER_MALFORMED = "ANSWER_MALFORMED"
-    ANSWER_TOO_LARGE = "ANSWER_TOO_LARGE"
+    RESPONSE_MALFORMED = "RESPONSE_MALFORMED"
+    RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
     INTERRUPTED = "INTERRUPTED"
 
 
@@ -84,9 +86,9 @@ class Row:
         )
 
 
-_NOTHING_LEFT = (Phase.WAITING, Phase.CONNECTING, Phase.CONNECTED)
-_UNDER_WAY = (Phase.SENDING, Phase.ANSWERING)
-_DONE = (Phase.ANSWERED,)
+_NOTHING_LEFT = (Phase.WAITING, Phase.CONNECTING, Phase.CONNECTED, Phase.ARMING)
+_UNDER_WAY = (Phase.SENDING, Phase.AWAITING, Phase.RECEIVING)
+_DONE = (Phase.RECEIVED,)
 _2XX, _4XX, _5XX = range(200, 300), range(400, 500), range(500, 600)
 _O, _F = OutcomeKind, FollowUp
 
@@ -150,7 +152,7 @@ class Verdict:
 def classify(exchange: Exchange, expected: int, known: KnownIds) -> Verdict:
     """Judge an exchange about `expected` messages."""
     answer, shape = None, None
-    if exchange.phase is Phase.ANSWERED:
+    if exchange.phase is Phase.RECEIVED:
         answer = parse_answer(exchange.body)
         is_success = exchange.status in _2XX
         shape = shape_of(answer, expected, known) if is_success else shape_of_refusal(answer)

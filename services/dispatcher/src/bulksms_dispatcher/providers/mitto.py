@@ -1,10 +1,10 @@
-"""Mitto's Messaging API: one POST per batch, over connections whose every step is watched."""
+"""Mitto's Messaging API: one POST per batch, over a connection whose every step is watched."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,25 +13,24 @@ import httpcore
 from pydantic import SecretStr
 
 from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, Phase
+from bulksms_dispatcher.providers.connections import Connections, ConnectTimeouts, NotConnected
 from bulksms_dispatcher.providers.retry_after import parse_retry_after
 
-__all__ = ["BULK_PATH", "SEND_PATH", "MittoClient", "NotArmed", "Timeouts"]
+__all__ = ["BULK_PATH", "SEND_PATH", "MittoClient", "MittoConnection", "NotConnected", "Timeouts"]
 
 BULK_PATH = "/api/v1.1/Messages/sendmessagesbulk"
 SEND_PATH = "/api/v1.1/Messages/send"
 
-# A polite answer has about 110 bytes a message; ten times that is no answer any more.
-_ANSWER_BYTES = 64 * 1024
-_ANSWER_BYTES_PER_MESSAGE = 1024
-
-
-class NotArmed(Exception):  # noqa: N818 - said by `arm`, not an error of the exchange
-    """The batch is not ours any more, or arming it failed: nothing may be sent."""
+# A polite response has about 110 bytes a message; ten times that is no response any more.
+_RESPONSE_BYTES = 64 * 1024
+_RESPONSE_BYTES_PER_MESSAGE = 1024
+# Not awaited for longer: an exchange that does not end is not worth a worker.
+_END_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """`soft` and `hard` count from the first byte: past `soft` the answer is late, past `hard` it is given up."""
+    """`soft` and `hard` count from the first byte: past `soft` the response is late, past `hard` it is given up."""
 
     connect: timedelta = timedelta(seconds=5)
     pool: timedelta = timedelta(seconds=5)
@@ -40,7 +39,7 @@ class Timeouts:
 
 
 class MittoClient:
-    """HTTP/1.1 with keep-alive; follows no redirect, retries nothing, reads nothing from the environment."""
+    """Follows no redirect, retries nothing, reads nothing from the environment."""
 
     def __init__(
         self,
@@ -64,15 +63,8 @@ class MittoClient:
         ]
         self._timeouts = timeouts
         self._now = now
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context() if self._base.scheme == b"https" else None,
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            # Shorter than any server's patience: a connection closed under a request makes the batch ambiguous.
-            keepalive_expiry=keepalive.total_seconds(),
-            http1=True,
-            http2=False,
-            retries=0,
+        self._connections = Connections(
+            self._base, ConnectTimeouts(timeouts.pool, timeouts.connect), limit=connections, keepalive=keepalive
         )
 
     @property
@@ -87,83 +79,106 @@ class MittoClient:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pool.aclose()
+        await self._connections.close()
 
-    async def post(
-        self,
-        path: str,
-        body: bytes,
-        messages: int,
-        *,
-        arm: Callable[[], Awaitable[None]],
-        on_late: Callable[[], Awaitable[None]],
-        on_phase: Callable[[Phase], None] = lambda _phase: None,
-        on_written: Callable[[], None] = lambda: None,
-    ) -> Exchange:
-        """Send one request and say what was seen of it; raises nothing but cancellation and what `on_late` raises.
-
-        `arm` is awaited when a connection is open and the first byte is about to be written; NotArmed from it stops
-        there. `on_late` is awaited once when the answer is not there after the soft timeout; reading goes on.
-        `on_written` is called when the last byte was handed to the system.
-        """
-        progress = _Progress(arm, on_phase, on_written)
-        exchange = asyncio.create_task(self._exchange(path, body, messages, progress), name="mitto.post")
-        try:
-            sending = asyncio.create_task(progress.sending.wait())
-            await asyncio.wait({exchange, sending}, return_when=asyncio.FIRST_COMPLETED)
-            sending.cancel()
-            await asyncio.wait({exchange}, timeout=self._timeouts.soft.total_seconds())
-            if not exchange.done():
-                await on_late()
-                late = self._timeouts.hard - self._timeouts.soft
-                await asyncio.wait({exchange}, timeout=late.total_seconds())
-            return exchange.result() if exchange.done() else Exchange(progress.phase, Fault.READ_TIMEOUT)
-        finally:
-            if not exchange.done():
-                exchange.cancel()
-                # Not awaited for long: a connection that does not close is not worth a worker.
-                await asyncio.wait({exchange}, timeout=1.0)
-
-    async def _exchange(self, path: str, body: bytes, messages: int, progress: _Progress) -> Exchange:
-        timeouts = self._timeouts
-        request = httpcore.Request(
-            b"POST",
-            self._url(path),
-            headers=[*self._headers, (b"Content-Length", b"%d" % len(body))],
-            content=body,
-            extensions={
-                "trace": progress.observe,
-                "timeout": {
-                    "pool": timeouts.pool.total_seconds(),
-                    "connect": timeouts.connect.total_seconds(),
-                    "write": timeouts.hard.total_seconds(),
-                    "read": timeouts.hard.total_seconds(),
-                },
-            },
-        )
-        limit = _ANSWER_BYTES + _ANSWER_BYTES_PER_MESSAGE * messages
-        try:
-            response = await self._pool.handle_async_request(request)
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[MittoConnection]:
+        """An open connection for one request; raises NotConnected. Leaving the block ends whatever is under way."""
+        async with self._connections.open() as http:
+            connection = MittoConnection(http, self._base, self._headers, self._timeouts, self._now)
             try:
-                progress.status = response.status
-                progress.move_to(Phase.ANSWERING)
+                yield connection
+            finally:
+                await connection.end()
+
+
+class MittoConnection:
+    """One request and its response."""
+
+    def __init__(
+        self,
+        http: httpcore.AsyncHTTP11Connection,
+        base: httpcore.URL,
+        headers: list[tuple[bytes, bytes]],
+        timeouts: Timeouts,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._http = http
+        self._base = base
+        self._headers = headers
+        self._timeouts = timeouts
+        self._now = now
+        self._watch: Callable[[Phase], None] = lambda _phase: None
+        self._phase = Phase.CONNECTED
+        self._status = 0
+        self._exchange: asyncio.Task[Exchange] | None = None
+
+    async def send(self, path: str, body: bytes, messages: int, *, watch: Callable[[Phase], None]) -> Exchange | None:
+        """Send the request and say what was seen of it; None when the response is late, and is read on.
+
+        Raises nothing but cancellation. `watch` hears of each phase when it is reached: SENDING right before the first
+        byte, AWAITING after the last one.
+        """
+        self._watch = watch
+        self._exchange = asyncio.create_task(self._converse(path, body, messages), name="mitto.exchange")
+        await asyncio.wait({self._exchange}, timeout=self._timeouts.soft.total_seconds())
+        return self._exchange.result() if self._exchange.done() else None
+
+    async def late_response(self) -> Exchange:
+        """What came of it by the hard timeout."""
+        assert self._exchange is not None  # noqa: S101 - sent
+        late = self._timeouts.hard - self._timeouts.soft
+        await asyncio.wait({self._exchange}, timeout=late.total_seconds())
+        return self._exchange.result() if self._exchange.done() else Exchange(self._phase, Fault.READ_TIMEOUT)
+
+    async def end(self) -> None:
+        """Stop reading."""
+        if self._exchange is not None and not self._exchange.done():
+            self._exchange.cancel()
+            await asyncio.wait({self._exchange}, timeout=_END_SECONDS)
+
+    async def _converse(self, path: str, body: bytes, messages: int) -> Exchange:
+        limit = _RESPONSE_BYTES + _RESPONSE_BYTES_PER_MESSAGE * messages
+        try:
+            response = await self._http.handle_async_request(self._request(path, body))
+            try:
+                self._status = response.status
+                self._move_to(Phase.RECEIVING)
                 retry_after = self._retry_after(response.headers)
-                answer = await _read(response, limit)
+                received = await _read(response, limit)
             finally:
                 await response.aclose()
         except _KNOWN_ERRORS as error:
-            return Exchange(progress.phase, _fault_of(error), progress.status)
-        if answer is None:
-            return Exchange(progress.phase, Fault.ANSWER_TOO_LARGE, progress.status)
-        progress.move_to(Phase.ANSWERED)
-        return Exchange(Phase.ANSWERED, Fault.NONE, response.status, answer, retry_after)
+            return Exchange(self._phase, _fault_of(error), self._status)
+        if received is None:
+            return Exchange(self._phase, Fault.RESPONSE_TOO_LARGE, self._status)
+        self._move_to(Phase.RECEIVED)
+        return Exchange(Phase.RECEIVED, Fault.NONE, response.status, received, retry_after)
 
-    def _url(self, path: str) -> httpcore.URL:
-        return httpcore.URL(
-            scheme=self._base.scheme,
-            host=self._base.host,
-            port=self._base.port,
-            target=self._base.target.rstrip(b"/") + path.encode(),
+    async def _observe(self, event: str, _info: Any) -> None:
+        """Awaited by httpcore at each step: what may have left the process is known, not guessed from an error."""
+        if event == "http11.send_request_headers.started":
+            self._move_to(Phase.SENDING)
+        elif event == "http11.receive_response_headers.started":
+            self._move_to(Phase.AWAITING)
+
+    def _move_to(self, phase: Phase) -> None:
+        self._phase = phase
+        self._watch(phase)
+
+    def _request(self, path: str, body: bytes) -> httpcore.Request:
+        hard = self._timeouts.hard.total_seconds()
+        return httpcore.Request(
+            b"POST",
+            httpcore.URL(
+                scheme=self._base.scheme,
+                host=self._base.host,
+                port=self._base.port,
+                target=self._base.target.rstrip(b"/") + path.encode(),
+            ),
+            headers=[*self._headers, (b"Content-Length", b"%d" % len(body))],
+            content=body,
+            extensions={"trace": self._observe, "timeout": {"write": hard, "read": hard}},
         )
 
     def _retry_after(self, headers: list[tuple[bytes, bytes]]) -> timedelta | None:
@@ -173,60 +188,19 @@ class MittoClient:
         return None
 
 
-class _Progress:
-    """How far one request came. httpcore awaits `observe` at each step, so arming happens exactly between the two."""
-
-    def __init__(
-        self, arm: Callable[[], Awaitable[None]], on_phase: Callable[[Phase], None], on_written: Callable[[], None]
-    ) -> None:
-        self.phase = Phase.WAITING
-        self.status = 0
-        self.sending = asyncio.Event()
-        self._arm = arm
-        self._on_phase = on_phase
-        self._on_written = on_written
-        self._armed = False
-
-    def move_to(self, phase: Phase) -> None:
-        self.phase = phase
-        self._on_phase(phase)
-
-    async def observe(self, event: str, _info: Any) -> None:
-        if event in ("connection.connect_tcp.started", "connection.start_tls.started"):
-            self.move_to(Phase.CONNECTING)
-        elif event == "http11.send_request_headers.started":
-            if self._armed:
-                raise NotArmed("httpcore began to send the same request twice")
-            self.move_to(Phase.CONNECTED)
-            await self._arm()
-            self._armed = True
-            # From here on a byte may have left, whatever the next write says.
-            self.move_to(Phase.SENDING)
-            self.sending.set()
-        elif event == "http11.receive_response_headers.started":
-            self._on_written()
-
-
 _KNOWN_ERRORS = (
-    NotArmed,
     httpcore.TimeoutException,
     httpcore.NetworkError,
     httpcore.ProtocolError,
     httpcore.ConnectionNotAvailable,
-    httpcore.UnsupportedProtocol,
     OSError,
 )
 # Names for the reasons only: what an error proves is decided by the phase.
 _FAULTS: tuple[tuple[type[Exception], Fault], ...] = (
-    (NotArmed, Fault.NOT_ARMED),
-    (httpcore.PoolTimeout, Fault.POOL_TIMEOUT),
-    (httpcore.ConnectTimeout, Fault.CONNECT_TIMEOUT),
     (httpcore.WriteTimeout, Fault.WRITE_TIMEOUT),
     (httpcore.ReadTimeout, Fault.READ_TIMEOUT),
-    (httpcore.ConnectError, Fault.CONNECT_FAILED),
     (httpcore.NetworkError, Fault.CONNECTION_LOST),
-    (httpcore.ProtocolError, Fault.ANSWER_MALFORMED),
-    (ssl.SSLError, Fault.CONNECT_FAILED),
+    (httpcore.ProtocolError, Fault.RESPONSE_MALFORMED),
 )
 
 

@@ -76,7 +76,7 @@ class JournalRecovery:
             return False
         left_out = unpack_positions(sent.left_out) if sent.left_out else []
         parts = _parts(sent, left_out)
-        exchange = Exchange(Phase.ANSWERED, status=answer.status, body=answer.body, retry_after=answer.retry_after)
+        exchange = Exchange(Phase.RECEIVED, status=answer.status, body=answer.body, retry_after=answer.retry_after)
         verdict = classify(exchange, len(parts), self._known)
         if verdict.kind is OutcomeKind.AMBIGUOUS and sent.state is BatchState.AMBIGUOUS:
             return False  # it says no more than is known

@@ -1,0 +1,141 @@
+"""Preparation: what is done for a claimed batch before anything is promised: size, permit, recipients, body."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.rate_limits import LimitScope
+from bulksms_dispatcher.domain.recipients import Recipients, unpack
+from bulksms_dispatcher.domain.requests import RenderedRequest, render_alone, render_bulk, render_single
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
+from bulksms_dispatcher.pacing.permits import Permit, Refusal
+from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH
+from bulksms_dispatcher.storage import holds, suppressions
+from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
+from bulksms_dispatcher.workers import send_spans
+from bulksms_dispatcher.workers.holder import Holder
+from bulksms_dispatcher.workers.recorder import Recorder
+from servicekit import logs
+from servicekit.database import Database
+
+__all__ = ["Preparation", "Prepared"]
+
+# Next to a limit places become free every few milliseconds. Not for longer: an urgent batch must not find all senders
+# waiting with others, and a pause must stop sends within a second.
+_WAIT_SECONDS = 0.25
+
+_log = logs.get_logger("bulksms.dispatcher.preparation")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request ready to be sent, as of what was known of opt-outs: the arm asks whether there are newer ones."""
+
+    path: str
+    request: RenderedRequest
+    opted_out: Sequence[int]
+    """Positions of the batch that are not in the request."""
+    opt_out_version: int
+
+
+class Preparation:
+    """Whatever stops a batch here, nothing was promised: it is handed back, at the latest by who is interrupted."""
+
+    def __init__(
+        self,
+        database: Database,
+        limiter: Limiter,
+        recorder: Recorder,
+        holder: Holder,
+        sizes: BatchSizes,
+        metrics: Metrics,
+        *,
+        worker: str,
+        traffic_account_id: str,
+        use_bulk: bool,
+    ) -> None:
+        self._database = database
+        self._limiter = limiter
+        self._recorder = recorder
+        self._holder = holder
+        self._sizes = sizes
+        self._metrics = metrics
+        self._worker = worker
+        self._account = traffic_account_id
+        self._use_bulk = use_bulk
+
+    async def fits(self, batch: LeasedBatch) -> bool:
+        """False for a batch cut before the size shrank: what is too much becomes one of its own, and both go back."""
+        if not self._sizes.is_too_large(batch):
+            return True
+        recipients, size = unpack(batch.packed), self._sizes.current
+        first, rest = recipients.only(range(size)), recipients.only(range(size, batch.recipients))
+        async with self._database.begin() as connection:
+            await holds.split_off(connection, batch, self._worker, first, rest, timedelta(0), reason="")
+        await self._recorder.hand_back(batch)
+        return False
+
+    async def take_permit(self, batch: LeasedBatch) -> Permit | Refusal:
+        """A Refusal, or PacingUnavailable, after the batch was handed back."""
+        try:
+            permit = await self._ask_for_permit(batch)
+        except BaseException as error:
+            await self._recorder.hand_back(batch)
+            if isinstance(error, PacingUnavailable):
+                _log.warning("batch handed back: no pacing", batch_id=str(batch.batch_id))
+            raise
+        if isinstance(permit, Refusal):
+            self._metrics.pacing_waits.add(1, {"scope": permit.scope.name if permit.scope else "BLOCKED"})
+            await self._recorder.hand_back(batch, delay=permit.wait)
+        return permit
+
+    async def prepare(self, batch: LeasedBatch) -> Prepared | None:
+        """The request without those who have opted out.
+
+        None when there is nothing to send now: some must wait for the outcome of an earlier message (the batch was
+        handed back without them), or everybody has opted out.
+        """
+        with send_spans.step("render"):
+            recipients = unpack(batch.packed)
+            async with self._database.autocommit() as connection:
+                suppressed = await suppressions.find(connection, batch.tenant_id, recipients.phones)
+                held = await self._holder.find(connection, batch, recipients.phones)
+            if held:
+                await self._holder.hold(batch, recipients, held)
+                return None
+            prepared = self._render(batch, recipients, suppressed)
+        if not prepared.request.messages:
+            await self._recorder.record_all_left_out(batch)
+            return None
+        return prepared
+
+    async def _ask_for_permit(self, batch: LeasedBatch) -> Permit | Refusal:
+        """Waits for a place that all are waiting for; where only the tenant is at its limit, others can go first."""
+        give_up_at = time.monotonic() + _WAIT_SECONDS
+        while True:
+            reply = await self._limiter.acquire(batch.tenant_id, batch.recipients)
+            if isinstance(reply, Permit) or reply.scope not in (LimitScope.TRAFFIC_ACCOUNT, LimitScope.GLOBAL):
+                return reply
+            if time.monotonic() + reply.wait.total_seconds() > give_up_at:
+                return reply
+            await asyncio.sleep(reply.wait.total_seconds())
+
+    def _render(self, batch: LeasedBatch, recipients: Recipients, suppressed: suppressions.Suppressed) -> Prepared:
+        if batch.is_single_message:
+            # Its opt-out was checked when it was asked for, and it has waited for next to nothing since.
+            request = render_single(self._account, batch.sender, batch.text, recipients.phones[0])
+            return Prepared(SEND_PATH, request, (), suppressed.version)
+        out: Sequence[int] = ()
+        if suppressed.phones:
+            out = [position for position, phone in enumerate(recipients.phones) if phone in suppressed.phones]
+        # What was cut before USE_BULK_SMS was switched off goes as it was cut.
+        alone = not self._use_bulk and batch.recipients == 1
+        render = render_alone if alone else render_bulk
+        request = render(self._account, batch.sender, batch.text, batch.variable_names, recipients, frozenset(out))
+        return Prepared(SEND_PATH if alone else BULK_PATH, request, out, suppressed.version)
