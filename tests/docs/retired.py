@@ -40,9 +40,9 @@ RETIRED = (
     Retired(r"[Tt]ellers?\b|_teller", "publisher", still_in=(DISPATCHER,)),
     Retired(r"told_by", "entry_version", still_in=(LEDGER,)),
     Retired(
-        r"\b_?tell_|_tell\b|\btell\(|_TELL\b|\btold\(|_told\b|\btold_",
+        r"\b_?tell_|_tell\b|(?<!file\.)\btell\(|_TELL\b|\btold\(|_told\b|\btold_",
         "deliver, record",
-        still_in=(CAMPAIGN, DISPATCHER, LEDGER, GATEWAY, BENCHMARKS, LIBS, SPANNING),
+        still_in=(CAMPAIGN, DISPATCHER, LEDGER, BENCHMARKS, SPANNING),
     ),
     # The ledger's accounts in memory.
     Retired(r"\b[Dd]esks?\b", "gone", only=(LEDGER, BENCHMARKS)),
@@ -72,7 +72,7 @@ RETIRED = (
         r"(?i)settle",
         "record outcome; release slot; close reservation; disposition",
         only=(*SERVICES, PROTOS, "docs/", BENCHMARKS),
-        still_in=(*SERVICES, BENCHMARKS),
+        still_in=(CAMPAIGN, DISPATCHER, LEDGER, BENCHMARKS),
     ),
     # What the provider says.
     Retired(
@@ -93,7 +93,7 @@ RETIRED = (
     Retired(
         r"(?i)\b_?wake_?\b|_wake\b|\bwake_|wakeups?\b|wake-ups?\b",
         "notify, signal",
-        still_in=(*SERVICES, LIBS, "docs/", SPANNING),
+        still_in=(CAMPAIGN, DISPATCHER, LEDGER, SPANNING),
     ),
     # Ambiguity.
     Retired(r"(?i)doubt", "unresolved", still_in=(CAMPAIGN, DISPATCHER, "docs/operations.md", SPANNING)),
@@ -125,7 +125,7 @@ RETIRED = (
     Retired(
         r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b",
         "opt-out",
-        still_in=(CAMPAIGN, DISPATCHER, GATEWAY, PROTOS, LIBS, "docs/operations.md"),
+        still_in=(CAMPAIGN, DISPATCHER, PROTOS, LIBS, "docs/operations.md"),
     ),
     # Out of the project.
     Retired(

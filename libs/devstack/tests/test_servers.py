@@ -91,7 +91,7 @@ def test_a_given_role_without_rights_is_refused_with_the_cure(servers: Servers, 
         pass
 
 
-def test_a_url_where_nobody_listens_is_refused_and_the_password_not_told(servers: Servers, tmp_path: Path) -> None:
+def test_a_url_where_nobody_listens_is_refused_and_the_password_not_shown(servers: Servers, tmp_path: Path) -> None:
     given = Servers(
         ServerOptions(tmp_path, database_url="postgresql://u:hidden@127.0.0.1:1/x", redis_url=servers.redis_url)
     )

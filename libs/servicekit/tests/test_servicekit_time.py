@@ -19,7 +19,7 @@ from servicekit.ids import derived_id, uuid7
 NAMESPACE = uuid.UUID(int=7)
 
 
-def test_a_manual_clock_moves_only_forward_and_only_when_told() -> None:
+def test_a_manual_clock_moves_only_forward_and_only_when_advanced() -> None:
     clock = ManualClock(datetime(2026, 11, 22, tzinfo=UTC))
     clock.advance(timedelta(seconds=90))
     assert clock.now() == datetime(2026, 11, 22, 0, 1, 30, tzinfo=UTC)

@@ -46,24 +46,24 @@ async def test_a_body_that_has_more_is_called_again_at_once() -> None:
     assert rounds.count == 3
 
 
-async def test_a_wake_up_ends_the_pause_even_when_it_comes_during_a_round() -> None:
+async def test_a_notification_ends_the_pause_even_when_it_comes_during_a_round() -> None:
     rounds = Rounds()
     worker = PeriodicWorker("w", FOREVER, rounds)
 
     async def body() -> None:
         await rounds()
         if rounds.count == 2:
-            worker.wake()
+            worker.notify()
 
     worker = PeriodicWorker("w", FOREVER, body)
     async with running([worker]):
         await rounds.reached(1)
-        worker.wake()
+        worker.notify()
         await rounds.reached(3)
     assert rounds.count == 3
 
 
-async def test_with_linger_one_round_answers_all_wake_ups_that_come_meanwhile() -> None:
+async def test_with_linger_one_round_answers_all_notifications_that_come_meanwhile() -> None:
     rounds = Rounds()
     worker = PeriodicWorker("w", FOREVER, rounds, linger=timedelta(milliseconds=200))
     loop = asyncio.get_running_loop()
@@ -71,14 +71,14 @@ async def test_with_linger_one_round_answers_all_wake_ups_that_come_meanwhile() 
         await rounds.reached(1)
         began = loop.time()
         for _ in range(10):
-            worker.wake()
+            worker.notify()
             await asyncio.sleep(0.001)
         await rounds.reached(2)
         assert loop.time() - began >= 0.2
     assert rounds.count == 2
 
 
-async def test_a_failing_body_is_called_again_after_a_pause_that_no_wake_up_shortens() -> None:
+async def test_a_failing_body_is_called_again_after_a_pause_that_no_notification_shortens() -> None:
     rounds = Rounds(ValueError("one"), ValueError("two"), None)
     worker = PeriodicWorker("w", FOREVER, rounds, random=Random(1))
     loop = asyncio.get_running_loop()
@@ -86,7 +86,7 @@ async def test_a_failing_body_is_called_again_after_a_pause_that_no_wake_up_shor
     async with running([worker]):
         for count in (1, 2, 3):
             await rounds.reached(count)
-            worker.wake()
+            worker.notify()
     assert loop.time() - began > 0.4  # 0.2 s and 0.4 s, each ±25 %
 
 

@@ -18,8 +18,8 @@ PATH = "/v1/mitto/delivery-reports"
 async def send(gateway: Any, *ids: str, status: str = "Delivered", **fields: Any) -> None:
     body = [{"messageId": message_id, "deliveryStatus": status, **fields} for message_id in ids]
     async with httpx.AsyncClient() as client:
-        answer = await client.post(gateway.url + PATH, json=body, headers={"X-Dlr-Secret": gateway.secret})
-    assert answer.status_code == 200, answer.text
+        response = await client.post(gateway.url + PATH, json=body, headers={"X-Dlr-Secret": gateway.secret})
+    assert response.status_code == 200, response.text
 
 
 async def wait_for_row(gateway: Any, table: str, reason: str = "") -> str:
@@ -199,10 +199,10 @@ async def test_no_acknowledged_report_is_lost_when_the_gateway_is_killed_again_a
             for number in range(1_000_000):
                 body = [{"messageId": f"{prefix}-{number}-{part}", "status": "Sent"} for part in range(10)]
                 try:
-                    answer = await client.post(PATH, json=body)
+                    response = await client.post(PATH, json=body)
                 except httpx.TransportError:
                     return
-                if answer.status_code == 200:
+                if response.status_code == 200:
                     acknowledged.extend(item["messageId"] for item in body)
                     peers.changed.set()
 
@@ -230,8 +230,8 @@ async def test_a_burst_is_taken_and_forwarded_whole(start_gateway: Any, peers: A
             body = json.dumps({"messageId": f"{number}", "deliveryStatus": "Delivered"}).encode()
             head = f"POST {PATH} HTTP/1.1\r\nX-Dlr-Secret: {gateway.secret}\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
-            answer = await reader.readuntil(b"}")
-            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            response = await reader.readuntil(b"}")
+            assert response.startswith(b"HTTP/1.1 200 "), response
         writer.close()
 
     begun = time.perf_counter()

@@ -52,10 +52,10 @@ async def test_a_report_is_taken_by_header_or_path_and_by_each_of_two_secrets(st
     async with httpx.AsyncClient(base_url=gateway.url) as client:
         for number, secret in enumerate(["first-secret-0123456789", "second-secret-0123456789"]):
             body = {**GOOD, "messageId": f"header-{number}"}
-            answer = await client.post(PATH, json=body, headers=header(secret))
-            assert (answer.status_code, answer.json()) == (200, {"accepted": 1, "rejected": 0})
-            answer = await client.post(f"{PATH}/{secret}?x=1", json=[{**GOOD, "messageId": f"path-{number}"}])
-            assert answer.status_code == 200
+            response = await client.post(PATH, json=body, headers=header(secret))
+            assert (response.status_code, response.json()) == (200, {"accepted": 1, "rejected": 0})
+            response = await client.post(f"{PATH}/{secret}?x=1", json=[{**GOOD, "messageId": f"path-{number}"}])
+            assert response.status_code == 200
     await peers.until(lambda: len(peers.ids) >= 4)
     assert sorted(peers.ids) == ["header-0", "header-1", "path-0", "path-1"]
     assert "secret-0123456789" not in gateway.log_text
@@ -64,9 +64,9 @@ async def test_a_report_is_taken_by_header_or_path_and_by_each_of_two_secrets(st
 async def test_an_array_may_hold_bad_elements_which_are_told_and_kept(start_gateway: Any, peers: Any) -> None:
     gateway = start_gateway(peers.port)
     async with httpx.AsyncClient(base_url=gateway.url, headers=header(gateway.secret)) as client:
-        answer = await client.post(PATH, json=[GOOD, {"deliveryStatus": "Sent"}, 3])
-        assert answer.status_code == 200
-        assert answer.json() == {
+        response = await client.post(PATH, json=[GOOD, {"deliveryStatus": "Sent"}, 3])
+        assert response.status_code == 200
+        assert response.json() == {
             "accepted": 1,
             "rejected": 2,
             "errors": [
@@ -91,8 +91,8 @@ async def test_an_unreadable_body_gets_a_400_and_is_kept_for_people(start_gatewa
             (b'{"messageId":"\xff","status":"Sent"}', "NOT_UTF8"),
             (b"[" * 1_000_000, "TOO_DEEP"),
         ):
-            answer = await client.post(PATH, content=content)
-            assert (answer.status_code, answer.json()["reason"]) == (400, reason)
+            response = await client.post(PATH, content=content)
+            assert (response.status_code, response.json()["reason"]) == (400, reason)
         assert (await client.post(PATH, json=GOOD)).status_code == 200
     assert stored(gateway, "quarantine") == 4
     assert stored(gateway) == 1
@@ -138,9 +138,9 @@ async def test_what_is_not_the_webhook_gets_the_status_it_deserves(start_gateway
             ("HEAD", "/readyz", 200),
             ("GET", "/readyz?probe=1", 200),
         ):
-            answer = await client.request(method, path)
-            assert answer.status_code == status, (method, path)
-            assert (status != 405) or answer.headers["allow"]
+            response = await client.request(method, path)
+            assert response.status_code == status, (method, path)
+            assert (status != 405) or response.headers["allow"]
         gzipped = await client.post(PATH, content=b"x", headers={"Content-Encoding": "gzip"})
         assert gzipped.status_code == 415
 
@@ -196,10 +196,10 @@ async def test_slow_heads_slow_bodies_and_idle_connections_are_parted_with(start
 async def test_slow_clients_in_numbers_do_not_keep_others_out_for_long(start_gateway: Any) -> None:
     gateway = start_gateway(HTTP_MAX_CONNECTIONS="20", HTTP_HEAD_TIMEOUT_SECONDS="0.5")
     slow = [asyncio.create_task(exchange(gateway.port, b"POST /v1 HTTP/1.1\r\nX: ")) for _ in range(40)]
-    answers = await asyncio.gather(*slow)
-    refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
+    responses = await asyncio.gather(*slow)
+    refused = [response for response in responses if response.startswith(b"HTTP/1.1 503 ")]
     assert len(refused) == 20
-    assert all(b"Retry-After" in answer for answer in refused)
+    assert all(b"Retry-After" in response for response in refused)
     async with httpx.AsyncClient(base_url=gateway.url, headers=header(gateway.secret)) as client:
         assert (await client.post(PATH, json=GOOD)).status_code == 200
 
@@ -216,9 +216,9 @@ async def test_what_is_not_sound_http_is_refused_and_the_connection_closed(start
         request + b"Content-Length: -1\r\n\r\n",
         request + b"X-Dlr-Secret : x\r\n\r\n",
     ):
-        answer = await exchange(gateway.port, garbage)
-        assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 401 ")), garbage
-        assert answer.count(b"HTTP/1.1 ") <= 1
+        response = await exchange(gateway.port, garbage)
+        assert response == b"" or response.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 401 ")), garbage
+        assert response.count(b"HTTP/1.1 ") <= 1
     assert (await exchange(gateway.port, b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
@@ -227,10 +227,10 @@ async def test_pipelined_requests_are_answered_in_order_and_a_bad_one_ends_it(st
     bodies = [json.dumps({**GOOD, "messageId": f"p{n}"}).encode() for n in range(100)]
     requests = b"".join(post(body, gateway.secret) for body in bodies)
     forged = post(bodies[0], "no-secret-0123456789012")
-    answer = await exchange(gateway.port, requests + forged + requests)
-    assert answer.count(b"HTTP/1.1 200 ") == 100
-    assert answer.count(b"HTTP/1.1 403 ") == 1
-    assert answer.rindex(b"HTTP/1.1 403 ") > answer.rindex(b"HTTP/1.1 200 ")
+    response = await exchange(gateway.port, requests + forged + requests)
+    assert response.count(b"HTTP/1.1 200 ") == 100
+    assert response.count(b"HTTP/1.1 403 ") == 1
+    assert response.rindex(b"HTTP/1.1 403 ") > response.rindex(b"HTTP/1.1 200 ")
     await peers.until(lambda: len(peers.ids) == 100)
 
 
@@ -238,8 +238,8 @@ async def test_a_body_in_single_bytes_is_read_and_one_cut_off_is_not(start_gatew
     gateway = start_gateway()
     body = json.dumps(GOOD).encode()
     whole = post(body, gateway.secret, "Connection: close")
-    answer = await exchange(gateway.port, *(whole[n : n + 1] for n in range(len(whole))))
-    assert answer.startswith(b"HTTP/1.1 200 ")
+    response = await exchange(gateway.port, *(whole[n : n + 1] for n in range(len(whole))))
+    assert response.startswith(b"HTTP/1.1 200 ")
     assert await exchange(gateway.port, whole[:-1], eof=True) == b""
     half_closed = await exchange(gateway.port, post(body, gateway.secret), eof=True)
     assert half_closed.startswith(b"HTTP/1.1 200 ")
@@ -257,18 +257,18 @@ async def test_expectations_and_offers_to_upgrade_are_answered(start_gateway: An
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
     writer.close()
     # Answered clearly, as the parser stops at the offer and would make the body an empty one.
-    answer = await exchange(gateway.port, post(body, gateway.secret, "Connection: Upgrade", "Upgrade: h2c"))
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"UPGRADE_NOT_SUPPORTED" in answer
+    response = await exchange(gateway.port, post(body, gateway.secret, "Connection: Upgrade", "Upgrade: h2c"))
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"UPGRADE_NOT_SUPPORTED" in response
     assert stored(gateway) == 1
 
 
 async def test_a_full_spool_answers_503_with_a_time_to_come_back_and_is_not_ready(start_gateway: Any) -> None:
     gateway = start_gateway(SPOOL_MIN_FREE_BYTES=str(2**60))
     async with httpx.AsyncClient(base_url=gateway.url, headers=header(gateway.secret)) as client:
-        answer = await client.post(PATH, json=GOOD)
-        assert (answer.status_code, answer.json()["reason"]) == (503, "DISK_FULL")
-        assert int(answer.headers["retry-after"]) >= 1
+        response = await client.post(PATH, json=GOOD)
+        assert (response.status_code, response.json()["reason"]) == (503, "DISK_FULL")
+        assert int(response.headers["retry-after"]) >= 1
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/healthz")).status_code == 200
 
@@ -276,8 +276,8 @@ async def test_a_full_spool_answers_503_with_a_time_to_come_back_and_is_not_read
 async def test_the_grpc_port_offers_health(start_gateway: Any) -> None:
     gateway = start_gateway()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        response = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert response.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_on_sigterm_what_has_begun_is_answered_and_nothing_acknowledged_is_lost(
@@ -291,10 +291,10 @@ async def test_on_sigterm_what_has_begun_is_answered_and_nothing_acknowledged_is
             for number in range(100_000):
                 message_id = f"{client_number}-{number}"
                 try:
-                    answer = await client.post(PATH, json={**GOOD, "messageId": message_id})
+                    response = await client.post(PATH, json={**GOOD, "messageId": message_id})
                 except httpx.TransportError:
                     return
-                if answer.status_code == 200:
+                if response.status_code == 200:
                     acknowledged.append(message_id)
 
     clients = [asyncio.create_task(report(number)) for number in range(8)]
@@ -305,7 +305,9 @@ async def test_on_sigterm_what_has_begun_is_answered_and_nothing_acknowledged_is
         socket.create_connection(("127.0.0.1", gateway.port), timeout=1)
     # What had not been forwarded in the grace is still in the spool.
     connection = sqlite3.connect(gateway.spool_path)
-    left = {row[0] for row in connection.execute("SELECT json_extract(entry, '$.report.message_id') FROM fresh")}
+    left = {
+        row[0] for row in connection.execute("SELECT json_extract(entry, '$.report.provider_message_id') FROM fresh")
+    }
     connection.close()
     assert set(acknowledged) <= set(peers.ids) | left
     assert "Traceback" not in gateway.log_text

@@ -40,7 +40,7 @@ def reasons_of(body: Any) -> list[str]:
 
 def test_a_report_as_mitto_sends_it_is_read() -> None:
     report = report_of(MITTO_BODY)
-    assert report.message_id == "01JD9ZK3M5T8V7W2X4Y6Z8A0BC"
+    assert report.provider_message_id == "01JD9ZK3M5T8V7W2X4Y6Z8A0BC"
     assert (report.status, report.raw_status) == (Status.DELIVERED, "Delivered")
     assert report.description == "Delivered to handset"
     assert report.updated_at is not None
@@ -81,7 +81,7 @@ def test_another_spelling_of_the_keys_is_read() -> None:
 
 def test_an_array_is_read_in_order_and_a_byte_order_mark_is_ignored() -> None:
     body = b"\xef\xbb\xbf " + json.dumps([{"messageId": str(n), "status": "Sent"} for n in range(5)]).encode()
-    assert [report.message_id for report in parse(body).reports] == ["0", "1", "2", "3", "4"]
+    assert [report.provider_message_id for report in parse(body).reports] == ["0", "1", "2", "3", "4"]
     assert parse(b"[]").reports == []
 
 
@@ -104,7 +104,7 @@ def test_bad_elements_are_rejected_one_by_one() -> None:
             ]
         ).encode()
     )
-    assert [report.message_id for report in payload.reports] == ["good", "last"]
+    assert [report.provider_message_id for report in payload.reports] == ["good", "last"]
     assert [(item.index, item.reason) for item in payload.rejected] == [
         (1, "NOT_AN_OBJECT"),
         (2, "NOT_AN_OBJECT"),
@@ -134,7 +134,7 @@ def test_a_report_that_two_readers_could_read_differently_is_rejected(body: byte
 
 def test_a_known_key_inside_a_field_we_do_not_read_is_no_duplicate() -> None:
     body = {"messageId": "A", "status": "Sent", "requestInfo": {"status": "x", "messageId": "y"}, "text": 'a "q"'}
-    assert report_of(body).message_id == "A"
+    assert report_of(body).provider_message_id == "A"
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,11 @@ def test_a_body_that_is_no_json_object_or_array_is_refused_with_a_reason(body: b
 
 def test_half_an_emoji_in_a_cut_text_costs_no_report() -> None:
     body = b'[{"messageId":"A","status":"Sent","text":"\\ud83d"},{"messageId":"B","status":"Sent","text":"\\\\ud83d"}]'
-    assert [report.message_id for report in parse(body).reports] == ["A", "B"]
-    assert report_of(b'{"messageId":"\\ud83d\\ude00","status":"Sent","text":"\\ude00"}').message_id == "\U0001f600"
+    assert [report.provider_message_id for report in parse(body).reports] == ["A", "B"]
+    assert (
+        report_of(b'{"messageId":"\\ud83d\\ude00","status":"Sent","text":"\\ude00"}').provider_message_id
+        == "\U0001f600"
+    )
 
 
 def test_numbers_of_absurd_size_harm_nobody() -> None:
@@ -177,7 +180,7 @@ def test_numbers_of_absurd_size_harm_nobody() -> None:
     assert reasons_of(b'{"messageId":' + digits + b',"status":"Sent"}') == ["UNREADABLE"]
     assert reasons_of(b'{"messageId":1e999,"status":"Sent"}') == ["UNREADABLE"]
     # In a field that is not read they do not even make the report unreadable.
-    assert report_of(b'{"messageId":"A","status":"Sent","x":' + digits + b"}").message_id == "A"
+    assert report_of(b'{"messageId":"A","status":"Sent","x":' + digits + b"}").provider_message_id == "A"
 
 
 def test_more_than_five_thousand_reports_are_refused() -> None:
@@ -259,8 +262,8 @@ def test_whatever_the_elements_each_is_either_a_sound_report_or_rejected(body: l
         return
     assert len(payload.reports) + len(payload.rejected) == len(body)
     for report in payload.reports:
-        assert 0 < len(report.message_id) <= 64
-        assert report.message_id.isprintable()
+        assert 0 < len(report.provider_message_id) <= 64
+        assert report.provider_message_id.isprintable()
         assert len(report.raw_status) <= 64
         assert len(report.description) <= 200
         assert len(report.error_code) <= 32

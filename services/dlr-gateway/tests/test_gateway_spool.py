@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bulksms_dlr_gateway import quarantine
-from bulksms_dlr_gateway.domain.disposition import Settlement
+from bulksms_dlr_gateway.domain.disposition import Disposition
 from bulksms_dlr_gateway.domain.entries import Entry
 from bulksms_dlr_gateway.domain.payload import Rejected
 from bulksms_dlr_gateway.domain.reports import Report, Status
@@ -38,7 +38,7 @@ async def opened(path: Path, clock: ManualClock | None = None, limits: SpoolLimi
 
 
 async def ids_in(spool: Spool) -> list[str]:
-    return [row.entry.report.message_id for row in await spool.take_fresh(0, 10_000)]
+    return [row.entry.report.provider_message_id for row in await spool.take_fresh(0, 10_000)]
 
 
 async def test_what_was_stored_is_there_after_a_restart_in_the_order_of_arrival(tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ async def test_an_id_never_comes_again_after_its_row_is_gone(tmp_path: Path) -> 
     async with opened(tmp_path) as spool:
         await spool.append([entry("A")])
         (first,) = await spool.take_fresh(0, 10)
-        await spool.settle_fresh(Settlement([first.id]))
+        await spool.apply_to_fresh(Disposition([first.id]))
     async with opened(tmp_path) as spool:
         await spool.append([entry("B")])
         (second,) = await spool.take_fresh(first.id, 10)
-        assert second.entry.report.message_id == "B"
+        assert second.entry.report.provider_message_id == "B"
 
 
 async def test_waiting_reports_come_back_when_they_are_due_and_not_before(tmp_path: Path) -> None:
@@ -103,13 +103,13 @@ async def test_waiting_reports_come_back_when_they_are_due_and_not_before(tmp_pa
         await spool.append([entry("A"), entry("B")])
         taken = await spool.take_fresh(0, 10)
         waiting = [(now + 2_000_000, taken[0].entry), (now + 1_000_000, taken[1].entry)]
-        await spool.settle_fresh(Settlement([row.id for row in taken], waiting))
+        await spool.apply_to_fresh(Disposition([row.id for row in taken], waiting))
         assert await spool.take_fresh(0, 10) == []
         assert await spool.take_due(10) == ([], timedelta(seconds=1))
         clock.advance(timedelta(seconds=3))
         due, _ = await spool.take_due(10)
-        assert [row.entry.report.message_id for row in due] == ["B", "A"]
-        await spool.settle_waiting(Settlement([row.id for row in due]))
+        assert [row.entry.report.provider_message_id for row in due] == ["B", "A"]
+        await spool.apply_to_waiting(Disposition([row.id for row in due]))
         assert await spool.take_due(10) == ([], None)
 
 
@@ -130,7 +130,7 @@ async def test_a_full_spool_takes_no_more_until_there_is_room_again(tmp_path: Pa
         assert spool.closed_because == "SPOOL_FULL"
         with pytest.raises(SpoolFullError, match="SPOOL_FULL"):
             spool.append([entry("A")])
-        await spool.settle_fresh(Settlement([row.id for row in await spool.take_fresh(0, 2_000)]))
+        await spool.apply_to_fresh(Disposition([row.id for row in await spool.take_fresh(0, 2_000)]))
         await spool.maintain()
         assert spool.closed_because == ""
         await spool.append([entry("A")])
@@ -180,7 +180,7 @@ async def test_the_lag_is_the_age_of_the_oldest_report_not_forwarded(tmp_path: P
         clock.advance(timedelta(seconds=7))
         await spool.maintain()
         assert spool.lag == timedelta(seconds=7)
-        await spool.settle_fresh(Settlement([row.id for row in await spool.take_fresh(0, 1)]))
+        await spool.apply_to_fresh(Disposition([row.id for row in await spool.take_fresh(0, 1)]))
         await spool.maintain()
         assert spool.lag == timedelta(0)
 
@@ -189,7 +189,7 @@ async def test_space_that_is_not_needed_any_more_goes_back_to_the_disk(tmp_path:
     async with opened(tmp_path) as spool:
         await spool.append([entry(f"{number:064}") for number in range(5_000)])
         taken = await spool.take_fresh(0, 5_000)
-        await spool.settle_fresh(Settlement([row.id for row in taken]))
+        await spool.apply_to_fresh(Disposition([row.id for row in taken]))
         await spool.maintain()
         await spool.maintain()
         assert spool.sizes.used_bytes < 100_000
@@ -238,7 +238,7 @@ def test_quarantined_reports_are_listed_without_numbers_and_replayed(
     assert quarantine.main(["replay"]) == 0
     assert "2 reports will be forwarded again, 1 stay" in capsys.readouterr().out
     fresh = statements.take_fresh(connection, 0, 10)
-    assert [row.entry.report.message_id for row in fresh] == ["A", "B", "C"]
+    assert [row.entry.report.provider_message_id for row in fresh] == ["A", "B", "C"]
     assert fresh[0].entry == Entry(Report("A", Status.SENT, "Sent"), 5)  # its horizon begins anew
     assert [row.reason for row in statements.take_quarantined(connection, 0, 10)] == ["NOT_AN_OBJECT"]
     connection.close()

@@ -65,13 +65,13 @@ async def test_a_request_the_call_it_leads_to_and_nothing_private_are_in_the_tra
     )
     async with httpx.AsyncClient(base_url=gateway.url) as client:
         for message_id in ("A", "B"):
-            answer = await client.post(
+            response = await client.post(
                 f"{PATH}/{gateway.secret}",
                 json={"messageId": message_id, "status": "Sent", "description": "to +306912345678", "text": "γεια"},
                 # Somebody else's idea of where our spans belong is not followed.
                 headers={"traceparent": "00-11111111111111111111111111111111-2222222222222222-01"},
             )
-            assert answer.status_code == 200
+            assert response.status_code == 200
         assert (await client.post(f"{PATH}/wrong-secret-0123456789", json={})).status_code == 403
     await peers.until(lambda: set(peers.ids) == {"A", "B"})
     forwards = "forward delivery reports to campaign"

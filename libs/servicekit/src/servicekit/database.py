@@ -151,11 +151,11 @@ class Database:
         connection lost while committing is raised. `body` must have no effects outside the database.
         """
 
-        async def once(progress: _Progress) -> T:
+        async def once(attempt: _Attempt) -> T:
             async with self.engine.connect() as connection:
                 transaction = await connection.begin()
                 result = await body(connection)
-                progress.committing = True
+                attempt.committing = True
                 await transaction.commit()
                 return result
 
@@ -168,11 +168,11 @@ class Database:
         are asyncpg's, and statements leave no spans.
         """
 
-        async def once(progress: _Progress) -> T:
+        async def once(attempt: _Attempt) -> T:
             async with self._driver() as driver:
                 await driver.execute("BEGIN")
                 result = await body(driver)
-                progress.committing = True
+                attempt.committing = True
                 await driver.execute("COMMIT")
                 return result
 
@@ -192,17 +192,17 @@ class Database:
                     raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle") from error
                 raise
 
-    async def _repeated(self, once: Callable[[_Progress], Awaitable[T]], attempts: int) -> T:
-        for attempt in count(1):
-            progress = _Progress()
+    async def _repeated(self, once: Callable[[_Attempt], Awaitable[T]], attempts: int) -> T:
+        for number in count(1):
+            attempt = _Attempt()
             try:
-                return await once(progress)
+                return await once(attempt)
             except Exception as error:
-                repeatable = is_rolled_back(error) if progress.committing else is_transient(error)
-                if attempt >= attempts or not repeatable:
+                repeatable = is_rolled_back(error) if attempt.committing else is_transient(error)
+                if number >= attempts or not repeatable:
                     raise
-                _log.info("transaction repeated", attempt=attempt, error_type=type(error).__qualname__)
-            await asyncio.sleep(_BACKOFF.jittered(attempt, self._random.random()).total_seconds())
+                _log.info("transaction repeated", attempt=number, error_type=type(error).__qualname__)
+            await asyncio.sleep(_BACKOFF.jittered(number, self._random.random()).total_seconds())
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def wait_ready(self, deadline: timedelta) -> None:
@@ -243,7 +243,7 @@ class Database:
 
 
 @dataclass(slots=True)
-class _Progress:
+class _Attempt:
     """How far one attempt at a transaction got."""
 
     committing: bool = False

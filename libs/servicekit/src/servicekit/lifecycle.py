@@ -50,7 +50,7 @@ Build = Callable[[S], Awaitable[Sequence[Component]]]
 
 
 class ComponentEnded(Exception):  # noqa: N818 - said of something that ended, not an error by name
-    """A component's `run` returned although nobody had told it to stop."""
+    """A component's `run` returned although nobody had stopped it."""
 
 
 def closing(name: str, close: Callable[[], Awaitable[Any]]) -> Component:
@@ -108,7 +108,7 @@ async def _run(settings: S, build: Build[S]) -> int:
     code = 0
     try:
         await service
-    except asyncio.CancelledError:  # told to stop while still starting
+    except asyncio.CancelledError:  # a stop signal while still starting
         _log.info("stopped before it had started")
     except Exception as error:  # noqa: BLE001 - the boundary of the process
         _log_fatal(error)
@@ -134,7 +134,7 @@ def _on_signals(stop: asyncio.Event, begin_stop: Callable[[], None]) -> None:
         if stop.is_set():
             _log.warning("second signal: ending at once", signal=number.name)
             os._exit(128 + number)
-        _log.info("told to stop", signal=number.name)
+        _log.info("stop signal received", signal=number.name)
         begin_stop()
 
     loop = asyncio.get_running_loop()

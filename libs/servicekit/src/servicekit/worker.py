@@ -1,4 +1,4 @@
-"""A loop that does a bit of work again and again, survives its failures, and can be woken early."""
+"""A loop that does a bit of work again and again, survives its failures, and can be notified that there is work."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SPREAD = 0.25  # keeps replicas apart
 
 
 class PeriodicWorker:
-    """A component that calls `body` every `interval`, at once when woken or when `body` returned True (more is due).
+    """A component that calls `body` every `interval`, at once when notified or when `body` returned True (more is due).
 
-    With `linger` a wake-up is answered so much later, by one round for all that came meanwhile.
+    With `linger` a notification is answered so much later, by one round for all that came meanwhile.
 
     An exception is logged, counted and followed by a growing pause up to `max_pause`; it never ends the loop. `stop`
     lets the body in progress finish; who stops the component bounds how long, and cancels it then.
@@ -48,16 +48,16 @@ class PeriodicWorker:
         self._body_timeout = body_timeout.total_seconds() if body_timeout else None
         self._backoff = Backoff(_FIRST_PAUSE, longest=max_pause, spread=_SPREAD)
         self._random = random or Random()  # noqa: S311 - for jitter
-        self._wake = asyncio.Event()
+        self._notified = asyncio.Event()
         self._stopped = asyncio.Event()
         self._failures = 0
         self._failure_counter = metrics.get_meter("bulksms.servicekit.worker").create_counter(
             "worker.failures", description="Rounds of a worker that ended in an exception"
         )
 
-    def wake(self) -> None:
-        """Run a round as soon as the present one, if any, is over."""
-        self._wake.set()
+    def notify(self) -> None:
+        """There is work: run a round as soon as the present one, if any, is over."""
+        self._notified.set()
 
     async def start(self) -> None:
         """Nothing to prepare; the work is done in `run`."""
@@ -65,20 +65,20 @@ class PeriodicWorker:
     async def run(self) -> None:
         """Loop until stopped."""
         while not self._stopped.is_set():
-            self._wake.clear()
+            self._notified.clear()
             await self._round()
 
     async def stop(self) -> None:
         """Begin no further round."""
         self._stopped.set()
-        self._wake.set()
+        self._notified.set()
 
     async def _round(self) -> None:
         try:
             async with asyncio.timeout(self._body_timeout):
                 more = await self._body()
         except Exception as error:  # noqa: BLE001 - the loop's boundary
-            # A wake-up does not shorten this pause, or a fault that lasts would keep the loop spinning.
+            # A notification does not shorten this pause, or a fault that lasts would keep the loop spinning.
             await _wait(self._stopped, self._pause_after(error))
             return
         self._failures = 0
@@ -86,8 +86,8 @@ class PeriodicWorker:
             # A body that never really waits would keep the loop from everything else.
             await asyncio.sleep(0)
         else:
-            await _wait(self._wake, self._interval)
-            if self._wake.is_set() and self._linger:
+            await _wait(self._notified, self._interval)
+            if self._notified.is_set() and self._linger:
                 await _wait(self._stopped, self._linger)
 
     def _pause_after(self, error: Exception) -> float:

@@ -56,7 +56,7 @@ def measure(text: str) -> TextSize:
 def count_parts(texts: Sequence[str], shared: str, own: str) -> list[int]:
     """Parts of many texts, each made of all of `shared` and some characters of `own`, and of nothing else.
 
-    Renderings of one template: where the characters settle the encoding for all of them, their lengths are enough
+    Renderings of one template: where the characters decide the encoding for all of them, their lengths are enough
     (0.1 µs a text instead of 2).
     """
     characters = {*shared, *own}

@@ -100,7 +100,7 @@ def _workers(
 ) -> list[PeriodicWorker]:
     launch = Launch(database, dispatcher, bells, chunk_size=settings.submit_chunk_size)
     completion = PeriodicWorker("campaign.completion", POLL, Completion(database, bells).complete_all)
-    bells.complete.listen(completion.wake)
+    bells.complete.listen(completion.notify)
     workers = [completion]
 
     def add(kind: TaskKind, work: Work, number: int = 1) -> list[PeriodicWorker]:
@@ -110,14 +110,14 @@ def _workers(
         return added
 
     for worker in add(TaskKind.LAUNCH, launch.work, settings.launch_workers):
-        bells.launch.listen(worker.wake)
+        bells.launch.listen(worker.notify)
     for worker in add(TaskKind.CONTROL, Control(database, dispatcher).work):
-        bells.control.listen(worker.wake)
+        bells.control.listen(worker.notify)
     for worker in add(TaskKind.SETTLE, Settlement(database, ledger).work):
-        bells.settle.listen(worker.wake)
+        bells.settle.listen(worker.notify)
     for worker in add(TaskKind.SUPPRESS, Suppression(database, dispatcher).work):
-        bells.suppress.listen(worker.wake)
+        bells.suppress.listen(worker.notify)
     for worker in add(TaskKind.COUNT, Counting(database).work):
-        bells.count.listen(worker.wake)
+        bells.count.listen(worker.notify)
     add(TaskKind.START_SCHEDULED, Schedule(database, enqueue).work)
     return workers

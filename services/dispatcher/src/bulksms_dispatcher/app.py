@@ -134,11 +134,11 @@ async def build(settings: Settings) -> Sequence[Component]:
 
     def on_settled(batch: LeasedBatch) -> None:
         if batch.is_single_message:
-            outbox[OutboxKind.MESSAGE_CREDIT].wake()
+            outbox[OutboxKind.MESSAGE_CREDIT].notify()
             notices.tell(batch.submission_id)
         else:
-            outbox[OutboxKind.CAMPAIGN].wake()
-            outbox[OutboxKind.CAPTURE].wake()
+            outbox[OutboxKind.CAMPAIGN].notify()
+            outbox[OutboxKind.CAPTURE].notify()
 
     def on_returned(batch: LeasedBatch, delay: timedelta) -> None:
         lanes.wake_after(delay)
@@ -147,7 +147,7 @@ async def build(settings: Settings) -> Sequence[Component]:
 
     def on_change() -> None:
         for told in outbox.values():
-            told.wake()
+            told.notify()
         wakeups.send()
 
     sizes = BatchSizes(database, settings.mitto_traffic_account_id, settings.batch_sizes)

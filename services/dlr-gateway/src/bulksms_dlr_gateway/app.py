@@ -44,7 +44,7 @@ async def build(settings: Settings) -> Sequence[Component]:
             spool,
             to_campaign,
             to_dispatcher,
-            settings.schedule,
+            settings.retry_schedule,
             clock,
             metrics,
             batch_size=settings.forward_batch_size,
@@ -52,7 +52,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         FreshLane(
             spool,
             to_campaign,
-            settings.schedule,
+            settings.retry_schedule,
             clock,
             metrics,
             batch_size=settings.forward_batch_size,

@@ -95,7 +95,7 @@ def _shown(row: QuarantineRow) -> str:
         return mask_numbers(repr((row.raw or "")[:200]))
     report = row.entry.report
     received = moment(row.entry.received_at).isoformat()
-    return f"{report.message_id}\t{report.raw_status}\t{report.error_code or '-'}\treceived {received}"
+    return f"{report.provider_message_id}\t{report.raw_status}\t{report.error_code or '-'}\treceived {received}"
 
 
 def _spool_path() -> Path:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr, field_validator
 
-from bulksms_dlr_gateway.domain.retry_schedule import Schedule
+from bulksms_dlr_gateway.domain.retry_schedule import RetrySchedule
 from bulksms_dlr_gateway.storage.spool import SpoolLimits
 from servicekit.backoff import Backoff
 from servicekit.settings import Address, CommaSeparatedSecrets, Endpoint, ServiceSettings, Target
@@ -81,9 +81,9 @@ class Settings(ServiceSettings):
         return name
 
     @property
-    def schedule(self) -> Schedule:
+    def retry_schedule(self) -> RetrySchedule:
         """When what campaign does not know is asked for again, and when that ends."""
-        return Schedule(
+        return RetrySchedule(
             Backoff(timedelta(seconds=self.retry_first_seconds), longest=timedelta(seconds=self.retry_max_seconds)),
             evidence_after=timedelta(seconds=self.evidence_after_seconds),
             horizon=timedelta(seconds=self.unknown_horizon_seconds),

@@ -52,7 +52,7 @@ class TaskWorker:
         # A launch takes as long as it takes: its steps have their own bounds, and its lease shows that it lives.
         name = f"campaign.{self._kind.name.lower()}.{number}"
         worker = PeriodicWorker(name, POLL, self.do_one, body_timeout=None)
-        self._wakes.append(worker.wake)
+        self._wakes.append(worker.notify)
         return worker
 
     async def do_one(self) -> bool:

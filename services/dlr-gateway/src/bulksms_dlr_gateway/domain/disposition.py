@@ -10,9 +10,9 @@ from enum import Enum, auto
 import msgspec
 
 from bulksms_dlr_gateway.domain.entries import Entry, SpooledEntry
-from bulksms_dlr_gateway.domain.retry_schedule import Schedule
+from bulksms_dlr_gateway.domain.retry_schedule import RetrySchedule
 
-__all__ = ["Answer", "Settlement", "settle"]
+__all__ = ["Disposition", "PeerReply", "disposition_of"]
 
 _MICROSECOND = timedelta(microseconds=1)
 # A peer that breaks on a report is a bug to be mended there: ask now and then, for as long as mending may take.
@@ -20,7 +20,7 @@ _BREAKING_PAUSE = timedelta(minutes=1)
 _BREAKING_HORIZON = timedelta(days=1)
 
 
-class Answer(Enum):
+class PeerReply(Enum):
     """What came of offering one report."""
 
     TAKEN = auto()
@@ -31,7 +31,7 @@ class Answer(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class Disposition:
     """What became of entries taken from the spool: all of `ids` leave their table, some for another one."""
 
     ids: Sequence[int]
@@ -41,35 +41,37 @@ class Settlement:
     """Given up: reason and entry."""
 
 
-def settle(offered: Sequence[SpooledEntry], answers: Sequence[Answer], schedule: Schedule, now: int) -> Settlement:
+def disposition_of(
+    offered: Sequence[SpooledEntry], replies: Sequence[PeerReply], schedule: RetrySchedule, now: int
+) -> Disposition:
     """Decide on each offered entry; `now` in microseconds since 1970."""
     waiting: list[tuple[int, Entry]] = []
     quarantined: list[tuple[str, Entry]] = []
-    for row, answer in zip(offered, answers, strict=True):
-        if answer is Answer.TAKEN:
+    for row, reply in zip(offered, replies, strict=True):
+        if reply is PeerReply.TAKEN:
             continue
-        entry = _asked_again(row.entry, answer, now)
-        reason = _reason_to_give_up(entry, answer, schedule, now)
+        entry = _asked_again(row.entry, reply, now)
+        reason = _reason_to_give_up(entry, reply, schedule, now)
         if reason:
             quarantined.append((reason, entry))
         else:
-            pause = _BREAKING_PAUSE if answer is Answer.BREAKS else schedule.due_after(entry.attempts)
+            pause = _BREAKING_PAUSE if reply is PeerReply.BREAKS else schedule.due_after(entry.attempts)
             waiting.append((now + pause // _MICROSECOND, entry))
-    return Settlement([row.id for row in offered], waiting, quarantined)
+    return Disposition([row.id for row in offered], waiting, quarantined)
 
 
-def _asked_again(entry: Entry, answer: Answer, now: int) -> Entry:
+def _asked_again(entry: Entry, reply: PeerReply, now: int) -> Entry:
     unknown_since = entry.unknown_since
-    if unknown_since is None and answer in {Answer.UNKNOWN, Answer.UNASKED}:
+    if unknown_since is None and reply in {PeerReply.UNKNOWN, PeerReply.UNASKED}:
         unknown_since = now
     return msgspec.structs.replace(entry, attempts=entry.attempts + 1, unknown_since=unknown_since)
 
 
-def _reason_to_give_up(entry: Entry, answer: Answer, schedule: Schedule, now: int) -> str:
-    if answer is Answer.REFUSED:
+def _reason_to_give_up(entry: Entry, reply: PeerReply, schedule: RetrySchedule, now: int) -> str:
+    if reply is PeerReply.REFUSED:
         return "REFUSED"
-    if answer is Answer.UNKNOWN and schedule.is_over(entry.attempts):
+    if reply is PeerReply.UNKNOWN and schedule.is_over(entry.attempts):
         return "UNKNOWN_MESSAGE"
-    if answer is Answer.BREAKS and now - entry.received_at >= _BREAKING_HORIZON // _MICROSECOND:
+    if reply is PeerReply.BREAKS and now - entry.received_at >= _BREAKING_HORIZON // _MICROSECOND:
         return "PEER_BREAKS"
     return ""

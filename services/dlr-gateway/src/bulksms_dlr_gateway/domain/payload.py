@@ -139,7 +139,7 @@ def _report(raw: bytes) -> Report:
     if not word:
         raise _BadElementError("STATUS_MISSING")
     return Report(
-        message_id=message_id,
+        provider_message_id=message_id,
         status=status_of(word),
         raw_status=clean_text(word, _MAX_STATUS_LENGTH),
         description=clean_text(_word(fields.description), _MAX_DESCRIPTION_LENGTH),

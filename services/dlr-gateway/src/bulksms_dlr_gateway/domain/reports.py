@@ -41,8 +41,8 @@ _STATUS_BY_WORD = {
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """One report as it is forwarded. It holds no number and no text of a message."""
 
-    message_id: str
-    """The provider's: opaque, case-sensitive, 1 to 64 printable characters."""
+    provider_message_id: str
+    """Opaque, case-sensitive, 1 to 64 printable characters."""
     status: Status
     raw_status: str
     """As the provider wrote it, at most 64 characters."""

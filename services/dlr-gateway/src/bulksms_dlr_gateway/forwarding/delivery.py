@@ -1,4 +1,4 @@
-"""Handing a batch of reports to campaign, whatever campaign's state, until each has an answer."""
+"""Handing a batch of reports to campaign, whatever campaign's state, until each has a reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from bulksms_dlr_gateway.domain.disposition import Answer
+from bulksms_dlr_gateway.domain.disposition import PeerReply
 from bulksms_dlr_gateway.domain.entries import Entry
 from bulksms_dlr_gateway.forwarding.peers import Peer
 from bulksms_dlr_gateway.metrics import ForwardingMetrics
@@ -37,7 +37,7 @@ class Delivery:
         self._peer = peer
         self._metrics = metrics
 
-    async def offer_once(self, entries: Sequence[Entry], lane: str) -> list[Answer]:
+    async def offer_once(self, entries: Sequence[Entry], lane: str) -> list[PeerReply]:
         """One call, traced, linked to the requests that brought the reports; raises DomainError."""
         with _tracer.start_as_current_span(
             f"forward delivery reports to {self._peer.name}",
@@ -58,10 +58,10 @@ class Delivery:
         self._metrics.forwarded.add(len(entries) - len(unknown), {"peer": self._peer.name})
         if unknown:
             self._metrics.unknown.add(len(unknown), {"peer": self._peer.name, "lane": lane})
-        return [Answer.UNKNOWN if index in unknown else Answer.TAKEN for index in range(len(entries))]
+        return [PeerReply.UNKNOWN if index in unknown else PeerReply.TAKEN for index in range(len(entries))]
 
-    async def offer(self, entries: Sequence[Entry], lane: str) -> list[Answer]:
-        """Offer until there is an answer for each; a peer that is away is waited for."""
+    async def offer(self, entries: Sequence[Entry], lane: str) -> list[PeerReply]:
+        """Offer until there is a reply for each; a peer that is away is waited for."""
         failures = breaks = 0
         while True:
             try:
@@ -72,7 +72,7 @@ class Delivery:
                 refused = error.category is Category.INVALID_ARGUMENT
                 if refused or breaks >= _BREAKS_BEFORE_SPLIT:
                     _log.error("a batch was not taken", peer=self._peer.name, reports=len(entries), error=str(error))
-                    return await self._offer_halves(entries, lane, Answer.REFUSED if refused else Answer.BREAKS)
+                    return await self._offer_halves(entries, lane, PeerReply.REFUSED if refused else PeerReply.BREAKS)
                 await self._pause(failures, error)
 
     async def _recorded(self, entries: Sequence[Entry]) -> frozenset[int]:
@@ -84,7 +84,7 @@ class Delivery:
             _log.exception("a call could not be made", peer=self._peer.name)
             raise errors.internal("FORWARDING_FAILED", f"Forwarding failed: {type(error).__qualname__}.") from error
 
-    async def _offer_halves(self, entries: Sequence[Entry], lane: str, alone: Answer) -> list[Answer]:
+    async def _offer_halves(self, entries: Sequence[Entry], lane: str, alone: PeerReply) -> list[PeerReply]:
         if len(entries) == 1:
             return [alone]
         middle = len(entries) // 2

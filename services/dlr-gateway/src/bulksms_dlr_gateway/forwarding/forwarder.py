@@ -11,10 +11,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from bulksms_dlr_gateway.domain.disposition import Answer, Settlement, settle
+from bulksms_dlr_gateway.domain.disposition import Disposition, PeerReply, disposition_of
 from bulksms_dlr_gateway.domain.entries import SpooledEntry
 from bulksms_dlr_gateway.domain.reports import microseconds, moment
-from bulksms_dlr_gateway.domain.retry_schedule import Schedule
+from bulksms_dlr_gateway.domain.retry_schedule import RetrySchedule
 from bulksms_dlr_gateway.forwarding.delivery import Delivery
 from bulksms_dlr_gateway.metrics import ForwardingMetrics
 from bulksms_dlr_gateway.storage.spool import Spool
@@ -40,7 +40,7 @@ class FreshLane:
         self,
         spool: Spool,
         campaign: Delivery,
-        schedule: Schedule,
+        schedule: RetrySchedule,
         clock: Clock,
         metrics: ForwardingMetrics,
         *,
@@ -108,11 +108,11 @@ class FreshLane:
 
     async def _forward(self, batch: Sequence[SpooledEntry]) -> None:
         try:
-            answers = await self._campaign.offer([row.entry for row in batch], "fresh")
+            replies = await self._campaign.offer([row.entry for row in batch], "fresh")
             now = self._clock.now()
-            settlement = settle(batch, answers, self._schedule, microseconds(now))
-            await _persistently(lambda: self._spool.settle_fresh(settlement))
-            _count_quarantined(self._metrics, settlement)
+            disposition = disposition_of(batch, replies, self._schedule, microseconds(now))
+            await _persistently(lambda: self._spool.apply_to_fresh(disposition))
+            _count_quarantined(self._metrics, disposition)
             self._metrics.age.record((now - moment(batch[0].entry.received_at)).total_seconds())
         finally:
             self._slots.release()
@@ -126,7 +126,7 @@ class WaitingLane:
         spool: Spool,
         campaign: Delivery,
         dispatcher: Delivery,
-        schedule: Schedule,
+        schedule: RetrySchedule,
         clock: Clock,
         metrics: ForwardingMetrics,
         *,
@@ -165,27 +165,27 @@ class WaitingLane:
                 await asyncio.sleep(min(until_next or _WAITING_POLL, _WAITING_POLL).total_seconds())
 
     async def _offer_again(self, due: Sequence[SpooledEntry]) -> None:
-        answers = await self._campaign.offer([row.entry for row in due], "waiting")
+        replies = await self._campaign.offer([row.entry for row in due], "waiting")
         now = microseconds(self._clock.now())
         unknown = [
             index
-            for index, answer in enumerate(answers)
-            if answer is Answer.UNKNOWN and self._schedule.asks_dispatcher(due[index].entry, now)
+            for index, reply in enumerate(replies)
+            if reply is PeerReply.UNKNOWN and self._schedule.asks_dispatcher(due[index].entry, now)
         ]
         if unknown:
-            second_answers = await self._ask_dispatcher([due[index] for index in unknown])
-            for index, answer in zip(unknown, second_answers, strict=True):
-                answers[index] = answer
-        settlement = settle(due, answers, self._schedule, microseconds(self._clock.now()))
-        await _persistently(lambda: self._spool.settle_waiting(settlement))
-        _count_quarantined(self._metrics, settlement)
+            second_replies = await self._ask_dispatcher([due[index] for index in unknown])
+            for index, reply in zip(unknown, second_replies, strict=True):
+                replies[index] = reply
+        disposition = disposition_of(due, replies, self._schedule, microseconds(self._clock.now()))
+        await _persistently(lambda: self._spool.apply_to_waiting(disposition))
+        _count_quarantined(self._metrics, disposition)
 
-    async def _ask_dispatcher(self, rows: Sequence[SpooledEntry]) -> list[Answer]:
+    async def _ask_dispatcher(self, rows: Sequence[SpooledEntry]) -> list[PeerReply]:
         try:
             return await self._dispatcher.offer_once([row.entry for row in rows], "waiting")
         except DomainError as error:
             # Away, it may know them when it is back. Not offering the call, or refusing it, it never will.
-            return [Answer.UNASKED if error.retryable else Answer.UNKNOWN] * len(rows)
+            return [PeerReply.UNASKED if error.retryable else PeerReply.UNKNOWN] * len(rows)
 
 
 async def _persistently(work: Callable[[], Awaitable[T]]) -> T:
@@ -198,7 +198,7 @@ async def _persistently(work: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(_PAUSE_AFTER_ERROR.total_seconds())
 
 
-def _count_quarantined(metrics: ForwardingMetrics, settlement: Settlement) -> None:
-    for reason, count in Counter(reason for reason, _ in settlement.quarantined).items():
+def _count_quarantined(metrics: ForwardingMetrics, disposition: Disposition) -> None:
+    for reason, count in Counter(reason for reason, _ in disposition.quarantined).items():
         metrics.quarantined.add(count, {"reason": reason})
         _log.warning("reports quarantined", reason=reason, reports=count)

@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
         self._phase = _Phase.IDLE
         self._pending.append(_Request(self._head, bytes(self._body)))
         self._body.clear()  # what was reserved for it now goes with the request
-        self._answer_pending()
+        self._respond_to_pending()
 
     # Below, in call order.
 
@@ -250,24 +250,24 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._drop_body()
         self._pending.append(response)
-        self._answer_pending()
+        self._respond_to_pending()
 
     def _drop_body(self) -> None:
         self._server.release(len(self._body))
         self._body.clear()
 
-    def _answer_pending(self) -> None:
+    def _respond_to_pending(self) -> None:
         if len(self._pending) >= _MAX_PIPELINED:
             self._transport.pause_reading()
         if self._task is None:
-            self._task = self._loop.create_task(self._answer_all())
+            self._task = self._loop.create_task(self._respond_to_all())
 
-    async def _answer_all(self) -> None:
+    async def _respond_to_all(self) -> None:
         try:
             while self._pending:
                 await self._writable.wait()
                 item = self._pending.popleft()
-                response = item if isinstance(item, Response) else await self._answer(item)
+                response = item if isinstance(item, Response) else await self._respond(item)
                 self._send(response, last=self._closing and not self._pending)
         finally:
             self._task = None
@@ -276,9 +276,9 @@ class Connection(asyncio.Protocol):
                 self._server.release(0 if isinstance(left, Response) else len(left.body))
         self._after_answers()
 
-    async def _answer(self, request: _Request) -> Response:
+    async def _respond(self, request: _Request) -> Response:
         try:
-            return await self._server.handler.answer(request.head, request.body)
+            return await self._server.handler.respond(request.head, request.body)
         except Exception as error:  # noqa: BLE001 - the boundary of the connection's loop
             # The client learns nothing of our inside.
             _log.exception("a request failed", error_type=type(error).__qualname__)

@@ -33,13 +33,13 @@ class Response:
 
 
 class Handler(Protocol):
-    """What answers requests."""
+    """What responds to requests."""
 
     def admit(self, head: Head) -> Response | None:
         """Refuse a request by its head alone, before any of its body is kept; None to go on."""
         ...
 
-    async def answer(self, head: Head, body: bytes) -> Response:
+    async def respond(self, head: Head, body: bytes) -> Response:
         """Answer an admitted request."""
         ...
 

@@ -91,7 +91,7 @@ class HttpServer:
         if len(self._connections) < self._max_connections and not self._stopping.is_set():
             self._connections.add(connection)
             return True
-        # To be told so takes a moment; when even those who are being told are too many, it is cut off.
+        # Its refusal takes a moment; when even those being refused are too many, it is cut off.
         if len(self._turned_away) < self._max_connections:
             self._turned_away.add(connection)
         else:

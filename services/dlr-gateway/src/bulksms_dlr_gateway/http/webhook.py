@@ -32,7 +32,7 @@ REPORTS_PATH = b"/v1/mitto/delivery-reports"
 _ROUTE = REPORTS_PATH.decode()
 _HEALTH_PATHS = frozenset({b"/healthz", b"/readyz"})
 _RETRY_AFTER = "2"
-_MAX_REJECTED_TOLD = 100
+_MAX_REJECTED_LISTED = 100
 _MAX_RAW_BODY = 16_384
 _REFUSAL_LOG_SECONDS = 10.0
 
@@ -63,12 +63,12 @@ class DeliveryReportHandler:
         refusal = self._refusal_of(head)
         return None if refusal is None else self._refused(*refusal)
 
-    async def answer(self, head: Head, body: bytes) -> Response:
+    async def respond(self, head: Head, body: bytes) -> Response:
         """Store the reports of an admitted request; 200 is only said when they are on disk."""
         if head.path in _HEALTH_PATHS:
             response = _ALIVE if head.path == b"/healthz" else self._readiness()
             return response if head.method == "GET" else replace(response, body=b"")
-        # A root of its own: whoever reports cannot tell our traces where to hang. It is handed on
+        # A root of its own: whoever reports cannot decide where our traces hang. It is handed on
         # rather than made the current one: nothing below starts another, and that costs 10 µs.
         span = _tracer.start_span(f"POST {_ROUTE}", Context(), SpanKind.SERVER)
         try:
@@ -121,12 +121,12 @@ class DeliveryReportHandler:
         reports, rejected = payload.reports, payload.rejected
         if not rejected:
             return await self._store(payload, _all_accepted(len(reports)), span)
-        told = {
+        outcome = {
             "accepted": len(reports),
             "rejected": len(rejected),
-            "errors": [{"index": item.index, "reason": item.reason} for item in rejected[:_MAX_REJECTED_TOLD]],
+            "errors": [{"index": item.index, "reason": item.reason} for item in rejected[:_MAX_REJECTED_LISTED]],
         }
-        return await self._store(payload, json_response(200 if reports else 400, told), span)
+        return await self._store(payload, json_response(200 if reports else 400, outcome), span)
 
     async def _store(self, payload: Payload, response: Response, span: trace.Span) -> Response:
         """The response when everything is on disk, else a 503."""

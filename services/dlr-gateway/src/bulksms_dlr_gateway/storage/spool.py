@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from bulksms_dlr_gateway.domain.disposition import Settlement
+from bulksms_dlr_gateway.domain.disposition import Disposition
 from bulksms_dlr_gateway.domain.entries import Entry, SpooledEntry, SpoolSizes
 from bulksms_dlr_gateway.domain.payload import Rejected
 from bulksms_dlr_gateway.domain.reports import microseconds
@@ -123,15 +123,18 @@ class Spool:
         return committed
 
     async def take_fresh(self, after: int, limit: int) -> list[SpooledEntry]:
-        """The oldest fresh entries with ids beyond `after`; they stay until settled."""
+        """The oldest fresh entries with ids beyond `after`; they stay until a disposition names them."""
         return await self._committer.submit(lambda connection: statements.take_fresh(connection, after, limit))
 
-    async def settle_fresh(self, settlement: Settlement) -> None:
+    async def apply_to_fresh(self, disposition: Disposition) -> None:
         """Take entries out of the fresh ones."""
-        await self._settle(settlement, statements.delete_fresh)
+        await self._apply(disposition, statements.delete_fresh)
 
     async def take_due(self, limit: int) -> tuple[list[SpooledEntry], timedelta | None]:
-        """Waiting entries that are due (they stay until settled), and how long until the next one is, if any waits."""
+        """Waiting entries that are due, and how long until the next one is, if any waits.
+
+        They stay until a disposition names them.
+        """
         now = microseconds(self._clock.now())
 
         def work(connection: sqlite3.Connection) -> tuple[list[SpooledEntry], int | None]:
@@ -140,9 +143,9 @@ class Spool:
         due, following = await self._committer.submit(work)
         return due, None if following is None else max(following - now, 0) * _MICROSECOND
 
-    async def settle_waiting(self, settlement: Settlement) -> None:
+    async def apply_to_waiting(self, disposition: Disposition) -> None:
         """Take entries out of the waiting ones; those named in `waiting` come back with a new due time."""
-        await self._settle(settlement, statements.delete_waiting)
+        await self._apply(disposition, statements.delete_waiting)
 
     async def maintain(self) -> None:
         """Measure, check the bounds, keep the quarantine within its own; call it every second."""
@@ -163,17 +166,17 @@ class Spool:
             _log.warning("quarantine full: oldest dropped", dropped_ever=self.sizes.quarantine_dropped)
         self._check_space()
 
-    async def _settle(
-        self, settlement: Settlement, delete: Callable[[sqlite3.Connection, Sequence[int]], None]
+    async def _apply(
+        self, disposition: Disposition, delete: Callable[[sqlite3.Connection, Sequence[int]], None]
     ) -> None:
         now = microseconds(self._clock.now())
 
         def work(connection: sqlite3.Connection) -> None:
-            delete(connection, settlement.ids)
-            if settlement.waiting:
-                statements.append_waiting(connection, settlement.waiting)
-            if settlement.quarantined:
-                statements.quarantine_entries(connection, now, settlement.quarantined)
+            delete(connection, disposition.ids)
+            if disposition.waiting:
+                statements.append_waiting(connection, disposition.waiting)
+            if disposition.quarantined:
+                statements.quarantine_entries(connection, now, disposition.quarantined)
 
         await self._committer.submit(work)
 

@@ -92,7 +92,7 @@ def next_due(connection: sqlite3.Connection) -> int | None:
 
 
 def delete_waiting(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
-    """Take out what was settled, or is put away again."""
+    """Take out what is done with, or put away again."""
     connection.execute("DELETE FROM waiting WHERE id IN (SELECT value FROM json_each(?))", (_json(ids),))
 
 

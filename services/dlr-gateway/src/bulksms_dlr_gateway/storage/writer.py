@@ -94,7 +94,7 @@ class GroupCommitter:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:
-            pass  # the error that led here is the one to tell; the next BEGIN shows whether the connection is sound
+            pass  # the error that led here is the one to raise; the next BEGIN shows whether the connection is sound
 
 
 def _resolve(group: list[_Job[Any]], error: Exception | None) -> None:
