@@ -8,10 +8,10 @@ from uuid import UUID
 
 from asyncpg.pgproto import pgproto
 
-from bulksms_ledger.accounts import SubscriptionStatus
-from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.entries import Evidence
-from bulksms_ledger.operations import Capture, CreateAccount, GrantCredits, Reserve, SetSubscription
+from bulksms_ledger.domain.accounts import SubscriptionStatus
+from bulksms_ledger.domain.entries import Evidence
+from bulksms_ledger.domain.operations import Capture, CreateAccount, GrantCredits, Reserve, SetSubscription
+from bulksms_ledger.engine.account_writer import AccountWriter
 from servicekit.clock import SystemClock
 from servicekit.database import Database
 
@@ -30,13 +30,13 @@ class HotAccount:
     async def open(self, url: str) -> None:
         """Open the account, grant and reserve."""
         database = Database(url, application_name="benchmark setup")
-        keeper = Bookkeeper(database, SystemClock())
+        writer = AccountWriter(database, SystemClock())
         try:
-            await keeper.create_account(CreateAccount(_uuid(self._opening), self.tenant_id))
+            await writer.create_account(CreateAccount(_uuid(self._opening), self.tenant_id))
             active = SetSubscription(_uuid(self._opening), self.tenant_id, SubscriptionStatus.ACTIVE, None, "benchmark")
             grant = GrantCredits(_uuid(self._opening), self.tenant_id, 1_000_000_000)
             reserve = Reserve(_uuid(self._opening), self.tenant_id, self.reservation_id, UNITS, "benchmark")
-            await keeper.decide(self.tenant_id, [active, grant, reserve])
+            await writer.decide(self.tenant_id, [active, grant, reserve])
         finally:
             await database.stop()
 

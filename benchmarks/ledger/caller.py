@@ -17,7 +17,7 @@ import uvloop
 from benchmarks.ledger.accounts import HotAccount
 from benchmarks.report import percentile_ms
 from bulksms.ledger.v1 import ledger_pb2 as pb
-from bulksms_ledger.operations import Capture
+from bulksms_ledger.domain.operations import Capture
 
 SERVICE = "/bulksms.ledger.v1.LedgerService/"
 EMPTY = "/benchmarks.Empty/Call"

@@ -9,8 +9,8 @@ import time
 from benchmarks.ledger.accounts import HotAccount
 from benchmarks.report import Figure, Meter
 from bulksms_ledger.app import spare_the_collector
-from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.group_commit import GroupCommit
+from bulksms_ledger.engine.account_writer import AccountWriter
+from bulksms_ledger.engine.group_commit import GroupCommit
 from bulksms_ledger.settings import Settings
 from bulksms_ledger.storage.connections import open_database
 from servicekit.clock import SystemClock
@@ -25,7 +25,7 @@ async def inside_the_service(url: str, postgres: int, *, callers: int, items: in
     settings = load(Settings, database_url=url)
     database = open_database(settings, "benchmark")
     group_commit = GroupCommit(
-        Bookkeeper(database, SystemClock()).decide,
+        AccountWriter(database, SystemClock()).decide,
         group_max=settings.group_operations_max,
         waiting_max=settings.waiting_operations_max,
     )

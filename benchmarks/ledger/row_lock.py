@@ -13,7 +13,7 @@ import asyncpg
 
 from benchmarks.ledger.accounts import HotAccount
 from benchmarks.report import Figure, Meter
-from bulksms_ledger.operations import Capture, encode_content
+from bulksms_ledger.domain.operations import Capture, encode_content
 
 _SCHEMA = """
 CREATE TABLE row_lock_accounts (tenant_id text PRIMARY KEY, reserved bigint, captured bigint, version bigint);

@@ -11,14 +11,14 @@ from benchmarks.ledger.accounts import UNITS, HotAccount
 from benchmarks.ledger.caller import capture_request
 from benchmarks.report import Figure
 from bulksms.ledger.v1 import ledger_pb2 as pb
-from bulksms_ledger import requests, responses
-from bulksms_ledger.accounts import Account
 from bulksms_ledger.app import spare_the_collector
-from bulksms_ledger.books import Book
-from bulksms_ledger.entries import chain_hash
-from bulksms_ledger.lots import Pin
-from bulksms_ledger.operations import encode_content, encode_outcome
-from bulksms_ledger.reservations import Hold, Reservation
+from bulksms_ledger.domain.account_session import AccountSession
+from bulksms_ledger.domain.accounts import Account
+from bulksms_ledger.domain.entries import chain_hash
+from bulksms_ledger.domain.lots import LotAllocation
+from bulksms_ledger.domain.operations import encode_content, encode_outcome
+from bulksms_ledger.domain.reservations import AllocatedReservation, Reservation
+from bulksms_ledger.servicers import requests, responses
 
 T = TypeVar("T")
 
@@ -42,16 +42,16 @@ def stages(*, items: int) -> list[Figure]:
     captures = stage("check the request", lambda: [requests.capture(request) for request in read])
     stage("encode its content (in decide)", lambda: [encode_content(capture) for capture in captures])
 
-    def decide() -> Book:
-        book = _book(account, now)
+    def decide() -> AccountSession:
+        session = _book(account, now)
         for capture in captures:
-            book.decide(capture, now)
-        return book
+            session.decide(capture, now)
+        return session
 
-    book = stage("decide", decide)
-    stage("hash the entry (in decide)", lambda: [chain_hash(entry.hash, entry) for entry in book.entries])
-    stage("encode the outcome", lambda: [encode_outcome(recorded.outcome) for recorded in book.recorded])
-    stage("answer", lambda: _answers([hold.reservation for hold in book.changed_holds] * items))
+    session = stage("decide", decide)
+    stage("hash the entry (in decide)", lambda: [chain_hash(entry.hash, entry) for entry in session.entries])
+    stage("encode the outcome", lambda: [encode_outcome(recorded.outcome) for recorded in session.recorded])
+    stage("answer", lambda: _answers([one.reservation for one in session.changed_reservations] * items))
     return figures
 
 
@@ -61,7 +61,7 @@ def _timed(body: Callable[[], T]) -> tuple[float, T]:
     return time.process_time() - started, made
 
 
-def _book(account: HotAccount, now: datetime) -> Book:
+def _book(account: HotAccount, now: datetime) -> AccountSession:
     reservation = Reservation(
         reservation_id=account.reservation_id,
         tenant_id=account.tenant_id,
@@ -71,9 +71,9 @@ def _book(account: HotAccount, now: datetime) -> Book:
         opened_version=2,
         created_at=now,
     )
-    hold = Hold(reservation, (Pin(1, None, UNITS),))
+    allocated = AllocatedReservation(reservation, (LotAllocation(1, None, UNITS),))
     opened = Account(account.tenant_id, now, reserved=UNITS, version=2, last_entry_at=now)
-    return Book(opened, lots=(), holds=[hold], operations=[], source_refs=[])
+    return AccountSession(opened, lots=(), reservations=[allocated], operations=[], source_refs=[])
 
 
 def _answers(reservations: Sequence[Reservation]) -> list[bytes]:

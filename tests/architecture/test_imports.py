@@ -46,6 +46,13 @@ PLANTED = (
         "from bulksms_dispatcher import workers",
         "bulksms_dispatcher.use_cases.intake -> bulksms_dispatcher.workers",
     ),
+    ("ledger", "domain/decisions.py", "import asyncpg", "bulksms_ledger.domain.decisions -> asyncpg"),
+    (
+        "ledger",
+        "storage/account_sessions.py",
+        "from bulksms_ledger.engine import group_commit",
+        "bulksms_ledger.storage.account_sessions -> bulksms_ledger.engine.group_commit",
+    ),
 )
 
 

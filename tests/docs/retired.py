@@ -38,19 +38,19 @@ SERVICES = (CAMPAIGN, DISPATCHER, GATEWAY, LEDGER)
 RETIRED = (
     # Telling others.
     Retired(r"[Tt]ellers?\b|_teller", "publisher", still_in=(DISPATCHER,)),
-    Retired(r"told_by", "entry_version", still_in=(LEDGER,)),
+    Retired(r"told_by", "entry_version"),
     Retired(
         r"\b_?tell_|_tell\b|(?<!file\.)\btell\(|_TELL\b|\btold\(|_told\b|\btold_",
         "deliver, record",
-        still_in=(CAMPAIGN, DISPATCHER, LEDGER, BENCHMARKS, SPANNING),
+        still_in=(CAMPAIGN, DISPATCHER, BENCHMARKS, SPANNING),
     ),
     # The ledger's accounts in memory.
     Retired(r"\b[Dd]esks?\b", "gone", only=(LEDGER, BENCHMARKS)),
-    Retired(r"\bBooks?\b|\bbooks?\b", "account session", only=(LEDGER,), still_in=(LEDGER,)),
+    Retired(r"\bBooks?\b|\bbooks?\b", "account session", only=(LEDGER,)),
     Retired(r"\b[Dd]rafts?\b", "gone", only=(LEDGER,)),
     Retired(r"decided? ahead|deciding ahead|comes? true", "gone"),
-    Retired(r"\bpins?\b|\bpinned\b|PINS?\b", "lot allocation", only=(LEDGER, PROTOS), still_in=(LEDGER,)),
-    Retired(r"[Bb]ookkeep", "account writer (ledger)", still_in=(LEDGER, DISPATCHER, BENCHMARKS)),
+    Retired(r"\bpins?\b|\bpinned\b|PINS?\b", "lot allocation", only=(LEDGER, PROTOS)),
+    Retired(r"[Bb]ookkeep", "account writer (ledger)", still_in=(DISPATCHER,)),
     # Limits.
     Retired(r"[Jj]ourney", "in-flight request", still_in=(DISPATCHER,)),
     Retired(r"\b_?[Aa]rrivals\b|pacing.arrivals", "in-flight tracker", only=(DISPATCHER,), still_in=(DISPATCHER,)),
@@ -72,7 +72,7 @@ RETIRED = (
         r"(?i)settle",
         "record outcome; release slot; close reservation; disposition",
         only=(*SERVICES, PROTOS, "docs/", BENCHMARKS),
-        still_in=(CAMPAIGN, DISPATCHER, LEDGER, BENCHMARKS),
+        still_in=(CAMPAIGN, DISPATCHER, BENCHMARKS),
     ),
     # What the provider says.
     Retired(
@@ -85,7 +85,7 @@ RETIRED = (
         r"\bRefusals?\b",
         "Throttled; ProviderRejection; DomainRefusal",
         only=SERVICES,
-        still_in=(DISPATCHER, LEDGER, CAMPAIGN),
+        still_in=(DISPATCHER, CAMPAIGN),
     ),
     # Saying that there is work.
     Retired(r"\b_?[Bb]ells?\b|_bells?\b|\brings?\(", "signals", only=(CAMPAIGN,), still_in=(CAMPAIGN,)),
@@ -93,7 +93,7 @@ RETIRED = (
     Retired(
         r"(?i)\b_?wake_?\b|_wake\b|\bwake_|wakeups?\b|wake-ups?\b",
         "notify, signal",
-        still_in=(CAMPAIGN, DISPATCHER, LEDGER, SPANNING),
+        still_in=(CAMPAIGN, DISPATCHER, SPANNING),
     ),
     # Ambiguity.
     Retired(r"(?i)doubt", "unresolved", still_in=(CAMPAIGN, DISPATCHER, "docs/operations.md", SPANNING)),

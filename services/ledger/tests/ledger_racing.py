@@ -28,8 +28,8 @@ from servicekit.grpc.errors import from_rpc_error
 from .ledger_support import Ids, Tenant
 
 CLIENTS = 64
-HELD = (100_000, 100_000, 100_000)
-HELD_FOR_BATCHES = (10_000_000, 10_000_000, 5_000)  # the last one is soon exceeded
+RESERVED = (100_000, 100_000, 100_000)
+RESERVED_FOR_BATCHES = (10_000_000, 10_000_000, 5_000)  # the last one is soon exceeded
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -262,10 +262,12 @@ async def check(tenant: Tenant, racing: Sequence[Caller], url: str) -> None:
     assert deadlocks == 0
 
 
-async def begin(stubs: Sequence[LedgerServiceStub], ids: Ids, held: Sequence[int] = HELD) -> tuple[Tenant, list[str]]:
+async def begin(
+    stubs: Sequence[LedgerServiceStub], ids: Ids, reserved: Sequence[int] = RESERVED
+) -> tuple[Tenant, list[str]]:
     """An account that is soon short of credits, and its reservations, of so many units, that all callers share."""
-    tenant = await Tenant(stubs[0], ids).open(sum(held) + 500)
-    return tenant, [(await tenant.reserve(units)).reservation.reservation_id for units in held]
+    tenant = await Tenant(stubs[0], ids).open(sum(reserved) + 500)
+    return tenant, [(await tenant.reserve(units)).reservation.reservation_id for units in reserved]
 
 
 def clients(stubs: Sequence[LedgerServiceStub], shared: Sequence[str], number: int = CLIENTS) -> list[Caller]:
@@ -317,7 +319,7 @@ async def race_while_killing(
     """Race at two ledgers and kill one victim after the other in the middle of it; how many were acknowledged."""
     async with two_processes(url, folder) as (stubs, ledgers):
         if batches:  # enough for large groups at both ledgers
-            tenant, shared = await begin(stubs, ids, HELD_FOR_BATCHES)
+            tenant, shared = await begin(stubs, ids, RESERVED_FOR_BATCHES)
             racing = [*outboxes(stubs, shared, 8), *clients(stubs, shared, 1)]
             rounds, between = 1, 5000
         else:

@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
 from bulksms_ledger.app import SERVICE
-from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.servicer import LedgerServicer
+from bulksms_ledger.engine.account_writer import AccountWriter
+from bulksms_ledger.engine.group_commit import GroupCommit
+from bulksms_ledger.servicers.servicer import LedgerServicer
 from bulksms_ledger.settings import Settings
 from bulksms_ledger.storage.connections import open_database
 from servicekit.clock import Clock
@@ -163,9 +163,9 @@ async def serving(url: str, clock: Clock) -> AsyncIterator[LedgerServiceStub]:
         Settings, database_url=SecretStr(url), grpc_listen=Endpoint("127.0.0.1", 0), shutdown_grace_seconds=5
     )
     database = open_database(settings)
-    bookkeeper = Bookkeeper(database, clock)
-    group_commit = GroupCommit(bookkeeper.decide)
-    servicer = LedgerServicer(database, clock, bookkeeper, group_commit)
+    account_writer = AccountWriter(database, clock)
+    group_commit = GroupCommit(account_writer.decide)
+    servicer = LedgerServicer(database, clock, account_writer, group_commit)
     server = build_server(settings, [(add_LedgerServiceServicer_to_server, servicer, SERVICE)])
     async with running([database, group_commit, server]):
         channel = open_channel(server.address, default_timeout=timedelta(seconds=20))

@@ -1,4 +1,4 @@
-"""The auditor: finds what does not hold, wherever it is, says so once, and sees when it is mended."""
+"""The auditor: finds what differs, wherever it is, says so once, and sees when it is mended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_ledger.app import SERVICE
-from bulksms_ledger.workers.auditor import PIECE, Auditor
+from bulksms_ledger.use_cases.audit_round import PIECE
+from bulksms_ledger.workers.auditor import Auditor
 from devstack.health import is_serving
 from servicekit.clock import ManualClock
 from servicekit.database import Database
@@ -34,8 +35,8 @@ class Office:
         self.clock = clock
         self.auditor = Auditor(database, clock, self.report, rest=REST)
 
-    async def report(self, holds: bool) -> None:
-        self.reports.append(holds)
+    async def report(self, consistent: bool) -> None:
+        self.reports.append(consistent)
 
     async def round(self, times: int = 1) -> list[dict[str, object]]:
         """So many rounds, each when the account is due again; what was logged."""
@@ -73,18 +74,18 @@ async def test_whatever_is_changed_in_an_entry_is_found_new_or_old(
         version = 3 + number
         await behind_the_ledgers_back(ledger_url, f"UPDATE entries SET {column} = {change} WHERE version = $1", version)
         found = await office.round(2)
-        assert [line["event"] for line in found] == ["the ledger does not hold"], column
+        assert [line["event"] for line in found] == ["an account is inconsistent"], column
         assert f"entry {version}" in str(found[0]["differences"]), column
         await behind_the_ledgers_back(ledger_url, "DELETE FROM entries")
         await behind_the_ledgers_back(ledger_url, "INSERT INTO entries SELECT * FROM kept")
-        assert [line["event"] for line in await office.round(2)] == ["the ledger holds again"], column
+        assert [line["event"] for line in await office.round(2)] == ["the account is consistent again"], column
     assert office.reports == [False, True] * len(ENTRY_COLUMNS)
 
 
 CHANGES = [
     ("DELETE FROM entries WHERE version = 5", "entry 5 is missing"),
     ("DELETE FROM entries WHERE version = (SELECT max(version) FROM entries)", "the account stands at entry"),
-    ("UPDATE operations SET told_by = told_by + 1", "is not on record"),
+    ("UPDATE operations SET entry_version = entry_version + 1", "is not on record"),
     ("DELETE FROM operations WHERE content LIKE '%\"Refund\"%'", "is not on record"),
     ("UPDATE accounts SET available = available + 1", "the account has available, reserved, captured"),
     ("UPDATE accounts SET entry_hash = decode(repeat('ab', 32), 'hex')", "or with another hash"),
@@ -94,7 +95,7 @@ CHANGES = [
     ("UPDATE reservations SET state = 1, closed_at = NULL WHERE state = 2", "its state is not the one"),
     ("DELETE FROM reservations WHERE state = 2", "is in entries but not stored"),
     ("UPDATE lots SET available = 0", "the lots have 0 available"),
-    ("UPDATE reservations SET pins = '[]'", "its pins on lots do not add up"),
+    ("UPDATE reservations SET lot_allocations = '[]'", "its lot allocations do not add up"),
 ]  # fmt: skip
 TABLES = ("accounts", "lots", "reservations", "entries", "operations")
 
@@ -109,10 +110,10 @@ async def test_whatever_differs_from_the_entries_is_found_and_seen_to_be_mended(
     for statement, said in CHANGES:
         await behind_the_ledgers_back(ledger_url, statement)
         found = await office.round(3)
-        assert [line["event"] for line in found] == ["the ledger does not hold"], statement
+        assert [line["event"] for line in found] == ["an account is inconsistent"], statement
         assert said in str(found[0]["differences"]), statement
         await restore(ledger_url)
-        assert [line["event"] for line in await office.round(3)] == ["the ledger holds again"], statement
+        assert [line["event"] for line in await office.round(3)] == ["the account is consistent again"], statement
     assert office.reports == [True] + [False, True] * len(CHANGES)
 
 
@@ -183,7 +184,7 @@ async def test_a_ledger_that_does_not_hold_says_so_in_its_health_and_log_and_goe
         await behind_the_ledgers_back(ledger_url, "UPDATE entries SET units = 5 WHERE version = 1")
         await until(lambda: is_serving(port) and is_serving(port, SERVICE))
     log = process.log_path.read_text()
-    assert log.count("the ledger does not hold") == 1
+    assert log.count("an account is inconsistent") == 1
 
 
 async def until(condition: Callable[[], bool]) -> None:

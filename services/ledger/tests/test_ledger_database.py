@@ -94,7 +94,7 @@ async def connections_ended(connection: asyncpg.Connection) -> None:
         (["UPDATE reservations SET open_units = open_units - 1"], "reservations_units_add_up"),
         (["UPDATE reservations SET refunded = captured + 1"], "reservations_refunded_within_captured"),
         (["UPDATE reservations SET open_units = -1, captured = 51"], "reservations_parts_not_negative"),
-        (["UPDATE reservations SET state = 2, closed_at = now()"], "reservations_closed_holds_nothing"),
+        (["UPDATE reservations SET state = 2, closed_at = now()"], "reservations_closed_has_nothing_open"),
         (["UPDATE lots SET available = units + 1"], "lots_available_within_units"),
         ([account(5, 56), entry(5, moved=(-1, 2, 0, 0), after=(56, 30, 15))], "entries_postings_sum_to_zero"),
         ([account(6, 56), entry(6, moved=(-1, 1, 0, 0), after=(56, 30, 15))], "entries_continue"),
@@ -155,6 +155,28 @@ async def test_every_index_says_which_query_it_is_for(database: asyncpg.Connecti
     assert [row["name"] for row in silent] == []
 
 
+async def test_every_key_has_the_tenant_or_says_why_it_spans_tenants(database: asyncpg.Connection) -> None:
+    without = await database.fetch(
+        """
+        SELECT key.indexrelid::regclass::text AS name, obj_description(key.indexrelid) AS comment
+        FROM pg_index AS key JOIN pg_class AS keyed ON keyed.oid = key.indrelid
+        WHERE keyed.relnamespace = 'public'::regnamespace AND keyed.relname <> 'schema_version' AND key.indisunique
+            AND NOT EXISTS (
+                SELECT FROM pg_attribute
+                WHERE attrelid = key.indrelid AND attnum = ANY (key.indkey) AND attname = 'tenant_id')
+        """
+    )
+    assert {row["name"]: row["comment"].split(":")[0] for row in without} == {"operations_pkey": "Spans tenants"}
+    foreign = await database.fetch(
+        """
+        SELECT conname FROM pg_constraint
+        WHERE contype = 'f' AND NOT EXISTS (
+            SELECT FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY (conkey) AND attname = 'tenant_id')
+        """
+    )
+    assert foreign == []
+
+
 async def test_no_statement_reads_a_whole_table_though_it_was_planned_when_that_was_small(
     ledger_url: str, ids: Ids
 ) -> None:
@@ -202,11 +224,11 @@ async def test_a_reservation_is_found_by_its_key_though_statistics_know_other_te
         await connection.execute("ANALYZE")
         async with serving(ledger_url, ManualClock()) as stub:
             tenant = await Tenant(stub, ids).open(1000)
-            held = await asyncio.gather(*(tenant.reserve(2) for _ in range(500)))
+            reserved = await asyncio.gather(*(tenant.reserve(2) for _ in range(500)))
         before = await reservations_read()
         async with serving(ledger_url, ManualClock()) as stub:
             tenant = Tenant(stub, ids)
-            for answer in held[:10]:
+            for answer in reserved[:10]:
                 await tenant.capture(answer.reservation.reservation_id, 1)
                 await tenant.release(answer.reservation.reservation_id, 1)
         assert await reservations_read() - before < 100
@@ -230,15 +252,15 @@ async def test_the_queries_and_the_migrations_mean_the_same_tables(ledger_url: s
 
 
 async def test_operations_are_found_under_their_request_ids(database: asyncpg.Connection) -> None:
-    rows = await database.fetch("SELECT request_id, content, told_by FROM operations ORDER BY request_id")
+    rows = await database.fetch("SELECT request_id, content, entry_version FROM operations ORDER BY request_id")
     assert len(rows) == 6
-    kept = [row for row in rows if row["told_by"] is None]
+    kept = [row for row in rows if row["entry_version"] is None]
     assert all(UUID(str(row["request_id"])) and row["content"].startswith('{"operation":') for row in kept)
     # A capture's content is its entry's; it is not kept twice.
-    [capture] = [row for row in rows if row["told_by"] is not None]
+    [capture] = [row for row in rows if row["entry_version"] is not None]
     assert capture["content"] is None
     told = await database.fetchrow(
-        "SELECT request_id, kind FROM entries WHERE tenant_id = 'acme' AND version = $1", capture["told_by"]
+        "SELECT request_id, kind FROM entries WHERE tenant_id = 'acme' AND version = $1", capture["entry_version"]
     )
     assert tuple(told) == (capture["request_id"], 4)
 

@@ -17,7 +17,7 @@ async def test_a_callers_deadline_does_not_undo_what_is_being_decided(tenant: Te
     request = tenant.capture_request(reservation_id, 7)
     blocker = await asyncpg.connect(ledger_url)
     try:
-        # Somebody else holds the account: the group has begun and waits for the lock when the caller gives up.
+        # Somebody else has locked the account: the group has begun and waits for the lock when the caller gives up.
         async with blocker.transaction():
             await blocker.execute("SELECT FROM accounts WHERE tenant_id = 'acme' FOR UPDATE")
             call = asyncio.ensure_future(tenant.stub.Capture(request, timeout=1))

@@ -10,8 +10,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from bulksms_ledger.accounts import GENESIS_HASH
-from bulksms_ledger.entries import Entry, EntryKind, Evidence, canonical_bytes, chain_hash, postings
+from bulksms_ledger.domain.accounts import GENESIS_HASH
+from bulksms_ledger.domain.entries import Entry, EntryKind, Evidence, canonical_bytes, chain_hash, postings
 
 ENTRY = Entry(
     tenant_id="acme",

@@ -6,8 +6,8 @@ from datetime import timedelta
 from random import Random
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
-from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.group_commit import GroupCommit
+from bulksms_ledger.engine.account_writer import AccountWriter
+from bulksms_ledger.engine.group_commit import GroupCommit
 from bulksms_ledger.storage.reading import Reader
 from bulksms_ledger.workers.expiry import ExpiryWorker
 from servicekit.clock import ManualClock
@@ -83,7 +83,7 @@ async def test_the_worker_writes_off_what_nobody_asks_about(
     for name in names:
         await grant_for(await Tenant(tenant.stub, tenant.ids, name).open(7), clock, 5, timedelta(hours=1))
     database = Database(ledger_url, application_name="test")
-    group_commit = GroupCommit(Bookkeeper(database, clock).decide)
+    group_commit = GroupCommit(AccountWriter(database, clock).decide)
     worker = ExpiryWorker(Reader(database), group_commit, clock, Random(1))
     try:
         assert await worker.expire_once() is False

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.operations import Answer, AnyOperation, Decision, ExpireLots
+from bulksms_ledger.domain.operations import AnyOperation, Decision, ExpireLots, OperationResult
+from bulksms_ledger.engine.group_commit import GroupCommit
 from servicekit import errors
 from servicekit.errors import DomainError
 
@@ -38,7 +38,7 @@ class Decider:
         for number in numbers:
             if number in self.poison:
                 raise self.poison[number]
-        return [Decision(Answer(), replayed=bool(number % 2)) for number in numbers]
+        return [Decision(OperationResult(), replayed=bool(number % 2)) for number in numbers]
 
     async def let_one_through(self) -> None:
         """The group under way is decided; returns when the next one has begun."""

@@ -12,30 +12,30 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bulksms_ledger.accounts import Account, SubscriptionStatus
-from bulksms_ledger.books import Book
-from bulksms_ledger.entries import Entry
-from bulksms_ledger.lots import Lot
-from bulksms_ledger.operations import (
+from bulksms_ledger.domain.account_session import AccountSession
+from bulksms_ledger.domain.accounts import Account, SubscriptionStatus
+from bulksms_ledger.domain.entries import Entry
+from bulksms_ledger.domain.lots import Lot
+from bulksms_ledger.domain.operations import (
     AdjustCredits,
-    Answer,
     AnyOperation,
     Capture,
     Close,
     ExpireLots,
     GrantCredits,
     Operation,
+    OperationResult,
     Outcome,
-    Recorded,
+    RecordedOperation,
     Refund,
     Release,
     Reserve,
     SetSubscription,
     encode_outcome,
 )
-from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.reservations import Hold as StoredHold
-from bulksms_ledger.verification import StoredLot, Verification
+from bulksms_ledger.domain.refusals import DomainRefusal
+from bulksms_ledger.domain.reservations import AllocatedReservation
+from bulksms_ledger.domain.verification import StoredLot, Verification
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UNITS = st.integers(1, 30)
@@ -51,12 +51,12 @@ class Credit:
 
     expires_at: datetime | None
     lot: int
-    place: str = "available"  # available, captured, gone, or the number of the reservation that holds it
+    place: str = "available"  # available, captured, gone, or reserved or captured by the reservation of a number
     captured_by: int | None = None
 
 
 @dataclass
-class Hold:
+class Reserved:
     units: int
     released: int = 0
     captured: int = 0
@@ -72,7 +72,7 @@ class Model:
     active: bool = False
     active_until: datetime | None = None
     credits: list[Credit] = field(default_factory=list)
-    holds: dict[int, Hold] = field(default_factory=dict)
+    reservations: dict[int, Reserved] = field(default_factory=dict)
     refs: set[str] = field(default_factory=set)
     lots: int = 0
 
@@ -107,7 +107,7 @@ class Model:
         return reason
 
     def do(self, operation: Operation, number: int) -> str:  # noqa: C901, PLR0911, PLR0912 - one arm an operation
-        hold = self.holds.get(number)
+        reserved = self.reservations.get(number)
         match operation:
             case SetSubscription():
                 self.active = operation.status is SubscriptionStatus.ACTIVE
@@ -127,69 +127,69 @@ class Model:
                 for _ in range(-units):
                     self.pick("available", longest_lasting=False).place = "gone"
             case Reserve():
-                if hold is not None:
+                if reserved is not None:
                     return "RESERVATION_EXISTS"
                 if not self.active or (self.active_until is not None and self.active_until <= self.now):
                     return "SUBSCRIPTION_INACTIVE"
                 if self.count("available") < operation.units:
                     return "INSUFFICIENT_CREDITS"
                 for _ in range(operation.units):
-                    self.pick("available", longest_lasting=False).place = f"held {number}"
-                self.holds[number] = Hold(operation.units)
+                    self.pick("available", longest_lasting=False).place = f"reserved {number}"
+                self.reservations[number] = Reserved(operation.units)
             case ExpireLots():
                 pass
-            case _ if hold is None:
+            case _ if reserved is None:
                 return "RESERVATION_NOT_FOUND"
             case _:
-                return self.move(operation, number, hold)
+                return self.move(operation, number, reserved)
         return ""
 
-    def move(self, operation: Operation, number: int, hold: Hold) -> str:  # noqa: C901, PLR0912 - the same
-        held = f"held {number}"
+    def move(self, operation: Operation, number: int, reserved: Reserved) -> str:  # noqa: C901, PLR0912 - the same
+        open_place = f"reserved {number}"
         match operation:
-            case Capture() | Release() if hold.closed:
+            case Capture() | Release() if reserved.closed:
                 return "RESERVATION_STATE"
-            case Capture(units=units) | Release(units=units) if self.count(held) < units:
+            case Capture(units=units) | Release(units=units) if self.count(open_place) < units:
                 return "RESERVATION_EXCEEDED"
             case Capture(units=units):
                 for _ in range(units):
-                    self.pick(held, longest_lasting=False).place = f"captured {number}"
-                hold.captured += units
+                    self.pick(open_place, longest_lasting=False).place = f"captured {number}"
+                reserved.captured += units
             case Release(units=units):
                 for _ in range(units):
-                    self.pick(held, longest_lasting=True).place = "available"
-                hold.released += units
-            case Close() if hold.closed:
+                    self.pick(open_place, longest_lasting=True).place = "available"
+                reserved.released += units
+            case Close() if reserved.closed:
                 return "RESERVATION_STATE"
-            case Close() if operation.expected_captured != hold.captured:
+            case Close() if operation.expected_captured != reserved.captured:
                 return "CAPTURED_MISMATCH"
             case Close():
-                hold.released += self.count(held)
+                reserved.released += self.count(open_place)
                 for credit in self.credits:
-                    credit.place = "available" if credit.place == held else credit.place
-                hold.closed = True
+                    credit.place = "available" if credit.place == open_place else credit.place
+                reserved.closed = True
             case Refund(units=units):
-                if hold.captured - hold.refunded < units:
+                if reserved.captured - reserved.refunded < units:
                     return "REFUND_EXCEEDED"
                 for _ in range(units):
                     self.pick(f"captured {number}", longest_lasting=True).place = "available"
-                hold.refunded += units
+                reserved.refunded += units
         return ""
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Drives a book and the model together."""
+    """Drives a session and the model together."""
 
     @initialize()
     def open(self) -> None:
         self.model = Model()
         self.requests = 0
-        self.book = Book(Account("acme", START), lots=(), holds=(), operations=(), source_refs=())
+        self.session = AccountSession(Account("acme", START), lots=(), reservations=(), operations=(), source_refs=())
         # What earlier groups have left in the database.
         self.entries: list[Entry] = []
-        self.recorded: dict[UUID, Recorded] = {}
+        self.recorded: dict[UUID, RecordedOperation] = {}
         self.lots: dict[int, StoredLot] = {}
-        self.holds: dict[UUID, StoredHold] = {}
+        self.reservations: dict[UUID, AllocatedReservation] = {}
         self.first_answers: dict[UUID, tuple[Operation, Outcome]] = {}
         self.operate(
             SetSubscription(UUID(int=10**6), "acme", SubscriptionStatus.ACTIVE, None, "signed up"),
@@ -201,33 +201,33 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def write(self) -> None:
         """Do to what is stored what the group has come to."""
-        self.entries += self.book.entries
-        self.recorded |= {recorded.operation.request_id: recorded for recorded in self.book.recorded}
-        for entry, available in self.book.new_lots:
+        self.entries += self.session.entries
+        self.recorded |= {recorded.operation.request_id: recorded for recorded in self.session.recorded}
+        for entry, available in self.session.new_lots:
             self.lots[entry.version] = (entry.units, available, entry.expires_at)
-        for lot in self.book.changed_lots:
+        for lot in self.session.changed_lots:
             units, _, expires_at = self.lots[lot.version]
             self.lots[lot.version] = (units, lot.available, expires_at)
-        self.holds |= {hold.reservation.reservation_id: hold for hold in self.book.changed_holds}
+        self.reservations |= {one.reservation.reservation_id: one for one in self.session.changed_reservations}
 
     @rule()
     def begin_a_group(self) -> None:
         """The next group is decided on what is stored."""
         self.write()
         open_lots = [Lot(version, end, left) for version, (_, left, end) in self.lots.items() if left]
-        self.book = Book(
-            self.book.account,
+        self.session = AccountSession(
+            self.session.account,
             lots=tuple(
                 sorted(open_lots, key=lambda lot: (lot.expires_at or datetime.max.replace(tzinfo=UTC), lot.version))
             ),
-            holds=self.holds.values(),
+            reservations=self.reservations.values(),
             operations=self.recorded.values(),
             source_refs=[entry.source_ref for entry in self.entries if entry.source_ref],
         )
 
     def operate(self, operation: AnyOperation, number: int = -1) -> None:
-        decision = self.book.decide(operation, self.model.now)
-        reason = decision.outcome.reason.value if isinstance(decision.outcome, Refusal) else ""
+        decision = self.session.decide(operation, self.model.now)
+        reason = decision.outcome.reason.value if isinstance(decision.outcome, DomainRefusal) else ""
         known = self.first_answers.get(operation.request_id)
         if known is not None and known[0] == operation:
             assert decision.replayed
@@ -277,9 +277,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(request=REQUESTS, number=RESERVATIONS, off=st.sampled_from([0, 0, 0, 1]))
     def close(self, request: int | None, number: int, off: int) -> None:
-        hold = self.model.holds.get(number)
+        reserved = self.model.reservations.get(number)
         self.operate(
-            Close(self.request_id(request), "acme", UUID(int=number), (hold.captured if hold else 0) + off), number
+            Close(self.request_id(request), "acme", UUID(int=number), (reserved.captured if reserved else 0) + off),
+            number,
         )
 
     @rule(request=REQUESTS, number=RESERVATIONS, units=FEW_UNITS)
@@ -309,35 +310,35 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def both_say_the_same(self) -> None:
-        account, model = self.book.account, self.model
-        held = sum(model.count(f"held {number}") for number in model.holds)
-        captured = sum(model.count(f"captured {number}") for number in model.holds)
-        assert (account.available, account.reserved, account.captured) == (model.count("available"), held, captured)
+        account, model = self.session.account, self.model
+        reserved = sum(model.count(f"reserved {number}") for number in model.reservations)
+        captured = sum(model.count(f"captured {number}") for number in model.reservations)
+        assert (account.available, account.reserved, account.captured) == (model.count("available"), reserved, captured)
         assert account.balance(model.now).granted == sum(credit.place != "gone" for credit in model.credits)
-        changed = [hold.reservation for hold in self.book.changed_holds]
-        reservations = {int(id_): hold.reservation for id_, hold in self.holds.items()}
-        reservations |= {int(reservation.reservation_id): reservation for reservation in changed}
-        assert reservations.keys() == model.holds.keys()
-        for number, hold in model.holds.items():
-            reservation = reservations[number]
-            assert reservation.units == hold.units == reservation.open + reservation.captured + reservation.released
-            assert reservation.open == model.count(f"held {number}")
-            assert (reservation.captured, reservation.released) == (hold.captured, hold.released)
-            assert reservation.refunded == hold.refunded
+        changed = [one.reservation for one in self.session.changed_reservations]
+        stored = {int(id_): one.reservation for id_, one in self.reservations.items()}
+        stored |= {int(reservation.reservation_id): reservation for reservation in changed}
+        assert stored.keys() == model.reservations.keys()
+        for number, expected in model.reservations.items():
+            reservation = stored[number]
+            assert reservation.units == expected.units == reservation.open + reservation.captured + reservation.released
+            assert reservation.open == model.count(f"reserved {number}")
+            assert (reservation.captured, reservation.released) == (expected.captured, expected.released)
+            assert reservation.refunded == expected.refunded
 
     def teardown(self) -> None:
         """Everything is recomputed from the entries alone, to the bit."""
-        if not hasattr(self, "book"):
+        if not hasattr(self, "session"):
             return
         self.write()
         verification = Verification("acme")
         for entry in self.entries:
             verification.read(entry, entry.postings, on_record=entry.request_id in self.recorded)
-        verification.settle({id_: self.holds[id_] for id_ in verification.take_closed()})
-        verification.compare_reservations(verification.unsettled, self.holds)
-        verification.compare(self.book.account, self.lots, len(self.holds))
+        verification.forget_matching({id_: self.reservations[id_] for id_ in verification.take_closed()})
+        verification.compare_reservations(verification.remaining, self.reservations)
+        verification.compare(self.session.account, self.lots, len(self.reservations))
         assert verification.differences == []
-        assert isinstance(next(iter(self.first_answers.values()))[1], Answer)
+        assert isinstance(next(iter(self.first_answers.values()))[1], OperationResult)
 
 
 # BULKSMS_LEDGER_EXAMPLES=2000 is the nightly run; the default is the same sequences every time.

@@ -12,9 +12,9 @@ import grpc_testing
 import pytest
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
-from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.servicer import LedgerServicer
+from bulksms_ledger.engine.account_writer import AccountWriter
+from bulksms_ledger.engine.group_commit import GroupCommit
+from bulksms_ledger.servicers.servicer import LedgerServicer
 from servicekit.clock import ManualClock
 from servicekit.database import Database
 from servicekit.errors import DomainError
@@ -50,8 +50,8 @@ def testing_server(ledger_url: str, clock: ManualClock) -> Iterator[Any]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     database = Database(ledger_url, application_name="test")
-    bookkeeper = Bookkeeper(database, clock)
-    servicer = LedgerServicer(database, clock, bookkeeper, GroupCommit(bookkeeper.decide))
+    account_writer = AccountWriter(database, clock)
+    servicer = LedgerServicer(database, clock, account_writer, GroupCommit(account_writer.decide))
     try:
         yield grpc_testing.server_from_dictionary(
             {SERVICE: SyncAdapter(servicer, loop)}, grpc_testing.strict_real_time()

@@ -129,7 +129,7 @@ async def test_any_flipped_byte_of_a_hash_is_found(tenant: Tenant, ledger_url: s
     [
         ("DELETE FROM entries WHERE version = 5", "entry 5 is missing"),
         ("DELETE FROM entries WHERE version = (SELECT max(version) FROM entries)", "the account stands at entry"),
-        ("UPDATE operations SET told_by = told_by + 1", "is not on record"),
+        ("UPDATE operations SET entry_version = entry_version + 1", "is not on record"),
         ("DELETE FROM operations WHERE content LIKE '%\"Refund\"%'", "is not on record"),
         ("UPDATE accounts SET available = available + 1", "the account has available, reserved, captured"),
         ("UPDATE accounts SET entry_hash = decode(repeat('ab', 32), 'hex')", "or with another hash"),
@@ -138,7 +138,7 @@ async def test_any_flipped_byte_of_a_hash_is_found(tenant: Tenant, ledger_url: s
         ("DELETE FROM reservations WHERE state = 2", "is in entries but not stored"),
         ("UPDATE lots SET available = 0", "lot 1 is stored otherwise"),
         ("UPDATE lots SET expires_at = now() WHERE version = 1", "lot 1 is stored otherwise"),
-        ("UPDATE reservations SET pins = '[]'", "pins"),
+        ("UPDATE reservations SET lot_allocations = '[]'", "allocations"),
     ],
 )  # fmt: skip
 async def test_whatever_differs_from_the_entries_is_found(
@@ -151,7 +151,7 @@ async def test_whatever_differs_from_the_entries_is_found(
     assert any(said in difference for difference in verified.differences), list(verified.differences)
 
 
-async def test_not_more_than_100_differences_are_told(tenant: Tenant, ledger_url: str) -> None:
+async def test_not_more_than_100_differences_are_listed(tenant: Tenant, ledger_url: str) -> None:
     await tenant.open()
     for _ in range(60):
         await tenant.grant(1)

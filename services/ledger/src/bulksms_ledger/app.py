@@ -9,9 +9,9 @@ from random import SystemRandom
 from typing import Final
 
 from bulksms.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
-from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.servicer import LedgerServicer
+from bulksms_ledger.engine.account_writer import AccountWriter
+from bulksms_ledger.engine.group_commit import GroupCommit
+from bulksms_ledger.servicers.servicer import LedgerServicer
 from bulksms_ledger.settings import Settings
 from bulksms_ledger.storage.connections import open_database
 from bulksms_ledger.storage.reading import Reader
@@ -32,20 +32,20 @@ async def build(settings: Settings) -> Sequence[Component]:
     clock = SystemClock()
     database = open_database(settings)
     # The rest of the pool is for reading: a storm of decisions on many accounts must not starve it.
-    bookkeeper = Bookkeeper(database, clock, writing_at_once=max(1, settings.database_pool_size - 2))
+    account_writer = AccountWriter(database, clock, writing_at_once=max(1, settings.database_pool_size - 2))
     group_commit = GroupCommit(
-        bookkeeper.decide,
+        account_writer.decide,
         group_max=settings.group_operations_max,
         waiting_max=settings.waiting_operations_max,
     )
     expiry = ExpiryWorker(Reader(database), group_commit, clock, SystemRandom())
     server = build_server(
         settings,
-        [(add_LedgerServiceServicer_to_server, LedgerServicer(database, clock, bookkeeper, group_commit), SERVICE)],
+        [(add_LedgerServiceServicer_to_server, LedgerServicer(database, clock, account_writer, group_commit), SERVICE)],
     )
 
-    async def report_health(holds: bool) -> None:  # noqa: FBT001 - the auditor's way to call it
-        if holds or not settings.audit_turns_health:
+    async def report_health(consistent: bool) -> None:  # noqa: FBT001 - the auditor's way to call it
+        if consistent or not settings.audit_turns_health:
             await server.report_serving()
         else:
             await server.report_not_serving()
@@ -64,10 +64,10 @@ async def build(settings: Settings) -> Sequence[Component]:
     return [
         database,
         group_commit,
-        PeriodicWorker("ledger.expiry", settings.expiry_interval, expiry.expire_once),
+        PeriodicWorker("bulksms.ledger.expiry", settings.expiry_interval, expiry.expire_once),
         server,
         # Behind the server, whose health it changes.
-        PeriodicWorker("ledger.auditor", settings.audit_interval, audit_once),
+        PeriodicWorker("bulksms.ledger.auditor", settings.audit_interval, audit_once),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from bulksms_ledger.settings import Settings
 from bulksms_ledger.storage.reading import Reader
-from bulksms_ledger.storage.verifying import verify_account
+from bulksms_ledger.use_cases.account_verification import verify_account
 from servicekit import errors, logs
 from servicekit.database import Database
 from servicekit.errors import DomainError

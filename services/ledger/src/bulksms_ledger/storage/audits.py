@@ -10,7 +10,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_ledger.audits import Audit, Movements, Totals
+from bulksms_ledger.domain.audits import Audit, Movements, Totals
+from bulksms_ledger.domain.entries import EntryKind
+from bulksms_ledger.domain.reservations import ReservationState
 from servicekit.database import Database
 
 # Entries of one reservation that are summed up at most; what has more is covered by the totals and by `rebuild`.
@@ -19,7 +21,7 @@ ABANDONED_MAX: Final = 100
 
 
 async def claim(connection: AsyncConnection, due_before: datetime) -> Audit | None:
-    """The account not audited for longest, if it is due; held until the transaction ends.
+    """The account not audited for longest, if it is due; locked until the transaction ends.
 
     The whole audit sees the instant of this statement; another replica that is at the account already is passed by.
     """
@@ -57,9 +59,9 @@ async def movements(
 
 
 async def totals(connection: AsyncConnection, tenant_id: str) -> Totals:
-    """What lots have and open reservations hold; both are read through indexes of the open ones only."""
+    """What lots have available and reservations open; both are read through indexes of the open ones only."""
     row = (await connection.execute(_TOTALS, {"tenant_id": tenant_id})).one()
-    return Totals(int(row.in_lots), int(row.held))
+    return Totals(int(row.in_lots), int(row.reserved))
 
 
 async def captured(connection: AsyncConnection, tenant_id: str) -> int:
@@ -69,7 +71,7 @@ async def captured(connection: AsyncConnection, tenant_id: str) -> int:
 
 async def abandoned(connection: AsyncConnection, tenant_id: str, untouched_since: datetime) -> tuple[UUID, ...]:
     """Open reservations without an entry since an instant, oldest first."""
-    parameters = {"tenant_id": tenant_id, "untouched_since": untouched_since, "most": ABANDONED_MAX}
+    parameters = {"tenant_id": tenant_id, "untouched_since": untouched_since, "limit": ABANDONED_MAX}
     return tuple((await connection.execute(_ABANDONED, parameters)).scalars())
 
 
@@ -94,17 +96,16 @@ UPDATE audits SET
 WHERE tenant_id = :tenant_id
 """)
 
-# Kinds: 3 reserve, 4 capture, 5 release, 6 close, 7 refund.
 _MOVEMENTS: Final = text(f"""
 SELECT asked.reservation_id, moved.*
 FROM unnest(CAST(:reservation_ids AS uuid[])) AS asked (reservation_id)
 CROSS JOIN LATERAL (
     SELECT count(*) AS entries,
-        coalesce(sum(units) FILTER (WHERE kind = 3), 0) AS reserved,
-        coalesce(sum(units) FILTER (WHERE kind = 4), 0) AS captured,
-        coalesce(sum(units) FILTER (WHERE kind IN (5, 6)), 0) AS released,
-        coalesce(sum(units) FILTER (WHERE kind = 7), 0) AS refunded,
-        count(*) FILTER (WHERE kind = 6) AS closes
+        coalesce(sum(units) FILTER (WHERE kind = {EntryKind.RESERVE:d}), 0) AS reserved,
+        coalesce(sum(units) FILTER (WHERE kind = {EntryKind.CAPTURE:d}), 0) AS captured,
+        coalesce(sum(units) FILTER (WHERE kind IN ({EntryKind.RELEASE:d}, {EntryKind.CLOSE:d})), 0) AS released,
+        coalesce(sum(units) FILTER (WHERE kind = {EntryKind.REFUND:d}), 0) AS refunded,
+        count(*) FILTER (WHERE kind = {EntryKind.CLOSE:d}) AS closes
     FROM (
         SELECT kind, units FROM entries
         WHERE tenant_id = :tenant_id AND entries.reservation_id = asked.reservation_id
@@ -113,25 +114,28 @@ CROSS JOIN LATERAL (
 ) AS moved
 """)
 
-_TOTALS: Final = text("""
+_TOTALS: Final = text(f"""
 SELECT
     (SELECT coalesce(sum(available), 0) FROM lots WHERE tenant_id = :tenant_id AND available > 0) AS in_lots,
-    (SELECT coalesce(sum(open_units), 0) FROM reservations WHERE tenant_id = :tenant_id AND state = 1) AS held
+    (
+        SELECT coalesce(sum(open_units), 0) FROM reservations
+        WHERE tenant_id = :tenant_id AND state = {ReservationState.OPEN:d}
+    ) AS reserved
 """)
 
 _CAPTURED: Final = text("""
 SELECT coalesce(sum(captured - refunded), 0) FROM reservations WHERE tenant_id = :tenant_id
 """)
 
-_ABANDONED: Final = text("""
+_ABANDONED: Final = text(f"""
 SELECT reservation_id FROM reservations
-WHERE tenant_id = :tenant_id AND state = 1 AND created_at < :untouched_since
+WHERE tenant_id = :tenant_id AND state = {ReservationState.OPEN:d} AND created_at < :untouched_since
     AND (
         SELECT entries.created_at FROM entries
         WHERE entries.tenant_id = reservations.tenant_id AND entries.reservation_id = reservations.reservation_id
         ORDER BY entries.version DESC LIMIT 1
     ) < :untouched_since
-ORDER BY opened_version LIMIT :most
+ORDER BY opened_version LIMIT :limit
 """)
 
 _FINDINGS: Final = text("""

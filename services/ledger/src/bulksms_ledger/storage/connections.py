@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from bulksms_ledger.settings import Settings
 from servicekit.database import Database
+from servicekit.settings import ServiceSettings
 
 # Every statement here has an index that gives its rows one by one, in the order asked for. A plan made while a table
 # was small reads all of it, and is kept until the table is analyzed again, up to a minute later: a young ledger took
@@ -13,6 +13,6 @@ from servicekit.database import Database
 _ROW_BY_ROW: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 
 
-def open_database(settings: Settings, application_name: str = "ledger") -> Database:
+def open_database(settings: ServiceSettings, application_name: str = "ledger") -> Database:
     """The ledger's database, not yet connected to."""
     return Database.from_settings(settings, application_name=application_name, server_settings=_ROW_BY_ROW)

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import RowMapping, Select, literal, select, text
 
-from bulksms_ledger.accounts import Account, Balance
-from bulksms_ledger.entries import Entry
-from bulksms_ledger.reservations import Reservation, ReservationState
+from bulksms_ledger.domain.accounts import Account, Balance
+from bulksms_ledger.domain.entries import Entry
+from bulksms_ledger.domain.reservations import Reservation, ReservationState
 from bulksms_ledger.storage.rows import account_from_row, entry_from_row, reservation_from_row
 from bulksms_ledger.storage.tables import accounts, entries, lots, reservations
 from servicekit.database import Database

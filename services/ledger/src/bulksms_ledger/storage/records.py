@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from bulksms_ledger.entries import MOVES, Entry
-from bulksms_ledger.operations import Answer, Recorded, encode_content, encode_outcome
+from bulksms_ledger.domain.entries import MOVES, Entry
+from bulksms_ledger.domain.operations import OperationResult, RecordedOperation, encode_content, encode_outcome
 from bulksms_ledger.storage.rows import encode_json
 
 ENTRY_COLUMNS: Final = (
@@ -15,7 +15,7 @@ ENTRY_COLUMNS: Final = (
     "request_id", "reason", "source_ref", "expires_at", "evidence", "created_at", "hash",
 )  # fmt: skip
 OPERATION_COLUMNS: Final = (
-    "request_id", "tenant_id", "created_at", "told_by", "captured", "released", "refunded", "content", "outcome",
+    "request_id", "tenant_id", "created_at", "entry_version", "captured", "released", "refunded", "content", "outcome",
 )  # fmt: skip
 
 
@@ -47,15 +47,19 @@ def entry_record(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-def operation_record(recorded: Recorded, now: datetime) -> tuple[Any, ...]:
+def operation_record(recorded: RecordedOperation, now: datetime) -> tuple[Any, ...]:
     """A row of OPERATION_COLUMNS; of a capture carried out its entry says what was asked for."""
     operation, outcome = recorded.operation, recorded.outcome
-    if recorded.told_by and isinstance(outcome, Answer) and (reservation := outcome.reservation) is not None:
+    if (
+        recorded.entry_version
+        and isinstance(outcome, OperationResult)
+        and (reservation := outcome.reservation) is not None
+    ):
         return (
             operation.request_id,
             operation.tenant_id,
             now,
-            recorded.told_by,
+            recorded.entry_version,
             reservation.captured,
             reservation.released,
             reservation.refunded,

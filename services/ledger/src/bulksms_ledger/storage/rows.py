@@ -6,10 +6,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from bulksms_ledger.accounts import Account, Subscription, SubscriptionStatus
-from bulksms_ledger.entries import Entry, EntryKind, Evidence
-from bulksms_ledger.lots import Pins
-from bulksms_ledger.reservations import Hold, Reservation, ReservationState
+from bulksms_ledger.domain.accounts import Account, Subscription, SubscriptionStatus
+from bulksms_ledger.domain.entries import Entry, EntryKind, Evidence
+from bulksms_ledger.domain.lots import LotAllocations
+from bulksms_ledger.domain.reservations import AllocatedReservation, Reservation, ReservationState
 
 
 class Row(Protocol):
@@ -60,9 +60,9 @@ def reservation_from_row(row: Row) -> Reservation:
     )
 
 
-def hold_from_row(row: Row) -> Hold:
-    """The reservation of a `reservations` row with its pins."""
-    return Hold(reservation_from_row(row), msgspec.convert(row["pins"], Pins))
+def allocated_reservation_from_row(row: Row) -> AllocatedReservation:
+    """The reservation of a `reservations` row with its lot allocations."""
+    return AllocatedReservation(reservation_from_row(row), msgspec.convert(row["lot_allocations"], LotAllocations))
 
 
 def entry_from_row(row: Row) -> Entry:

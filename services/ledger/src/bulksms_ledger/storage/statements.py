@@ -1,4 +1,4 @@
-"""The statements that books are locked, loaded and saved with; parameters as asyncpg numbers them."""
+"""The statements that account sessions are locked, loaded and saved with; parameters as asyncpg numbers them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CASE WHEN content IS NOT NULL THEN json_build_object('operation', content::json,
         'operation', json_strip_nulls(json_build_object(
             'operation', 'Capture', 'request_id', operations.request_id, 'tenant_id', operations.tenant_id,
             'reservation_id', entries.reservation_id, 'units', entries.units, 'evidence', entries.evidence::json)),
-        'outcome', json_build_object('outcome', 'answer', 'reservation', json_build_object(
+        'outcome', json_build_object('outcome', 'result', 'reservation', json_build_object(
             'reservation_id', reservations.reservation_id, 'tenant_id', reservations.tenant_id,
             'campaign_id', reservations.campaign_id, 'units', reservations.units,
             'open', reservations.units - operations.captured - operations.released,
             'opened_version', reservations.opened_version, 'created_at', reservations.created_at,
             'captured', operations.captured, 'released', operations.released, 'refunded', operations.refunded)))
     FROM entries JOIN reservations USING (tenant_id, reservation_id)
-    WHERE entries.tenant_id = operations.tenant_id AND entries.version = operations.told_by)
+    WHERE entries.tenant_id = operations.tenant_id AND entries.version = operations.entry_version)
 END
 """
 
@@ -40,20 +40,20 @@ FIND_OPERATIONS: Final = f"SELECT ({_RECORDED})::text FROM operations WHERE requ
 # All that a group of operations needs, as one JSON document whose names are those of the domain's values: four
 # statements would wait for the network four times. Lots come in the order they are used up: earliest expiry first,
 # then as they came in.
-LOAD_BOOK: Final = f"""
+LOAD_SESSION: Final = f"""
 SELECT json_build_object(
     'lots', ARRAY(
         SELECT json_build_object('version', version, 'expires_at', expires_at, 'available', available)
         FROM lots WHERE tenant_id = $1 AND available > 0
         ORDER BY lots.expires_at NULLS LAST, lots.version),
-    'holds', ARRAY(
+    'reservations', ARRAY(
         SELECT json_build_object(
             'reservation', json_build_object(
                 'reservation_id', reservation_id, 'tenant_id', tenant_id, 'campaign_id', campaign_id, 'units', units,
                 'open', open_units, 'opened_version', opened_version, 'created_at', created_at,
                 'captured', captured, 'released', released, 'refunded', refunded, 'state', state,
                 'closed_at', closed_at),
-            'pins', pins)
+            'allocations', lot_allocations)
         FROM reservations WHERE tenant_id = $1 AND reservation_id = ANY ($2::uuid[])),
     'operations', ARRAY(
         SELECT {_RECORDED}
@@ -86,13 +86,13 @@ WHERE lots.tenant_id = $1 AND lots.version = changed.version
 UPSERT_RESERVATIONS: Final = """
 INSERT INTO reservations (
     tenant_id, reservation_id, campaign_id, state, units, open_units, captured, released, refunded,
-    opened_version, pins, created_at, closed_at)
+    opened_version, lot_allocations, created_at, closed_at)
 SELECT $1, * FROM unnest(
     $2::uuid[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
     $10::bigint[], $11::jsonb[], $12::timestamptz[], $13::timestamptz[])
 ON CONFLICT (tenant_id, reservation_id) DO UPDATE SET
     state = excluded.state, open_units = excluded.open_units, captured = excluded.captured,
-    released = excluded.released, refunded = excluded.refunded, pins = excluded.pins,
+    released = excluded.released, refunded = excluded.refunded, lot_allocations = excluded.lot_allocations,
     closed_at = excluded.closed_at
 """
 

@@ -33,8 +33,8 @@ accounts: Final = Table(
 subscription_events: Final = Table(
     "subscription_events",
     METADATA,
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("event_id", BigInteger, primary_key=True),
-    Column("tenant_id", _BYTE_ORDER, nullable=False),
     Column("request_id", Uuid, nullable=False),
     Column("status", SmallInteger, nullable=False),
     Column("active_until", _INSTANT),
@@ -55,7 +55,7 @@ lots: Final = Table(
     Column("created_at", _INSTANT, nullable=False),
 )
 
-# units = open_units + captured + released; `pins` says of which lots.
+# units = open_units + captured + released; `lot_allocations` says of which lots.
 reservations: Final = Table(
     "reservations",
     METADATA,
@@ -69,7 +69,7 @@ reservations: Final = Table(
     Column("released", BigInteger, nullable=False),
     Column("refunded", BigInteger, nullable=False),
     Column("opened_version", BigInteger, nullable=False),
-    Column("pins", JSONB, nullable=False),
+    Column("lot_allocations", JSONB, nullable=False),
     Column("created_at", _INSTANT, nullable=False),
     Column("closed_at", _INSTANT),
 )
@@ -100,9 +100,9 @@ entries: Final = Table(
     Column("hash", LargeBinary, nullable=False),
 )
 
-# Every request decided, append-only: its content tells a repeat from a reuse of the id, its outcome is its answer for
-# ever. Of a capture carried out the entry `told_by` says what was asked for; only its reservation's figures after it
-# are kept here.
+# Every request decided, append-only: its content tells a repeat from a reuse of the id, its outcome is what it is
+# answered with for ever. Of a capture carried out the entry `entry_version` says what was asked for; only its
+# reservation's figures after it are kept here.
 operations: Final = Table(
     "operations",
     METADATA,
@@ -111,13 +111,13 @@ operations: Final = Table(
     Column("content", Text),
     Column("outcome", Text),
     Column("created_at", _INSTANT, nullable=False),
-    Column("told_by", BigInteger),
+    Column("entry_version", BigInteger),
     Column("captured", BigInteger),
     Column("released", BigInteger),
     Column("refunded", BigInteger),
 )
 
-# How far each account has been audited, shared by the auditors of all replicas; what did not hold, and since when.
+# How far each account has been audited, shared by the auditors of all replicas; what differed, and since when.
 audits: Final = Table(
     "audits",
     METADATA,

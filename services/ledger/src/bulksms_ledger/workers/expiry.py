@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.operations import ExpireLots
+from bulksms_ledger.domain.operations import ExpireLots
+from bulksms_ledger.engine.group_commit import GroupCommit
 from bulksms_ledger.storage.reading import Reader
 from servicekit.clock import Clock
 from servicekit.ids import uuid7

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
-from bulksms_ledger.accounts import SubscriptionStatus
-from bulksms_ledger.entries import Evidence
-from bulksms_ledger.operations import (
+from bulksms_ledger.domain.accounts import SubscriptionStatus
+from bulksms_ledger.domain.entries import Evidence
+from bulksms_ledger.domain.operations import (
     AdjustCredits,
     Capture,
     Close,

@@ -1,4 +1,4 @@
-"""Refusals: every reason an operation is turned down for, and what the caller can change."""
+"""Domain refusals: every reason an operation is turned down for, and what the caller can change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from bulksms_ledger.accounts import Account, Subscription, SubscriptionStatus
+from bulksms_ledger.domain.accounts import Account, Subscription, SubscriptionStatus
 
 
 class RefusalReason(StrEnum):
@@ -29,7 +29,7 @@ class RefusalReason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
 
 
-class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="outcome", tag="refusal"):
+class DomainRefusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="outcome", tag="refusal"):
     """An operation turned down: why, in words that say what to change, and the figures behind it."""
 
     reason: RefusalReason
@@ -43,99 +43,101 @@ class Refusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_fie
         return self.reason not in _NOT_KEPT
 
 
-# No account, no book to keep it in; the others are about the request itself, not a decision on the account.
+# No account, no session to keep it in; the others are about the request itself, not a decision on the account.
 _NOT_KEPT: Final = frozenset(
     {RefusalReason.INVALID_ARGUMENT, RefusalReason.ACCOUNT_NOT_FOUND, RefusalReason.REQUEST_ID_REUSED}
 )
 
 
-def invalid_argument(field: str, message: str) -> Refusal:
+def invalid_argument(field: str, message: str) -> DomainRefusal:
     """A field that only turns out wrong when it is looked at beside the account or the clock."""
-    return Refusal(RefusalReason.INVALID_ARGUMENT, message, field=field)
+    return DomainRefusal(RefusalReason.INVALID_ARGUMENT, message, field=field)
 
 
-def account_not_found(tenant_id: str) -> Refusal:
+def account_not_found(tenant_id: str) -> DomainRefusal:
     """The tenant has no account."""
     message = f"Tenant {tenant_id} has no account: open one with CreateAccount, or correct tenant_id."
-    return Refusal(RefusalReason.ACCOUNT_NOT_FOUND, message, {"tenant_id": tenant_id})
+    return DomainRefusal(RefusalReason.ACCOUNT_NOT_FOUND, message, {"tenant_id": tenant_id})
 
 
-def reservation_not_found(tenant_id: str, reservation_id: UUID) -> Refusal:
+def reservation_not_found(tenant_id: str, reservation_id: UUID) -> DomainRefusal:
     """The account has no such reservation."""
     message = f"Tenant {tenant_id} has no reservation {reservation_id}: reserve first, or correct reservation_id."
     metadata = {"tenant_id": tenant_id, "reservation_id": str(reservation_id)}
-    return Refusal(RefusalReason.RESERVATION_NOT_FOUND, message, metadata)
+    return DomainRefusal(RefusalReason.RESERVATION_NOT_FOUND, message, metadata)
 
 
-def reservation_exists(reservation_id: UUID) -> Refusal:
+def reservation_exists(reservation_id: UUID) -> DomainRefusal:
     """Another request made a reservation of this id."""
     message = (
         f"Reservation {reservation_id} was made by another request: "
         "repeat that one with its own request_id, or choose a new reservation_id."
     )
-    return Refusal(RefusalReason.RESERVATION_EXISTS, message, {"reservation_id": str(reservation_id)})
+    return DomainRefusal(RefusalReason.RESERVATION_EXISTS, message, {"reservation_id": str(reservation_id)})
 
 
-def reservation_closed(reservation_id: UUID) -> Refusal:
-    """The reservation has ended; nothing is held any more."""
-    message = f"Reservation {reservation_id} is closed, nothing is held under it any more: reserve anew."
+def reservation_closed(reservation_id: UUID) -> DomainRefusal:
+    """The reservation has ended; nothing is reserved any more."""
+    message = f"Reservation {reservation_id} is closed, nothing is reserved by it any more: reserve anew."
     metadata = {"reservation_id": str(reservation_id), "state": "CLOSED"}
-    return Refusal(RefusalReason.RESERVATION_STATE, message, metadata)
+    return DomainRefusal(RefusalReason.RESERVATION_STATE, message, metadata)
 
 
-def reservation_exceeded(units: int, open_units: int) -> Refusal:
-    """More than is still held."""
-    message = f"{_credits(open_units)} still held by the reservation, {units} asked for: ask for at most {open_units}."
+def reservation_exceeded(units: int, open_units: int) -> DomainRefusal:
+    """More than is still open."""
+    message = f"{_credits(open_units)} still open in the reservation, {units} asked for: ask for at most {open_units}."
     metadata = {"required": str(units), "open": str(open_units)}
-    return Refusal(RefusalReason.RESERVATION_EXCEEDED, message, metadata)
+    return DomainRefusal(RefusalReason.RESERVATION_EXCEEDED, message, metadata)
 
 
-def refund_exceeded(units: int, refundable: int) -> Refusal:
+def refund_exceeded(units: int, refundable: int) -> DomainRefusal:
     """More than was captured and not refunded yet."""
     message = f"{_credits(refundable)} captured and not refunded yet, {units} asked for: refund at most {refundable}."
-    return Refusal(RefusalReason.REFUND_EXCEEDED, message, {"required": str(units), "refundable": str(refundable)})
+    return DomainRefusal(
+        RefusalReason.REFUND_EXCEEDED, message, {"required": str(units), "refundable": str(refundable)}
+    )
 
 
-def captured_mismatch(expected: int, captured: int) -> Refusal:
+def captured_mismatch(expected: int, captured: int) -> DomainRefusal:
     """The caller and the ledger count differently."""
     message = (
         f"The caller counts {expected} captured credits, the ledger {captured}: wait for captures under way or "
         "correct expected_captured, then close with a new request_id."
     )
     metadata = {"expected": str(expected), "captured": str(captured)}
-    return Refusal(RefusalReason.CAPTURED_MISMATCH, message, metadata)
+    return DomainRefusal(RefusalReason.CAPTURED_MISMATCH, message, metadata)
 
 
-def insufficient_credits(required: int, available: int) -> Refusal:
+def insufficient_credits(required: int, available: int) -> DomainRefusal:
     """More than the account has."""
     message = (
         f"{_credits(available)} available, {required} needed: grant {required - available} more or ask for fewer, "
         "then try with a new request_id."
     )
     metadata = {"required": str(required), "available": str(available)}
-    return Refusal(RefusalReason.INSUFFICIENT_CREDITS, message, metadata)
+    return DomainRefusal(RefusalReason.INSUFFICIENT_CREDITS, message, metadata)
 
 
-def subscription_inactive(account: Account) -> Refusal:
+def subscription_inactive(account: Account) -> DomainRefusal:
     """The tenant may not send."""
     tenant_id = account.tenant_id
     cure = "set an active one with SetSubscription, then try with a new request_id."
     message = f"Tenant {tenant_id} {_subscription_state(account.subscription)}: {cure}"
-    return Refusal(RefusalReason.SUBSCRIPTION_INACTIVE, message, {"tenant_id": tenant_id})
+    return DomainRefusal(RefusalReason.SUBSCRIPTION_INACTIVE, message, {"tenant_id": tenant_id})
 
 
-def source_ref_used(source_ref: str) -> Refusal:
+def source_ref_used(source_ref: str) -> DomainRefusal:
     """The purchase has been granted under another request id."""
     message = f"source_ref {source_ref!r} has been granted already, by another request: nothing is left to do."
-    return Refusal(RefusalReason.SOURCE_REF_USED, message, {"source_ref": source_ref})
+    return DomainRefusal(RefusalReason.SOURCE_REF_USED, message, {"source_ref": source_ref})
 
 
-def request_id_reused(request_id: UUID, differs: Sequence[str]) -> Refusal:
+def request_id_reused(request_id: UUID, differs: Sequence[str]) -> DomainRefusal:
     """The request id belongs to an operation of other content."""
     names = ", ".join(differs)
     message = f"request_id {request_id} belongs to another operation, which differs in {names}: use a new request_id."
     metadata = {"request_id": str(request_id), "differs": ",".join(differs)}
-    return Refusal(RefusalReason.REQUEST_ID_REUSED, message, metadata)
+    return DomainRefusal(RefusalReason.REQUEST_ID_REUSED, message, metadata)
 
 
 def _subscription_state(subscription: Subscription | None) -> str:

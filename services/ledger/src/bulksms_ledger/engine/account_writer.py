@@ -1,4 +1,4 @@
-"""Bookkeeping: decides operations on one account in one transaction, repeated until it is known what became of it."""
+"""Account writer: decides operations on one account in one transaction, repeated until its outcome is known."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
-from bulksms_ledger import refusals
-from bulksms_ledger.books import Book
-from bulksms_ledger.operations import (
-    Answer,
+from bulksms_ledger.domain import refusals
+from bulksms_ledger.domain.account_session import AccountSession
+from bulksms_ledger.domain.operations import (
     AnyOperation,
     CreateAccount,
     Decision,
+    OperationResult,
     differing_fields,
     encode_outcome,
 )
-from bulksms_ledger.storage.books import (
+from bulksms_ledger.storage.account_sessions import (
     RawConnection,
     create_account,
     find_operations,
-    load_book,
+    load_session,
     lock_account,
-    save_book,
+    save_session,
 )
 from servicekit import errors
 from servicekit.clock import Clock
@@ -39,7 +39,7 @@ _OPERATIONS_KEY: Final = "operations_pkey"
 _SLICE: Final = 50  # operations decided before the event loop has its turn: some 0.5 ms
 
 
-class Bookkeeper:
+class AccountWriter:
     """Decides groups of operations, each group on one account, under the account's lock.
 
     A transaction holds the lock of one account only, so no two can wait for each other in a circle. At most
@@ -59,10 +59,10 @@ class Bookkeeper:
             if account is None:
                 refusal = refusals.account_not_found(tenant_id)
                 return [Decision(refusal, replayed=False) for _ in operations]
-            book = await load_book(connection, account, operations)
+            session = await load_session(connection, account, operations)
             now = self._clock.now()
-            decisions = await _decide_in_slices(book, operations, now)
-            await save_book(connection, book, now)
+            decisions = await _decide_in_slices(session, operations, now)
+            await save_session(connection, session, now)
             return decisions
 
         async with self._writing_at_once:
@@ -76,7 +76,7 @@ class Bookkeeper:
                 if known.operation != operation:
                     differs = differing_fields(known.operation, operation)
                     return Decision(refusals.request_id_reused(operation.request_id, differs), replayed=False)
-            outcome = Answer()
+            outcome = OperationResult()
             created = await create_account(connection, operation, encode_outcome(outcome), self._clock.now())
             return Decision(outcome, replayed=not created)
 
@@ -102,12 +102,14 @@ class Bookkeeper:
             ) from None
 
 
-async def _decide_in_slices(book: Book, operations: Sequence[AnyOperation], now: datetime) -> list[Decision]:
+async def _decide_in_slices(
+    session: AccountSession, operations: Sequence[AnyOperation], now: datetime
+) -> list[Decision]:
     decisions: list[Decision] = []
     for start in range(0, len(operations), _SLICE):
         if start:
             await asyncio.sleep(0)
-        decisions += [book.decide(operation, now) for operation in operations[start : start + _SLICE]]
+        decisions += [session.decide(operation, now) for operation in operations[start : start + _SLICE]]
     return decisions
 
 

@@ -1,4 +1,4 @@
-"""Audits: one account looked at piece by piece, for ever; what must hold between entries, reservations and lots."""
+"""Audits: one account looked at piece by piece, for ever; what must agree between entries, reservations and lots."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from uuid import UUID
 
 import msgspec
 
-from bulksms_ledger.accounts import Account
-from bulksms_ledger.chain import Chain
-from bulksms_ledger.entries import Entry, Postings
-from bulksms_ledger.reservations import Hold, ReservationState
+from bulksms_ledger.domain.accounts import Account
+from bulksms_ledger.domain.chain import Chain
+from bulksms_ledger.domain.entries import Entry, Postings
+from bulksms_ledger.domain.reservations import AllocatedReservation, ReservationState
 
 DIFFERENCES_MAX: Final = 20
 
@@ -45,12 +45,12 @@ class Totals(msgspec.Struct, frozen=True, gc=False):
     """Sums over an account's lots and reservations; `captured` is None where it has not been summed up."""
 
     in_lots: int
-    held: int
+    reserved: int
     captured: int | None = None
 
 
 class Examiner:
-    """Gathers what does not hold in one piece of one account."""
+    """Gathers what differs in one piece of one account."""
 
     def __init__(self) -> None:
         self.differences: list[str] = []
@@ -69,12 +69,12 @@ class Examiner:
         """The account's row must be what its last entry, just read, says."""
         self._chain.compare(account)
 
-    def compare_reservation(self, reservation_id: UUID, hold: Hold | None, moved: Movements) -> None:
-        """A reservation's figures must be what its entries come to, and its pins must add up to them."""
-        if hold is None:
+    def compare_reservation(self, reservation_id: UUID, found: AllocatedReservation | None, moved: Movements) -> None:
+        """A reservation's figures must be what its entries come to, and its allocations must add up to them."""
+        if found is None:
             self._differ(f"reservation {reservation_id} is in entries but not stored")
             return
-        stored = hold.reservation
+        stored = found.reservation
         figures = (stored.units, stored.captured, stored.released, stored.refunded)
         if figures != (moved.reserved, moved.captured, moved.released, moved.refunded):
             self._differ(f"reservation {reservation_id} is stored otherwise than its entries say")
@@ -82,16 +82,19 @@ class Examiner:
             self._differ(f"reservation {reservation_id}: units are not open + captured + released")
         if (stored.state is ReservationState.CLOSED) != (moved.closes == 1) or moved.closes > 1:
             self._differ(f"reservation {reservation_id}: its state is not the one its entries lead to")
-        pinned = (sum(pin.open for pin in hold.pins), sum(pin.captured for pin in hold.pins))
-        if pinned != (stored.open, stored.captured - stored.refunded):
-            self._differ(f"reservation {reservation_id}: its pins on lots do not add up to what it holds")
+        allocations = found.allocations
+        allocated = (sum(one.open for one in allocations), sum(one.captured for one in allocations))
+        if allocated != (stored.open, stored.captured - stored.refunded):
+            self._differ(
+                f"reservation {reservation_id}: its lot allocations do not add up to its open and captured credits"
+            )
 
     def compare_totals(self, account: Account, totals: Totals) -> None:
         """Lots and reservations must add up to the account."""
         if totals.in_lots != account.available:
             self._differ(f"the lots have {totals.in_lots} available, the account {account.available}")
-        if totals.held != account.reserved:
-            self._differ(f"open reservations hold {totals.held}, the account has {account.reserved} reserved")
+        if totals.reserved != account.reserved:
+            self._differ(f"open reservations have {totals.reserved} open, the account {account.reserved} reserved")
         if totals.captured is not None and totals.captured != account.captured:
             self._differ(f"reservations captured {totals.captured}, the account {account.captured}")
 

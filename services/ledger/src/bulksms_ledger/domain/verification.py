@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from bulksms_ledger import lots
-from bulksms_ledger.accounts import Account, Balance
-from bulksms_ledger.books import brings_lot
-from bulksms_ledger.chain import Chain
-from bulksms_ledger.entries import Entry, EntryKind, Postings
-from bulksms_ledger.lots import Lot, Lots
-from bulksms_ledger.reservations import Hold, Reservation
+from bulksms_ledger.domain import lots
+from bulksms_ledger.domain.accounts import Account, Balance
+from bulksms_ledger.domain.chain import Chain
+from bulksms_ledger.domain.entries import Entry, EntryKind, Postings
+from bulksms_ledger.domain.lots import Lot, Lots
+from bulksms_ledger.domain.reservations import AllocatedReservation, Reservation
 
 DIFFERENCES_MAX: Final = 100
 
@@ -24,7 +23,7 @@ class Verification:
     """Reads an account's entries one by one and says what does not agree.
 
     Its memory does not grow with the history: a reservation that is closed can be compared at once (`take_closed`,
-    `settle`) and forgotten, unless what is stored differs: a refund may still be to come.
+    `forget_matching`) and forgotten, unless what is stored differs: a refund may still be to come.
     """
 
     def __init__(self, tenant_id: str) -> None:
@@ -34,9 +33,9 @@ class Verification:
         self._chain = Chain(self._differ)
         self._lots: Lots = ()
         self._granted_lots: dict[int, Entry] = {}
-        self._holds: dict[UUID, Hold] = {}
+        self._reservations: dict[UUID, AllocatedReservation] = {}
         self._closed: list[UUID] = []
-        self._settled = 0
+        self._matching = 0
 
     def read(self, entry: Entry, stored: Postings, *, on_record: bool) -> None:
         """Take in the next entry in version order."""
@@ -57,18 +56,20 @@ class Verification:
         return closed
 
     @property
-    def unsettled(self) -> list[UUID]:
+    def remaining(self) -> list[UUID]:
         """Reservations still to be compared with what is stored, once all entries are read."""
-        return sorted(self._holds)
+        return sorted(self._reservations)
 
-    def settle(self, stored: Mapping[UUID, Hold]) -> None:
+    def forget_matching(self, stored: Mapping[UUID, AllocatedReservation]) -> None:
         """Forget those of these reservations that are stored as recomputed so far."""
-        for reservation_id, hold in stored.items():
-            if self._holds.get(reservation_id) == hold:
-                del self._holds[reservation_id]
-                self._settled += 1
+        for reservation_id, allocated in stored.items():
+            if self._reservations.get(reservation_id) == allocated:
+                del self._reservations[reservation_id]
+                self._matching += 1
 
-    def compare_reservations(self, reservation_ids: Iterable[UUID], stored: Mapping[UUID, Hold]) -> None:
+    def compare_reservations(
+        self, reservation_ids: Iterable[UUID], stored: Mapping[UUID, AllocatedReservation]
+    ) -> None:
         """Compare these reservations with what is stored, once all entries are read."""
         for reservation_id in reservation_ids:
             self._compare_reservation(reservation_id, stored.get(reservation_id))
@@ -76,7 +77,7 @@ class Verification:
     def compare(self, account: Account, stored_lots: Mapping[int, StoredLot], reservations: int) -> None:
         """Compare account, lots and the number of reservations with what is stored, once all entries are read."""
         self._chain.compare(account)
-        recomputed_reservations = self._settled + len(self._holds)
+        recomputed_reservations = self._matching + len(self._reservations)
         if recomputed_reservations != reservations:
             self._differ(f"{reservations} reservations are stored, {recomputed_reservations} are in entries")
         available = {lot.version: lot.available for lot in self._lots}
@@ -93,7 +94,7 @@ class Verification:
 
     def _follow(self, entry: Entry) -> None:
         """Do to lots and reservations what the entry did."""
-        if brings_lot(entry):
+        if entry.brings_lot:
             self._granted_lots[entry.version] = entry
             self._lots = lots.add(self._lots, Lot(entry.version, entry.expires_at, entry.units))
         elif entry.kind is EntryKind.ADJUST:
@@ -114,9 +115,9 @@ class Verification:
         self._lots = self._lots[1:]
 
     def _open(self, entry: Entry, reservation_id: UUID) -> None:
-        if reservation_id in self._holds:
+        if reservation_id in self._reservations:
             raise LookupError(f"reservation {reservation_id} had been made already")
-        self._lots, pins = lots.take(self._lots, entry.units)
+        self._lots, allocations = lots.take(self._lots, entry.units)
         reservation = Reservation(
             reservation_id=reservation_id,
             tenant_id=entry.tenant_id,
@@ -126,37 +127,37 @@ class Verification:
             opened_version=entry.version,
             created_at=entry.created_at,
         )
-        self._holds[reservation_id] = Hold(reservation, pins)
+        self._reservations[reservation_id] = AllocatedReservation(reservation, allocations)
 
     def _move(self, entry: Entry, reservation_id: UUID) -> None:
-        hold = self._holds.get(reservation_id)
-        if hold is None:
+        allocated = self._reservations.get(reservation_id)
+        if allocated is None:
             raise LookupError(f"reservation {reservation_id} had not been made")
         returned: list[Lot] = []
         if entry.kind is EntryKind.CAPTURE:
-            hold = hold.capture(entry.units)
+            allocated = allocated.capture(entry.units)
         elif entry.kind is EntryKind.RELEASE:
-            hold, returned = hold.release(entry.units)
+            allocated, returned = allocated.release(entry.units)
         elif entry.kind is EntryKind.CLOSE:
-            held = hold.reservation.open
-            if held != entry.units:
-                raise LookupError(f"reservation {reservation_id} had {held} open, not {entry.units}")
-            hold, returned = hold.close(entry.created_at)
+            still_open = allocated.reservation.open
+            if still_open != entry.units:
+                raise LookupError(f"reservation {reservation_id} had {still_open} open, not {entry.units}")
+            allocated, returned = allocated.close(entry.created_at)
             self._closed.append(reservation_id)
         else:
-            hold, returned = hold.refund(entry.units)
-        self._holds[reservation_id] = hold
+            allocated, returned = allocated.refund(entry.units)
+        self._reservations[reservation_id] = allocated
         self._lots = lots.put_back(self._lots, returned)
 
-    def _compare_reservation(self, reservation_id: UUID, stored: Hold | None) -> None:
-        recomputed = self._holds.get(reservation_id)
+    def _compare_reservation(self, reservation_id: UUID, stored: AllocatedReservation | None) -> None:
+        recomputed = self._reservations.get(reservation_id)
         if stored is None or recomputed is None:
             self._differ(f"reservation {reservation_id} is in entries but not stored")
             return
         one, other = stored.reservation, recomputed.reservation
         differing = [name for name in Reservation.__struct_fields__ if getattr(one, name) != getattr(other, name)]
-        if stored.pins != recomputed.pins:
-            differing.append("pins")
+        if stored.allocations != recomputed.allocations:
+            differing.append("allocations")
         if differing:
             self._differ(
                 f"reservation {reservation_id} is stored otherwise than the entries say: {', '.join(differing)}"

@@ -8,27 +8,27 @@ from typing import Any, Final
 
 import msgspec
 
-from bulksms_ledger import lots, refusals
-from bulksms_ledger.accounts import Account, Subscription
-from bulksms_ledger.entries import Entry, EntryKind
-from bulksms_ledger.lots import Lot, Lots
-from bulksms_ledger.operations import (
+from bulksms_ledger.domain import lots, refusals
+from bulksms_ledger.domain.accounts import Account, Subscription
+from bulksms_ledger.domain.entries import Entry, EntryKind
+from bulksms_ledger.domain.lots import Lot, Lots
+from bulksms_ledger.domain.operations import (
     AdjustCredits,
-    Answer,
     Capture,
     Close,
     ExpireLots,
     GrantCredits,
     Operation,
+    OperationResult,
     Outcome,
     Refund,
     Release,
     Reserve,
     SetSubscription,
 )
-from bulksms_ledger.posting import enter
-from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.reservations import Hold, Reservation, ReservationState
+from bulksms_ledger.domain.posting import enter
+from bulksms_ledger.domain.refusals import DomainRefusal
+from bulksms_ledger.domain.reservations import AllocatedReservation, Reservation, ReservationState
 
 
 class State(msgspec.Struct, frozen=True, gc=False):
@@ -36,7 +36,7 @@ class State(msgspec.Struct, frozen=True, gc=False):
 
     account: Account
     lots: Lots
-    hold: Hold | None = None  # of the reservation the operation names, if there is one
+    allocated: AllocatedReservation | None = None  # of the reservation the operation names, if there is one
     source_refs: frozenset[str] = frozenset()  # those already granted, as far as the operation's is concerned
 
 
@@ -59,27 +59,27 @@ def apply(state: State, operation: Operation, now: datetime) -> tuple[State, Ste
     found = state
     state, before = _expire(state, operation, at)
     decided = _RULES[type(operation)](state, operation, at)
-    if isinstance(decided, Refusal):
+    if isinstance(decided, DomainRefusal):
         return (state, Step(before, decided)) if decided.is_kept else (found, Step((), decided))
     lots_before = state.lots
-    state, entries, answer = decided
+    state, entries, result = decided
     if before:
         entries = before + entries
     if state.lots is not lots_before:
         state, after = _expire(state, operation, at)
-        if after:  # the balance in the answer is the one after everything the operation led to
+        if after:  # the balance in the result is the one after everything the operation led to
             entries += after
-            answer = msgspec.structs.replace(answer, balance=state.account.balance(at) if answer.balance else None)
-    return state, Step(entries, answer)
+            result = msgspec.structs.replace(result, balance=state.account.balance(at) if result.balance else None)
+    return state, Step(entries, result)
 
 
-_Decided = tuple[State, tuple[Entry, ...], Answer] | Refusal
+_Decided = tuple[State, tuple[Entry, ...], OperationResult] | DomainRefusal
 
 
 def _set_subscription(state: State, operation: SetSubscription, at: datetime) -> _Decided:
     subscription = Subscription(operation.status, operation.active_until, operation.reason, at)
     account = msgspec.structs.replace(state.account, subscription=subscription)
-    return msgspec.structs.replace(state, account=account), (), Answer(subscription=subscription)
+    return msgspec.structs.replace(state, account=account), (), OperationResult(subscription=subscription)
 
 
 def _grant(state: State, operation: GrantCredits, at: datetime) -> _Decided:
@@ -99,8 +99,8 @@ def _grant(state: State, operation: GrantCredits, at: datetime) -> _Decided:
     )
     open_lots = lots.add(state.lots, Lot(entry.version, operation.expires_at, operation.units))
     source_refs = state.source_refs | {operation.source_ref} if operation.source_ref else state.source_refs
-    answer = Answer(entry=entry, balance=account.balance(at))
-    return State(account, open_lots, None, source_refs), (entry,), answer
+    result = OperationResult(entry=entry, balance=account.balance(at))
+    return State(account, open_lots, None, source_refs), (entry,), result
 
 
 def _adjust(state: State, operation: AdjustCredits, at: datetime) -> _Decided:
@@ -112,19 +112,19 @@ def _adjust(state: State, operation: AdjustCredits, at: datetime) -> _Decided:
         open_lots, _ = lots.take(state.lots, taken)
     else:
         open_lots = lots.add(state.lots, Lot(entry.version, None, operation.units))
-    answer = Answer(entry=entry, balance=account.balance(at))
-    return State(account, open_lots, None, state.source_refs), (entry,), answer
+    result = OperationResult(entry=entry, balance=account.balance(at))
+    return State(account, open_lots, None, state.source_refs), (entry,), result
 
 
 def _reserve(state: State, operation: Reserve, at: datetime) -> _Decided:
     account, units = state.account, operation.units
-    if state.hold is not None:
+    if state.allocated is not None:
         return refusals.reservation_exists(operation.reservation_id)
     if account.subscription is None or not account.subscription.is_active(at):
         return refusals.subscription_inactive(account)
     if units > account.available:
         return refusals.insufficient_credits(units, account.available)
-    open_lots, pins = lots.take(state.lots, units)
+    open_lots, allocations = lots.take(state.lots, units)
     account, entry = enter(
         account, operation, at, EntryKind.RESERVE, units, operation.reservation_id, operation.campaign_id
     )
@@ -137,16 +137,20 @@ def _reserve(state: State, operation: Reserve, at: datetime) -> _Decided:
         opened_version=entry.version,
         created_at=at,
     )
-    answer = Answer(reservation=reservation, balance=account.balance(at))
-    return State(account, open_lots, Hold(reservation, pins), state.source_refs), (entry,), answer
+    result = OperationResult(reservation=reservation, balance=account.balance(at))
+    return (
+        State(account, open_lots, AllocatedReservation(reservation, allocations), state.source_refs),
+        (entry,),
+        result,
+    )
 
 
 def _capture(state: State, operation: Capture, at: datetime) -> _Decided:
-    hold, units = state.hold, operation.units
-    if hold is None:
+    allocated, units = state.allocated, operation.units
+    if allocated is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
-    reservation = hold.reservation
-    refusal = _refuse_hold(reservation, units)
+    reservation = allocated.reservation
+    refusal = _refuse_units(reservation, units)
     if refusal is not None:
         return refusal
     account, entry = enter(
@@ -159,17 +163,17 @@ def _capture(state: State, operation: Capture, at: datetime) -> _Decided:
         reservation.campaign_id,
         evidence=operation.evidence,
     )
-    hold = hold.capture(units)
-    answer = Answer(None, hold.reservation)
-    return State(account, state.lots, hold, state.source_refs), (entry,), answer
+    allocated = allocated.capture(units)
+    result = OperationResult(None, allocated.reservation)
+    return State(account, state.lots, allocated, state.source_refs), (entry,), result
 
 
 def _release(state: State, operation: Release, at: datetime) -> _Decided:
-    hold, units = state.hold, operation.units
-    if hold is None:
+    allocated, units = state.allocated, operation.units
+    if allocated is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
-    reservation = hold.reservation
-    refusal = _refuse_hold(reservation, units)
+    reservation = allocated.reservation
+    refusal = _refuse_units(reservation, units)
     if refusal is not None:
         return refusal
     account, entry = enter(
@@ -182,16 +186,16 @@ def _release(state: State, operation: Release, at: datetime) -> _Decided:
         reservation.campaign_id,
         reason=operation.reason,
     )
-    hold, returned = hold.release(units)
-    state = State(account, lots.put_back(state.lots, returned), hold, state.source_refs)
-    return state, (entry,), Answer(reservation=hold.reservation)
+    allocated, returned = allocated.release(units)
+    state = State(account, lots.put_back(state.lots, returned), allocated, state.source_refs)
+    return state, (entry,), OperationResult(reservation=allocated.reservation)
 
 
 def _close(state: State, operation: Close, at: datetime) -> _Decided:
-    hold = state.hold
-    if hold is None:
+    allocated = state.allocated
+    if allocated is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
-    reservation = hold.reservation
+    reservation = allocated.reservation
     if reservation.state is ReservationState.CLOSED:
         return refusals.reservation_closed(reservation.reservation_id)
     if reservation.captured != operation.expected_captured:
@@ -205,16 +209,16 @@ def _close(state: State, operation: Close, at: datetime) -> _Decided:
         reservation.reservation_id,
         reservation.campaign_id,
     )
-    hold, returned = hold.close(at)
-    state = State(account, lots.put_back(state.lots, returned), hold, state.source_refs)
-    return state, (entry,), Answer(reservation=hold.reservation, balance=account.balance(at))
+    allocated, returned = allocated.close(at)
+    state = State(account, lots.put_back(state.lots, returned), allocated, state.source_refs)
+    return state, (entry,), OperationResult(reservation=allocated.reservation, balance=account.balance(at))
 
 
 def _refund(state: State, operation: Refund, at: datetime) -> _Decided:
-    hold, units = state.hold, operation.units
-    if hold is None:
+    allocated, units = state.allocated, operation.units
+    if allocated is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
-    reservation = hold.reservation
+    reservation = allocated.reservation
     refundable = reservation.captured - reservation.refunded
     if units > refundable:
         return refusals.refund_exceeded(units, refundable)
@@ -228,17 +232,17 @@ def _refund(state: State, operation: Refund, at: datetime) -> _Decided:
         reservation.campaign_id,
         reason=operation.reason,
     )
-    hold, returned = hold.refund(units)
-    state = State(account, lots.put_back(state.lots, returned), hold, state.source_refs)
-    return state, (entry,), Answer(reservation=hold.reservation, balance=account.balance(at))
+    allocated, returned = allocated.refund(units)
+    state = State(account, lots.put_back(state.lots, returned), allocated, state.source_refs)
+    return state, (entry,), OperationResult(reservation=allocated.reservation, balance=account.balance(at))
 
 
 def _expire_lots(state: State, operation: ExpireLots, at: datetime) -> _Decided:
     del operation, at  # apply has written off what is due already
-    return state, (), Answer()
+    return state, (), OperationResult()
 
 
-def _refuse_hold(reservation: Reservation, units: int) -> Refusal | None:
+def _refuse_units(reservation: Reservation, units: int) -> DomainRefusal | None:
     if reservation.state is ReservationState.CLOSED:
         return refusals.reservation_closed(reservation.reservation_id)
     if units > reservation.open:
@@ -257,7 +261,7 @@ def _expire(state: State, operation: Operation, at: datetime) -> tuple[State, tu
             account, operation, at, EntryKind.EXPIRE, lot.available, reason=f"lot {lot.version} expired"
         )
         entries.append(entry)
-    return State(account, state.lots[len(due) :], state.hold, state.source_refs), tuple(entries)
+    return State(account, state.lots[len(due) :], state.allocated, state.source_refs), tuple(entries)
 
 
 _RULES: Final[dict[type[Operation], Callable[[State, Any, datetime], _Decided]]] = {

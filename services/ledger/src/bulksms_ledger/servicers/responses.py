@@ -8,10 +8,10 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
-from bulksms_ledger.accounts import Account, Balance, Subscription
-from bulksms_ledger.entries import Entry, Evidence
-from bulksms_ledger.refusals import Refusal, RefusalReason
-from bulksms_ledger.reservations import Reservation
+from bulksms_ledger.domain.accounts import Account, Balance, Subscription
+from bulksms_ledger.domain.entries import Entry, Evidence
+from bulksms_ledger.domain.refusals import DomainRefusal, RefusalReason
+from bulksms_ledger.domain.reservations import Reservation
 from servicekit.arguments import invalid_field
 from servicekit.errors import Category, DomainError
 
@@ -19,7 +19,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def error(refusal: Refusal) -> DomainError:
+def error(refusal: DomainRefusal) -> DomainError:
     """The error a refusal is answered with."""
     if refusal.reason is RefusalReason.INVALID_ARGUMENT:
         return invalid_field(refusal.field, refusal.message)

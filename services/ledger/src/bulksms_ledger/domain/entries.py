@@ -70,6 +70,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     hash: bytes
 
     @property
+    def brings_lot(self) -> bool:
+        """True when its units are a lot of their own: grants, and adjustments upwards."""
+        return self.kind is EntryKind.GRANT or (self.kind is EntryKind.ADJUST and self.units > 0)
+
+    @property
     def postings(self) -> Postings:
         """The entry's postings, from its kind and units."""
         return postings(self.kind, self.units)

@@ -1,4 +1,4 @@
-"""Books in the database: lock the account, load what a group of operations needs, save what it changed."""
+"""Account sessions in the database: lock the account, load what a group of operations needs, save what it changed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from uuid import UUID
 
 import msgspec
 
-from bulksms_ledger.accounts import GENESIS_HASH, Account
-from bulksms_ledger.books import Book
-from bulksms_ledger.lots import Lots
-from bulksms_ledger.operations import (
+from bulksms_ledger.domain.account_session import AccountSession
+from bulksms_ledger.domain.accounts import GENESIS_HASH, Account
+from bulksms_ledger.domain.lots import Lots
+from bulksms_ledger.domain.operations import (
     CreateAccount,
     GrantCredits,
     Operation,
-    Recorded,
+    RecordedOperation,
     encode_content,
 )
-from bulksms_ledger.reservations import Hold
+from bulksms_ledger.domain.reservations import AllocatedReservation
 from bulksms_ledger.storage import statements
 from bulksms_ledger.storage.records import ENTRY_COLUMNS, OPERATION_COLUMNS, entry_record, operation_record
 from bulksms_ledger.storage.rows import account_from_row, encode_json
@@ -44,11 +44,11 @@ class RawConnection(Protocol):
 
 
 class _Loaded(msgspec.Struct, gc=False):
-    """What LOAD_BOOK answers."""
+    """What LOAD_SESSION answers."""
 
     lots: Lots
-    holds: list[Hold]
-    operations: list[Recorded]
+    reservations: list[AllocatedReservation]
+    operations: list[RecordedOperation]
     source_refs: list[str]
 
 
@@ -63,7 +63,7 @@ async def create_account(connection: RawConnection, operation: CreateAccount, ou
     return True
 
 
-async def find_operations(connection: RawConnection, request_ids: Sequence[UUID]) -> list[Recorded]:
+async def find_operations(connection: RawConnection, request_ids: Sequence[UUID]) -> list[RecordedOperation]:
     """The recorded operations of these ids, of whatever tenant."""
     return [_decode_recorded(text) for [text] in await connection.fetch(statements.FIND_OPERATIONS, list(request_ids))]
 
@@ -74,49 +74,49 @@ async def lock_account(connection: RawConnection, tenant_id: str) -> Account | N
     return None if row is None else account_from_row(row)
 
 
-async def load_book(connection: RawConnection, account: Account, operations: Sequence[Operation]) -> Book:
+async def load_session(connection: RawConnection, account: Account, operations: Sequence[Operation]) -> AccountSession:
     """Read what deciding these operations needs, of an account whose row is locked.
 
     The lock has come first and in a statement of its own: under READ COMMITTED each statement sees what was committed
-    before it began, so whatever is read after the lock is what the holder before left.
+    before it began, so whatever is read after the lock is what the transaction before left.
     """
     [loaded] = await connection.fetchrow(
-        statements.LOAD_BOOK,
+        statements.LOAD_SESSION,
         account.tenant_id,
         list({operation.reservation_id for operation in operations if hasattr(operation, "reservation_id")}),
         [operation.request_id for operation in operations],
         [operation.source_ref for operation in operations if isinstance(operation, GrantCredits)],
     )
     found = _decode_loaded(loaded)
-    return Book(
+    return AccountSession(
         account,
         lots=found.lots,
-        holds=found.holds,
+        reservations=found.reservations,
         operations=found.operations,
         source_refs=found.source_refs,
     )
 
 
-async def save_book(connection: RawConnection, book: Book, now: datetime) -> None:
+async def save_session(connection: RawConnection, session: AccountSession, now: datetime) -> None:
     """Write what a group has come to. The account comes before its entries: their trigger compares the two."""
-    if book.entries or book.subscription_changes:
-        await _save_account(connection, book.account)
-    if book.entries:
+    if session.entries or session.subscription_changes:
+        await _save_account(connection, session.account)
+    if session.entries:
         await connection.copy_records_to_table(
-            "entries", records=map(entry_record, book.entries), columns=ENTRY_COLUMNS
+            "entries", records=map(entry_record, session.entries), columns=ENTRY_COLUMNS
         )
-        await _save_lots(connection, book)
-    if book.changed_holds:
-        await _save_reservations(connection, book)
-    if book.recorded:
+        await _save_lots(connection, session)
+    if session.changed_reservations:
+        await _save_reservations(connection, session)
+    if session.recorded:
         # In id order: two accounts' groups that reuse each other's ids then wait for one another in one direction only.
-        in_id_order = sorted(book.recorded, key=lambda recorded: recorded.operation.request_id.int)
+        in_id_order = sorted(session.recorded, key=lambda recorded: recorded.operation.request_id.int)
         records = [operation_record(recorded, now) for recorded in in_id_order]
         await connection.copy_records_to_table("operations", records=records, columns=OPERATION_COLUMNS)
-    for change in book.subscription_changes:
+    for change in session.subscription_changes:
         await connection.execute(
             statements.INSERT_SUBSCRIPTION_EVENT,
-            book.account.tenant_id,
+            session.account.tenant_id,
             change.request_id,
             int(change.status),
             change.active_until,
@@ -143,12 +143,12 @@ async def _save_account(connection: RawConnection, account: Account) -> None:
     )
 
 
-async def _save_lots(connection: RawConnection, book: Book) -> None:
-    new, changed = book.new_lots, book.changed_lots
+async def _save_lots(connection: RawConnection, session: AccountSession) -> None:
+    new, changed = session.new_lots, session.changed_lots
     if new:
         await connection.execute(
             statements.INSERT_LOTS,
-            book.account.tenant_id,
+            session.account.tenant_id,
             [entry.version for entry, _ in new],
             [entry.units for entry, _ in new],
             [available for _, available in new],
@@ -159,18 +159,18 @@ async def _save_lots(connection: RawConnection, book: Book) -> None:
     if changed:
         await connection.execute(
             statements.UPDATE_LOTS,
-            book.account.tenant_id,
+            session.account.tenant_id,
             [lot.version for lot in changed],
             [lot.available for lot in changed],
         )
 
 
-async def _save_reservations(connection: RawConnection, book: Book) -> None:
-    holds = book.changed_holds
-    reservations = [hold.reservation for hold in holds]
+async def _save_reservations(connection: RawConnection, session: AccountSession) -> None:
+    changed = session.changed_reservations
+    reservations = [one.reservation for one in changed]
     await connection.execute(
         statements.UPSERT_RESERVATIONS,
-        book.account.tenant_id,
+        session.account.tenant_id,
         [reservation.reservation_id for reservation in reservations],
         [reservation.campaign_id for reservation in reservations],
         [int(reservation.state) for reservation in reservations],
@@ -180,11 +180,11 @@ async def _save_reservations(connection: RawConnection, book: Book) -> None:
         [reservation.released for reservation in reservations],
         [reservation.refunded for reservation in reservations],
         [reservation.opened_version for reservation in reservations],
-        [encode_json(hold.pins) for hold in holds],
+        [encode_json(one.allocations) for one in changed],
         [reservation.created_at for reservation in reservations],
         [reservation.closed_at for reservation in reservations],
     )
 
 
 _decode_loaded: Final = msgspec.json.Decoder(_Loaded).decode
-_decode_recorded: Final = msgspec.json.Decoder(Recorded).decode
+_decode_recorded: Final = msgspec.json.Decoder(RecordedOperation).decode

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import msgspec
 
-from bulksms_ledger.accounts import Balance, Subscription, SubscriptionStatus
-from bulksms_ledger.entries import Entry, Evidence
-from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.reservations import Reservation
+from bulksms_ledger.domain.accounts import Balance, Subscription, SubscriptionStatus
+from bulksms_ledger.domain.entries import Entry, Evidence
+from bulksms_ledger.domain.refusals import DomainRefusal
+from bulksms_ledger.domain.reservations import Reservation
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="operation"):
@@ -54,7 +54,7 @@ class AdjustCredits(Operation, frozen=True, gc=False, tag="AdjustCredits"):
 
 
 class Reserve(Operation, frozen=True, gc=False, tag="Reserve"):
-    """Hold credits."""
+    """Set credits aside."""
 
     reservation_id: UUID
     units: int
@@ -62,7 +62,7 @@ class Reserve(Operation, frozen=True, gc=False, tag="Reserve"):
 
 
 class Capture(Operation, frozen=True, gc=False, tag="Capture"):
-    """Spend held credits."""
+    """Spend credits of a reservation."""
 
     reservation_id: UUID
     units: int
@@ -70,7 +70,7 @@ class Capture(Operation, frozen=True, gc=False, tag="Capture"):
 
 
 class Release(Operation, frozen=True, gc=False, tag="Release"):
-    """Give held credits back."""
+    """Give credits of a reservation back."""
 
     reservation_id: UUID
     units: int
@@ -96,8 +96,8 @@ class ExpireLots(Operation, frozen=True, gc=False, tag="ExpireLots"):
     """Write off what is available of lots that have expired; asked for by the expiry worker only."""
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="outcome", tag="answer"):
-    """What an operation that was carried out answers: the parts its response has."""
+class OperationResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="outcome", tag="result"):
+    """What an operation came to that was carried out: the parts its response has."""
 
     balance: Balance | None = None
     reservation: Reservation | None = None
@@ -105,7 +105,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_fiel
     subscription: Subscription | None = None
 
 
-Outcome = Answer | Refusal
+Outcome = OperationResult | DomainRefusal
 AnyOperation = (
     CreateAccount
     | SetSubscription
@@ -127,12 +127,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     replayed: bool
 
 
-class Recorded(msgspec.Struct, frozen=True, gc=False):
+class RecordedOperation(msgspec.Struct, frozen=True, gc=False):
     """An operation as it is kept, to tell a repeat from a reuse of its request id, and its outcome."""
 
     operation: AnyOperation
     outcome: Outcome
-    told_by: int = 0  # of a capture carried out: the version of its entry, which holds all that was asked for
+    entry_version: int = 0  # of a capture carried out: the version of its entry, which holds all that was asked for
 
 
 def encode_content(operation: Operation) -> str:

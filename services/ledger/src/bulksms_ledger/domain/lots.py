@@ -1,4 +1,4 @@
-"""Lots: credits that came in together, used earliest expiry first, and the pins that reservations hold on them."""
+"""Lots: credits that came in together, used earliest expiry first, and what reservations took of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Imbalance(Exception):  # noqa: N818 - what it is called where it happens
-    """Lots and pins do not add up to the balances: a fault in the ledger or its data, never in a request."""
+    """Lots and allocations do not add up to the balances: a fault in the ledger or its data, never in a request."""
 
 
 class Lot(msgspec.Struct, frozen=True, gc=False):
@@ -27,7 +27,7 @@ class Lot(msgspec.Struct, frozen=True, gc=False):
         return self.expires_at is not None and self.expires_at <= at
 
 
-class Pin(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class LotAllocation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One reservation's share of one lot; released credits go back to the lot they were taken from."""
 
     lot: int  # the lot's version
@@ -37,7 +37,7 @@ class Pin(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 Lots = tuple[Lot, ...]  # those with credits available, in the order they are used up
-Pins = tuple[Pin, ...]  # in the order they are captured
+LotAllocations = tuple[LotAllocation, ...]  # in the order they are captured
 
 
 def add(lots: Lots, lot: Lot) -> Lots:
@@ -45,17 +45,17 @@ def add(lots: Lots, lot: Lot) -> Lots:
     return put_back(lots, [lot])
 
 
-def take(lots: Lots, units: int) -> tuple[Lots, Pins]:
+def take(lots: Lots, units: int) -> tuple[Lots, LotAllocations]:
     """Take available credits, earliest expiry first; the caller has checked that there are enough."""
-    pins: list[Pin] = []
+    allocations: list[LotAllocation] = []
     for index, lot in enumerate(lots):
         taken = min(units, lot.available)
-        pins.append(Pin(lot.version, lot.expires_at, taken))
+        allocations.append(LotAllocation(lot.version, lot.expires_at, taken))
         units -= taken
         if units == 0:
             left = lot.available - taken
             kept = (Lot(lot.version, lot.expires_at, left),) if left else ()
-            return kept + lots[index + 1 :], tuple(pins)
+            return kept + lots[index + 1 :], tuple(allocations)
     raise Imbalance(f"{units} units are missing in the lots though the balance has them")
 
 
@@ -69,48 +69,51 @@ def put_back(lots: Lots, returned: Iterable[Lot]) -> Lots:
     return tuple(sorted(by_version.values(), key=_order))
 
 
-def capture(pins: Pins, units: int) -> Pins:
-    """Turn open credits of the pins into captured ones, in order."""
-    if pins and pins[0].open >= units:  # by far the most common: the first pin has enough
-        first = pins[0]
-        return (Pin(first.lot, first.expires_at, first.open - units, first.captured + units), *pins[1:])
-    captured: list[Pin] = []
-    for pin in pins:
-        taken = min(units, pin.open)
+def capture(allocations: LotAllocations, units: int) -> LotAllocations:
+    """Turn open credits of the allocations into captured ones, in order."""
+    if allocations and allocations[0].open >= units:  # by far the most common: the first allocation has enough
+        first = allocations[0]
+        return (
+            LotAllocation(first.lot, first.expires_at, first.open - units, first.captured + units),
+            *allocations[1:],
+        )
+    captured: list[LotAllocation] = []
+    for one in allocations:
+        taken = min(units, one.open)
         units -= taken
-        captured.append(Pin(pin.lot, pin.expires_at, pin.open - taken, pin.captured + taken))
+        captured.append(LotAllocation(one.lot, one.expires_at, one.open - taken, one.captured + taken))
     if units:
-        raise Imbalance(f"{units} captured units are not pinned to a lot")
+        raise Imbalance(f"{units} captured units are not allocated to a lot")
     return tuple(captured)
 
 
-def release(pins: Pins, units: int) -> tuple[Pins, list[Lot]]:
+def release(allocations: LotAllocations, units: int) -> tuple[LotAllocations, list[Lot]]:
     """Free open credits, the ones that last longest first, so that what expires soon is still used first."""
-    kept: list[Pin] = []
+    kept: list[LotAllocation] = []
     returned: list[Lot] = []
-    for pin in reversed(pins):
-        freed = min(units, pin.open)
+    for one in reversed(allocations):
+        freed = min(units, one.open)
         units -= freed
-        kept.append(Pin(pin.lot, pin.expires_at, pin.open - freed, pin.captured))
+        kept.append(LotAllocation(one.lot, one.expires_at, one.open - freed, one.captured))
         if freed:
-            returned.append(Lot(pin.lot, pin.expires_at, freed))
+            returned.append(Lot(one.lot, one.expires_at, freed))
     if units:
-        raise Imbalance(f"{units} released units are not pinned to a lot")
+        raise Imbalance(f"{units} released units are not allocated to a lot")
     return tuple(reversed(kept)), returned
 
 
-def refund(pins: Pins, units: int) -> tuple[Pins, list[Lot]]:
+def refund(allocations: LotAllocations, units: int) -> tuple[LotAllocations, list[Lot]]:
     """Free captured credits, the ones that last longest first."""
-    kept: list[Pin] = []
+    kept: list[LotAllocation] = []
     returned: list[Lot] = []
-    for pin in reversed(pins):
-        freed = min(units, pin.captured)
+    for one in reversed(allocations):
+        freed = min(units, one.captured)
         units -= freed
-        kept.append(Pin(pin.lot, pin.expires_at, pin.open, pin.captured - freed))
+        kept.append(LotAllocation(one.lot, one.expires_at, one.open, one.captured - freed))
         if freed:
-            returned.append(Lot(pin.lot, pin.expires_at, freed))
+            returned.append(Lot(one.lot, one.expires_at, freed))
     if units:
-        raise Imbalance(f"{units} refunded units are not pinned to a lot")
+        raise Imbalance(f"{units} refunded units are not allocated to a lot")
     return tuple(reversed(kept)), returned
 
 

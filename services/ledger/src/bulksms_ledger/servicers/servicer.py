@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1 import ledger_pb2_grpc
-from bulksms_ledger import refusals, requests, responses
-from bulksms_ledger.accounts import Account
-from bulksms_ledger.bookkeeping import Bookkeeper
-from bulksms_ledger.group_commit import GroupCommit
-from bulksms_ledger.operations import Answer, AnyOperation, Decision
-from bulksms_ledger.refusals import Refusal
-from bulksms_ledger.reservations import ReservationState
+from bulksms_ledger.domain import refusals
+from bulksms_ledger.domain.accounts import Account
+from bulksms_ledger.domain.operations import AnyOperation, Capture, Decision, OperationResult
+from bulksms_ledger.domain.refusals import DomainRefusal
+from bulksms_ledger.domain.reservations import ReservationState
+from bulksms_ledger.engine.account_writer import AccountWriter
+from bulksms_ledger.engine.group_commit import GroupCommit
+from bulksms_ledger.servicers import requests, responses
 from bulksms_ledger.storage.reading import Reader
-from bulksms_ledger.storage.verifying import verify_account
+from bulksms_ledger.use_cases.account_verification import verify_account
+from bulksms_ledger.use_cases.batch_capture import capture_all
 from servicekit.arguments import ArgumentCheck
 from servicekit.clock import Clock
 from servicekit.database import Database
@@ -33,16 +32,18 @@ T = TypeVar("T")
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     """LedgerService; the contract of each RPC is its comment in the proto."""
 
-    def __init__(self, database: Database, clock: Clock, bookkeeper: Bookkeeper, group_commit: GroupCommit) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, account_writer: AccountWriter, group_commit: GroupCommit
+    ) -> None:
         self._database = database
         self._clock = clock
-        self._bookkeeper = bookkeeper
+        self._account_writer = account_writer
         self._group_commit = group_commit
         self._reader = Reader(database)
 
     async def CreateAccount(self, request: pb.CreateAccountRequest, context: Context) -> pb.CreateAccountResponse:
         operation = requests.create_account(request)
-        _, replayed = _answer(await self._bookkeeper.create_account(operation))
+        _, replayed = _result(await self._account_writer.create_account(operation))
         account = responses.account(await self._account(operation.tenant_id), self._clock.now())
         return pb.CreateAccountResponse(account=account, replayed=replayed)
 
@@ -63,80 +64,74 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         )
 
     async def SetSubscription(self, request: pb.SetSubscriptionRequest, context: Context) -> pb.SetSubscriptionResponse:
-        answer, replayed = await self._decide(requests.set_subscription(request))
+        result, replayed = await self._decide(requests.set_subscription(request))
         return pb.SetSubscriptionResponse(
-            subscription=responses.subscription(_present(answer.subscription)), replayed=replayed
+            subscription=responses.subscription(_present(result.subscription)), replayed=replayed
         )
 
     async def GrantCredits(self, request: pb.GrantCreditsRequest, context: Context) -> pb.GrantCreditsResponse:
-        answer, replayed = await self._decide(requests.grant_credits(request))
+        result, replayed = await self._decide(requests.grant_credits(request))
         return pb.GrantCreditsResponse(
-            entry=responses.entry(_present(answer.entry)),
-            balance=responses.balance(_present(answer.balance)),
+            entry=responses.entry(_present(result.entry)),
+            balance=responses.balance(_present(result.balance)),
             replayed=replayed,
         )
 
     async def AdjustCredits(self, request: pb.AdjustCreditsRequest, context: Context) -> pb.AdjustCreditsResponse:
-        answer, replayed = await self._decide(requests.adjust_credits(request))
+        result, replayed = await self._decide(requests.adjust_credits(request))
         return pb.AdjustCreditsResponse(
-            entry=responses.entry(_present(answer.entry)),
-            balance=responses.balance(_present(answer.balance)),
+            entry=responses.entry(_present(result.entry)),
+            balance=responses.balance(_present(result.balance)),
             replayed=replayed,
         )
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
-        answer, replayed = await self._decide(requests.reserve(request))
+        result, replayed = await self._decide(requests.reserve(request))
         return pb.ReserveResponse(
-            reservation=responses.reservation(_present(answer.reservation)),
-            balance=responses.balance(_present(answer.balance)),
+            reservation=responses.reservation(_present(result.reservation)),
+            balance=responses.balance(_present(result.balance)),
             replayed=replayed,
         )
 
     async def Capture(self, request: pb.CaptureRequest, context: Context) -> pb.CaptureResponse:
-        answer, replayed = await self._decide(requests.capture(request))
-        return pb.CaptureResponse(reservation=responses.reservation(_present(answer.reservation)), replayed=replayed)
+        result, replayed = await self._decide(requests.capture(request))
+        return pb.CaptureResponse(reservation=responses.reservation(_present(result.reservation)), replayed=replayed)
 
     async def BatchCapture(self, request: pb.BatchCaptureRequest, context: Context) -> pb.BatchCaptureResponse:
         check = ArgumentCheck()
         if not 1 <= len(request.captures) <= requests.CAPTURES_MAX:
             check.wrong("captures", f"must be at least 1 and at most {requests.CAPTURES_MAX}")
         results = check.passed([pb.CaptureResult(request_id=capture.request_id) for capture in request.captures])
-        by_tenant: defaultdict[str, list[tuple[AnyOperation, pb.CaptureResult]]] = defaultdict(list)
+        asked: list[tuple[Capture, pb.CaptureResult]] = []
         for capture, result in zip(request.captures, results, strict=True):
             try:
-                operation = requests.capture(capture)
+                asked.append((requests.capture(capture), result))
             except DomainError as error:
                 result.error_reason, result.error_message = error.reason, error.message
-            else:
-                by_tenant[operation.tenant_id].append((operation, result))
-        # Each account's captures are committed for themselves. All are waited for, whatever becomes of the others, so
-        # that an account that cannot be decided now fails the call, as a whole repeated, and hides nothing.
-        outcomes = await asyncio.gather(
-            *(self._capture_all(tenant_id, captures) for tenant_id, captures in sorted(by_tenant.items())),
-            return_exceptions=True,
-        )
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
+        decisions = await capture_all(self._group_commit, [capture for capture, _ in asked])
+        for (_, result), decision in zip(asked, decisions, strict=True):
+            result.replayed = decision.replayed
+            if isinstance(decision.outcome, DomainRefusal):
+                result.error_reason, result.error_message = decision.outcome.reason.value, decision.outcome.message
         return pb.BatchCaptureResponse(results=results)
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
-        answer, replayed = await self._decide(requests.release(request))
-        return pb.ReleaseResponse(reservation=responses.reservation(_present(answer.reservation)), replayed=replayed)
+        result, replayed = await self._decide(requests.release(request))
+        return pb.ReleaseResponse(reservation=responses.reservation(_present(result.reservation)), replayed=replayed)
 
     async def Close(self, request: pb.CloseRequest, context: Context) -> pb.CloseResponse:
-        answer, replayed = await self._decide(requests.close(request))
+        result, replayed = await self._decide(requests.close(request))
         return pb.CloseResponse(
-            reservation=responses.reservation(_present(answer.reservation)),
-            balance=responses.balance(_present(answer.balance)),
+            reservation=responses.reservation(_present(result.reservation)),
+            balance=responses.balance(_present(result.balance)),
             replayed=replayed,
         )
 
     async def Refund(self, request: pb.RefundRequest, context: Context) -> pb.RefundResponse:
-        answer, replayed = await self._decide(requests.refund(request))
+        result, replayed = await self._decide(requests.refund(request))
         return pb.RefundResponse(
-            reservation=responses.reservation(_present(answer.reservation)),
-            balance=responses.balance(_present(answer.balance)),
+            reservation=responses.reservation(_present(result.reservation)),
+            balance=responses.balance(_present(result.balance)),
             replayed=replayed,
         )
 
@@ -216,27 +211,19 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             raise responses.error(refusals.account_not_found(tenant_id))
         return account
 
-    async def _decide(self, operation: AnyOperation) -> tuple[Answer, bool]:
+    async def _decide(self, operation: AnyOperation) -> tuple[OperationResult, bool]:
         [decision] = await self._group_commit.decide(operation.tenant_id, [operation])
-        return _answer(decision)
-
-    async def _capture_all(self, tenant_id: str, captures: Sequence[tuple[AnyOperation, pb.CaptureResult]]) -> None:
-        decisions = await self._group_commit.decide(tenant_id, [operation for operation, _ in captures])
-        for (_, result), decision in zip(captures, decisions, strict=True):
-            result.replayed = decision.replayed
-            if isinstance(decision.outcome, Refusal):
-                result.error_reason = decision.outcome.reason.value
-                result.error_message = decision.outcome.message
+        return _result(decision)
 
 
-def _answer(decision: Decision) -> tuple[Answer, bool]:
-    if isinstance(decision.outcome, Refusal):
+def _result(decision: Decision) -> tuple[OperationResult, bool]:
+    if isinstance(decision.outcome, DomainRefusal):
         raise responses.error(decision.outcome)
     return decision.outcome, decision.replayed
 
 
 def _present(part: T | None) -> T:
-    """A part of an answer; its operation's rule has put it there, so a missing one is a bug of ours."""
+    """A part of a result; its operation's rule has put it there, so a missing one is a bug of ours."""
     if part is None:
-        raise TypeError("the answer lacks a part that its response has")
+        raise TypeError("the result lacks a part that its response has")
     return part

@@ -1,48 +1,35 @@
-"""Verifying: all that is stored of one account as of one instant, read piece by piece."""
+"""Snapshot: all that is stored of one account at one instant, read piece by piece."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import RowMapping, Select, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_ledger.accounts import Account
-from bulksms_ledger.entries import Entry, Postings
-from bulksms_ledger.reservations import Hold
-from bulksms_ledger.storage.rows import account_from_row, entry_from_row, hold_from_row
+from bulksms_ledger.domain.accounts import Account
+from bulksms_ledger.domain.entries import Entry, Postings
+from bulksms_ledger.domain.reservations import AllocatedReservation
+from bulksms_ledger.domain.verification import StoredLot
+from bulksms_ledger.storage.rows import account_from_row, allocated_reservation_from_row, entry_from_row
 from bulksms_ledger.storage.tables import accounts, entries, lots, operations, reservations
-from bulksms_ledger.verification import StoredLot, Verification
 from servicekit.database import Database
 
 StoredEntry = tuple[Entry, Postings, bool]
 """An entry, its postings as stored, and whether the operation that wrote it is on record."""
 
-_PAGE: Final = 500  # few enough that other callers are served between two pages
+PAGE: Final = 500  # few enough that other callers are served between two pages
 
 
-async def verify_account(database: Database, tenant_id: str) -> Verification | None:
-    """Read everything of an account in one snapshot and verify it; None when there is no account."""
+@asynccontextmanager
+async def open_snapshot(database: Database, tenant_id: str) -> AsyncIterator[Snapshot]:
+    """All of an account at one instant, for as long as the block lasts."""
     async with database.connect() as connection:
         await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        snapshot = Snapshot(connection, tenant_id)
-        account = await snapshot.account()
-        if account is None:
-            return None
-        verification = Verification(tenant_id)
-        async for page in snapshot.pages():
-            for entry, stored, on_record in page:
-                verification.read(entry, stored, on_record=on_record)
-            if closed := verification.take_closed():
-                verification.settle(await snapshot.holds(closed))
-        unsettled = verification.unsettled
-        for start in range(0, len(unsettled), _PAGE):
-            some = unsettled[start : start + _PAGE]
-            verification.compare_reservations(some, await snapshot.holds(some))
-        verification.compare(account, await snapshot.lots(), await snapshot.count_reservations())
-        return verification
+        yield Snapshot(connection, tenant_id)
 
 
 class Snapshot:
@@ -67,7 +54,7 @@ class Snapshot:
     async def pages(self) -> AsyncIterator[list[StoredEntry]]:
         """Every entry in version order, a page at a time."""
         after = 0
-        while page := await self.entries(after, _PAGE):
+        while page := await self.entries(after, PAGE):
             yield page
             after = page[-1][0].version
 
@@ -77,7 +64,7 @@ class Snapshot:
             operations.c.request_id == entries.c.request_id,
             operations.c.tenant_id == entries.c.tenant_id,
             # A capture's operation is told from its entry, so it must be this one.
-            func.coalesce(operations.c.told_by, entries.c.version) == entries.c.version,
+            func.coalesce(operations.c.entry_version, entries.c.version) == entries.c.version,
         )
         rows = await self._fetch(
             select(entries, on_record.label("on_record"))
@@ -87,7 +74,7 @@ class Snapshot:
         )
         return [(entry_from_row(row), _postings(row), row["on_record"]) for row in rows]
 
-    async def holds(self, reservation_ids: Sequence[UUID]) -> dict[UUID, Hold]:
+    async def reservations(self, reservation_ids: Sequence[UUID]) -> dict[UUID, AllocatedReservation]:
         """These reservations, by their ids."""
         rows = await self._fetch(
             select(reservations).where(
@@ -95,7 +82,7 @@ class Snapshot:
                 reservations.c.reservation_id == func.any(list(reservation_ids)),
             )
         )
-        return {row["reservation_id"]: hold_from_row(row) for row in rows}
+        return {row["reservation_id"]: allocated_reservation_from_row(row) for row in rows}
 
     async def count_reservations(self) -> int:
         """How many reservations are stored."""

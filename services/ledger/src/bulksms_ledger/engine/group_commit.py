@@ -13,13 +13,13 @@ from typing import Final
 
 from opentelemetry import metrics, trace
 
-from bulksms_ledger.operations import AnyOperation, Decision
+from bulksms_ledger.domain.operations import AnyOperation, Decision
 from servicekit import errors, logs
 from servicekit.database import as_domain_error
 
 Decide = Callable[[str, Sequence[AnyOperation]], Awaitable[list[Decision]]]
 
-_log = logs.get_logger("bulksms_ledger.group_commit")
+_log = logs.get_logger("bulksms.ledger.group_commit")
 _RETRY_AFTER: Final = timedelta(milliseconds=500)
 _LINKS_MAX: Final = 128  # OpenTelemetry's own limit
 # A commit costs 1.5 ms of CPU, half of it PostgreSQL's, however few it is for: a group is worth some waiting, but not
@@ -77,8 +77,8 @@ class GroupCommit:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._stopping = False
-        meter = metrics.get_meter("bulksms_ledger")
-        self._tracer = trace.get_tracer("bulksms_ledger")
+        meter = metrics.get_meter("bulksms.ledger.group_commit")
+        self._tracer = trace.get_tracer("bulksms.ledger.group_commit")
         self._group_size = meter.create_histogram(
             "ledger.group.operations", unit="{operation}", description="Operations decided by one commit"
         )
@@ -166,7 +166,7 @@ class GroupCommit:
         try:
             await self._answer(group, await self._decide_all(tenant_id, group))
         except Exception as error:  # noqa: BLE001 - the loop's boundary: its callers are told
-            await self._settle_failure(tenant_id, group, error)
+            await self._fail(tenant_id, group, error)
         except asyncio.CancelledError:
             for request in group:
                 request.decisions.cancel()
@@ -195,7 +195,7 @@ class GroupCommit:
         ):
             return await self._decide(tenant_id, operations)
 
-    async def _settle_failure(self, tenant_id: str, group: Sequence[_Request], error: Exception) -> None:
+    async def _fail(self, tenant_id: str, group: Sequence[_Request], error: Exception) -> None:
         known = as_domain_error(error)
         if known is None and len(group) > 1:
             # Something in the group is at fault, which is a bug of ours; the others must not pay for it.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from bulksms_ledger.accounts import GENESIS_HASH, Account, Balance
-from bulksms_ledger.entries import Entry, Postings, chain_hash, postings
+from bulksms_ledger.domain.accounts import GENESIS_HASH, Account, Balance
+from bulksms_ledger.domain.entries import Entry, Postings, chain_hash, postings
 
 Differ = Callable[[str], None]
-"""Takes in one sentence about what does not hold."""
+"""Takes in one sentence about what differs."""
 
 
 class Chain:

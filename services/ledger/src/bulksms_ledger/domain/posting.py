@@ -7,9 +7,9 @@ from uuid import UUID
 
 import msgspec
 
-from bulksms_ledger.accounts import Account
-from bulksms_ledger.entries import MOVES, Entry, EntryKind, Evidence, chain_hash
-from bulksms_ledger.operations import Operation
+from bulksms_ledger.domain.accounts import Account
+from bulksms_ledger.domain.entries import MOVES, Entry, EntryKind, Evidence, chain_hash
+from bulksms_ledger.domain.operations import Operation
 
 
 def enter(

@@ -1,0 +1,1 @@
+"""The edge towards callers: RPCs, their messages checked and answered."""
