@@ -50,9 +50,14 @@ def _missing(names: list[str], page: PurePosixPath) -> str | None:
     return None
 
 
+@cache
+def _root(app: typer.Typer) -> Any:
+    return typer.main.get_command(app)
+
+
 def _typer_complaint(app: typer.Typer, words: list[str], *, mentioned: bool) -> str | None:
-    # Told by what they offer, not by their classes: typer brings a click of its own.
-    root: Any = typer.main.get_command(app)
+    # Known by what they offer, not by their classes: typer brings a click of its own.
+    root = _root(app)
     command, rest = root, words[1:]
     flags = {name: option for option in root.params for name in option.opts}
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
@@ -104,7 +109,7 @@ def _suites() -> str:
 def _module_complaint(module: str, rest: list[str]) -> str | None:
     if importlib.util.find_spec(module) is None:
         return f"there is no module {module}"
-    if not module.startswith(_WITH_HELP):
+    if not module.startswith(_WITH_HELP) or not rest:
         return None
     path = [word for word in rest[:2] if re.fullmatch(r"[a-z-]*[a-z]", word) and not word.startswith("-")]
     helped = _help(module, tuple(path) if module.startswith("bulksms_") else ())

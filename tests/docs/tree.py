@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _CODE = {".py", ".pyi", ".lua", ".sql", ".proto", ".toml", ".yaml", ".yml", ".env", ".mako", ".txt", ""}
 _COMMENT = re.compile(r"(?:#|--|//).*")
-_PYTHON_COMMENT = re.compile(r"(?:^|\s)#.*", re.MULTILINE)
+# Docstrings, with them longer pieces of SQL, and comments.
+_PYTHON_PROSE = re.compile(r'"""(?s:.*?)"""|(?:^|\s)#.*', re.MULTILINE)
 
 
 @cache
@@ -48,9 +47,10 @@ def pages() -> list[PurePosixPath]:
     return [path for path in tracked() if path.suffix == ".md"]
 
 
-def text_files() -> list[PurePosixPath]:
-    """Pages and code; data and pictures are left out."""
-    return [path for path in tracked() if path.suffix in _CODE | {".md"}]
+@cache
+def text_files() -> tuple[PurePosixPath, ...]:
+    """Pages and code; data and pictures are not among them."""
+    return tuple(path for path in tracked() if path.suffix in _CODE | {".md"})
 
 
 @cache
@@ -60,16 +60,8 @@ def prose_of_code() -> tuple[tuple[PurePosixPath, str], ...]:
     return tuple((path, "\n".join(_prose(path))) for path in files)
 
 
-def _prose(path: PurePosixPath) -> Iterator[str]:
-    return _python_prose(read(path)) if path.suffix == ".py" else iter(_COMMENT.findall(read(path)))
-
-
-def _python_prose(source: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Expr(value=ast.Constant(value=str(docstring))):
-                yield docstring
-    yield from _PYTHON_COMMENT.findall(source)
+def _prose(path: PurePosixPath) -> list[str]:
+    return (_PYTHON_PROSE if path.suffix == ".py" else _COMMENT).findall(read(path))
 
 
 def matching(name: str) -> list[PurePosixPath]:
@@ -77,6 +69,7 @@ def matching(name: str) -> list[PurePosixPath]:
     return [path for path in tracked() if path.match(name)]
 
 
+@cache
 def exists(name: str) -> bool:
     """True when there is such a file, or such a folder (which may end with a slash)."""
     if matching(name):
