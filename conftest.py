@@ -8,54 +8,52 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 
 from devstack.servers import ServerOptions, Servers
+from devstack.temporary import temporary_folder
 
 _SHARED_DATABASE_URL = "BULKSMS_TEST_DATABASE_URL"
 _SHARED_REDIS_URL = "BULKSMS_TEST_REDIS_URL"
-_running = pytest.StashKey[tuple[Servers, Path]]()
+_open_until_the_end = pytest.StashKey[ExitStack]()
 _counter = itertools.count()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the servers in the controlling process of a parallel run, and hand their addresses to its workers."""
-    workers = getattr(config.option, "numprocesses", None)
-    if not workers or os.environ.get("PYTEST_XDIST_WORKER") or config.option.collectonly:
+    """Keep all this run's files in one folder that goes with it; start the servers of a parallel run's workers."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
         return
-    folder = Path(tempfile.mkdtemp(prefix="bulksms-tests-"))
-    servers = Servers(ServerOptions(folder, ephemeral=True, fsync=False)).__enter__()
-    config.stash[_running] = (servers, folder)
-    os.environ[_SHARED_DATABASE_URL] = servers.admin_url
-    os.environ[_SHARED_REDIS_URL] = servers.redis_url
+    resources = config.stash[_open_until_the_end] = ExitStack()
+    folder = resources.enter_context(temporary_folder("tests"))
+    config.option.basetemp = config.option.basetemp or folder / "pytest"  # tryfirst: it is read by pytest's own hook
+    if getattr(config.option, "numprocesses", None) and not config.option.collectonly:
+        servers = resources.enter_context(Servers(ServerOptions(folder / "servers", ephemeral=True, fsync=False)))
+        os.environ[_SHARED_DATABASE_URL] = servers.admin_url
+        os.environ[_SHARED_REDIS_URL] = servers.redis_url
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what was started."""
-    if _running in config.stash:
-        servers, folder = config.stash[_running]
-        servers.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    """Stop and remove what was started and made."""
+    if _open_until_the_end in config.stash:
+        config.stash[_open_until_the_end].close()
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """PostgreSQL and Valkey of this run."""
-    with _own_folder() as folder:
-        shared = os.environ.get(_SHARED_DATABASE_URL), os.environ.get(_SHARED_REDIS_URL)
-        options = (
-            ServerOptions(folder, ephemeral=True, database_url=shared[0], redis_url=shared[1])
-            if all(shared)
-            else ServerOptions(folder, ephemeral=True, fsync=False)
-        )
-        with Servers(options) as running:
-            yield running
+    folder = tmp_path_factory.mktemp("servers")
+    shared = os.environ.get(_SHARED_DATABASE_URL), os.environ.get(_SHARED_REDIS_URL)
+    options = (
+        ServerOptions(folder, ephemeral=True, database_url=shared[0], redis_url=shared[1])
+        if all(shared)
+        else ServerOptions(folder, ephemeral=True, fsync=False)
+    )
+    with Servers(options) as running:
+        yield running
 
 
 @pytest.fixture
@@ -76,12 +74,3 @@ def redis_url(servers: Servers) -> str:
 def redis_key_prefix(servers: Servers) -> str:
     """What the keys of this test begin with."""
     return f"{servers.redis_key_prefix}t{next(_counter)}:"
-
-
-@contextmanager
-def _own_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="bulksms-tests-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

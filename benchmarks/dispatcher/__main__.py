@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import uvloop
@@ -14,6 +13,7 @@ from benchmarks.dispatcher.processes import Bench, bench
 from benchmarks.dispatcher.stages import stage_by_stage
 from benchmarks.dispatcher.throughput import whole_way
 from benchmarks.report import Figure, machine, publish
+from devstack.temporary import temporary_folder
 from servicekit import logs
 
 _TITLE = "Limits off; simulator, PostgreSQL (fsync on) and peers beside it"
@@ -34,7 +34,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logs.configure("WARNING")
     before = machine()
-    with tempfile.TemporaryDirectory(prefix="bulksms-benchmark-") as folder, bench(Path(folder)) as running:
+    with temporary_folder("benchmark") as folder, bench(folder) as running:
         figures = uvloop.run(_run(running, arguments))
     publish(_TITLE, figures, before, arguments.json)
     return 0

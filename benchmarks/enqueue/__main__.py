@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from bulksms_client import AsyncClient
 from bulksms_ledger.app import MIGRATIONS
 from devstack.servers import ServerOptions, Servers
 from devstack.serving import serving
+from devstack.temporary import temporary_folder
 from servicekit import logs, migrations
 from servicekit.grpc.server import GrpcServer
 from servicekit.lifecycle import running
@@ -49,10 +49,10 @@ def main() -> int:
     logs.configure("WARNING")
     before = machine()
     with (
-        tempfile.TemporaryDirectory(prefix="bulksms-benchmark-") as folder,
-        Servers(ServerOptions(Path(folder), ephemeral=True, fsync=True, database_url=None, redis_url=None)) as servers,
+        temporary_folder("benchmark") as folder,
+        Servers(ServerOptions(folder, ephemeral=True, fsync=True, database_url=None, redis_url=None)) as servers,
     ):
-        figures = uvloop.run(_run(arguments, servers, Path(folder)))
+        figures = uvloop.run(_run(arguments, servers, folder))
     publish(_TITLE, figures, before, arguments.json)
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -20,6 +19,7 @@ from devstack.mitto.report_posts import ReportSettings
 from devstack.ports import choose_port, release_port
 from devstack.services import DLR_SECRET_HEADER, WEBHOOK_PATH
 from devstack.serving import serving
+from devstack.temporary import temporary_folder
 
 _TITLE = "Delivery reports: received, on disk (synchronous=FULL), acknowledged, forwarded"
 _SECRET = "benchmark-secret-0123456789"
@@ -36,8 +36,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the JSON document there instead")
     arguments = parser.parse_args()
     before = machine()
-    with tempfile.TemporaryDirectory(prefix="bulksms-benchmark-") as folder:
-        figures = _figures(Path(folder), arguments.reports, arguments.array)
+    with temporary_folder("benchmark") as folder:
+        figures = _figures(folder, arguments.reports, arguments.array)
     publish(_TITLE, figures, before, arguments.json)
     return 0
 

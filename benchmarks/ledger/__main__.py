@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.ledger.stages import stages
 from benchmarks.report import Figure, machine, show
 from bulksms_ledger.app import MIGRATIONS
 from devstack.postgres import EmbeddedPostgres
+from devstack.temporary import temporary_folder
 from servicekit import logs, migrations
 
 _ITEMS = {
@@ -43,8 +43,8 @@ def main() -> int:
     arguments = parser.parse_args()
     logs.configure("WARNING")
     before = machine()
-    with tempfile.TemporaryDirectory(prefix="bulksms-benchmark-") as folder, _postgres(Path(folder)) as (url, pid):
-        figures = uvloop.run(_run(arguments, url, pid, Path(folder)))
+    with temporary_folder("benchmark") as folder, _postgres(folder) as (url, pid):
+        figures = uvloop.run(_run(arguments, url, pid, folder))
     show("One hot tenant, synchronous_commit=on", figures, Console(stderr=True, width=140))
     document = {"before": before, "after": machine(), "figures": [figure.as_document() for figure in figures]}
     text = json.dumps(document, indent=2) + "\n"

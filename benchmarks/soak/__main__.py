@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from benchmarks.report import machine
 from benchmarks.soak.run import ENVIRONMENT, REPLICAS, Soaked, soak
 from benchmarks.soak.traffic import Pace
 from devstack.stack import Stack, StackOptions
+from devstack.temporary import temporary_folder
 
 
 def main() -> int:
@@ -28,9 +28,9 @@ def main() -> int:
     arguments = parser.parse_args()
     pace = Pace(arguments.minutes * 60, arguments.campaign_every, arguments.single_every, arguments.seed)
     before = machine()
-    with tempfile.TemporaryDirectory(prefix="bulksms-soak-") as folder:
+    with temporary_folder("soak") as folder:
         options = StackOptions(
-            Path(folder) / "stack",
+            folder / "stack",
             ephemeral=True,
             replicas=REPLICAS,
             environment=dict.fromkeys(REPLICAS, ENVIRONMENT),

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from devstack.span_store import Span, SpanKey, SpanWriter
+from devstack.sql import execute, fetch
 from devstack.state import StackState, read_state
+from devstack.temporary import temporary_folder
 
 NO_SERVICES = [f"--replicas={name}=0" for name in ("ledger", "campaign", "dispatcher", "dlr-gateway")]
 
@@ -134,6 +136,70 @@ def test_after_a_kill_of_the_supervisor_nothing_runs_and_up_works_again(
     assert "in the background" in detached.stdout
     assert run(tmp_path, "down").stdout == "Stopped.\n"
     assert none_left(state)
+
+
+def database_url(folder: Path) -> str:
+    postgres = folder / ".devstack" / "postgres"
+    port = (postgres / "data" / "postmaster.pid").read_text().splitlines()[3]
+    return f"postgresql://postgres:{(postgres / 'password').read_text()}@127.0.0.1:{port}/postgres"
+
+
+def ctrl_c(folder: Path) -> None:
+    os.kill(state_of(folder).supervisor.pid, signal.SIGINT)
+
+
+def down(folder: Path) -> None:
+    assert run(folder, "down").stdout == "Stopped.\n"
+
+
+def kill_the_supervisor(folder: Path) -> None:
+    os.kill(state_of(folder).supervisor.pid, signal.SIGKILL)
+
+
+def kill_everything_and_go_down(folder: Path) -> None:
+    state = state_of(folder)
+    for record in (state.supervisor, *state.processes):
+        os.kill(record.pid, signal.SIGKILL)
+    assert run(folder, "down").stdout.startswith("Stopped")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("place", ["below a folder closed to others", "below a folder open to all"])
+def test_the_data_is_there_after_every_kind_of_stop_and_nothing_is_left_elsewhere(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with temporary_folder("checkout") as parent, temporary_folder("temporary") as temporary:
+        parent.chmod(0o700 if "closed" in place else 0o755)
+        before = set(temporary.iterdir())
+        monkeypatch.setenv("TMPDIR", str(temporary))
+        folder = parent / "checkout"
+        folder.mkdir()
+        for starts, stop in enumerate((down, kill_the_supervisor, kill_everything_and_go_down, ctrl_c, down)):
+            started = run(folder, "up", "--detach", *NO_SERVICES)
+            assert started.returncode == 0, started.stderr
+            url = database_url(folder)
+            execute(url, ["CREATE TABLE IF NOT EXISTS starts (number int)"])
+            assert fetch(url, "SELECT count(*) FROM starts") == [(starts,)], "after the stop before this start"
+            execute(url, [f"INSERT INTO starts VALUES ({starts})"])
+            state = state_of(folder)
+            stop(folder)
+            wait_until(lambda state=state: none_left(state))  # type: ignore[misc]
+        assert set(temporary.iterdir()) == before
+        assert "Data deleted." in run(folder, "down", "--delete-data").stdout
+        assert list(folder.iterdir()) == []
+
+
+def test_down_removes_the_temporary_folders_of_killed_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    script = "import os, devstack.temporary as t\nwith t.temporary_folder('killed'): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert [path.name.rpartition("-")[0] for path in temporary.iterdir()] == ["bulksms-killed"]
+    assert run(tmp_path, "down").stdout == "Nothing runs here.\n"
+    assert list(temporary.iterdir()) == []
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:

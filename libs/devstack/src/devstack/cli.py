@@ -26,6 +26,7 @@ from devstack.span_store import SpanReader
 from devstack.stack import AlreadyRunningError, Stack, StackOptions, delete_stack_data
 from devstack.state import StackState, end_processes, read_state, remove_state
 from devstack.supervision import Supervisor
+from devstack.temporary import remove_abandoned_folders
 from devstack.tracetree import read_trace
 from devstack.traceview import duration, render
 from devstack.valkey import ValkeyUnavailableError
@@ -88,6 +89,7 @@ def down(
         out.print("Nothing runs here.")
     else:
         _stop(folder, state)
+    remove_abandoned_folders()
     if delete_data:
         delete_stack_data(folder)
         out.print("Data deleted.")
@@ -172,7 +174,11 @@ def trace(
 
 def main() -> None:
     """Run the command."""
-    app()
+    try:
+        app()
+    except PermissionError as error:  # a stack that root, or somebody else, has started in this folder
+        err.print(f"{error}: go on as the user whose stack it is", markup=False)
+        sys.exit(1)
 
 
 def _run(options: StackOptions) -> None:

@@ -49,9 +49,7 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Start the server and wait until it takes connections; also after a kill of any kind, on the same port."""
-        if self._process is None:
-            self._cluster.prepare()
-        elif self._process.running:
+        if self._process is not None and self._process.running:
             return
         for attempt in range(_START_ATTEMPTS):
             try:
@@ -90,6 +88,7 @@ class EmbeddedPostgres:
         if self._process is not None:  # others know the port by now
             self._process.start()
             return
+        self._cluster.prepare()
         self.port = choose_port()
         process = self._process = self._make_process()
         try:

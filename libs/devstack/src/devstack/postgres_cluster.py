@@ -1,8 +1,7 @@
-"""A PostgreSQL data folder: where it can be on this machine, made by initdb once, and whose it is."""
+"""A PostgreSQL data folder: made by initdb once, in one place, and used by whichever account can run on it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -11,33 +10,30 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from devstack.accounts import can_write, guarded
-from devstack.postgres_installation import (
-    CURE,
-    PostgresInstallation,
-    PostgresUnavailableError,
-    find_installations,
-    private_folder_candidates,
-)
+from devstack.accounts import can_write, give, guarded
+from devstack.identity import write_private
+from devstack.postgres_installation import CURE, PostgresInstallation, PostgresUnavailableError, find_installations
 from devstack.process_run import base_environment
 
 SUPERUSER = "postgres"
 
 _INITDB_TIMEOUT_SECONDS = 120
-
-# Below the stack's folder: where the data is, when it cannot be below the stack's folder.
-_LOCATION = "location"
-_PRIVATE_PREFIX = "bulksms-postgres-"
+_UNFINISHED_PREFIX = "unfinished-"
 
 
 class PostgresCluster:
-    """The data of one server, and what can run on it; known after `prepare`."""
+    """The data of one server, and what can run on it; known after `prepare`.
+
+    There is one place for the data and one password, whoever PostgreSQL runs as: a start that finds another account,
+    or follows one that failed half-way, goes on with what is there.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.data = folder / "data"
+        """What PostgreSQL calls PGDATA; it has this name only when it is complete."""
         self.password = ""
         """The superuser's."""
-        self._home: Path | None = None
         self._installation: PostgresInstallation | None = None
 
     @property
@@ -47,131 +43,96 @@ class PostgresCluster:
             raise RuntimeError("PostgreSQL has not been started")
         return self._installation
 
-    @property
-    def home(self) -> Path:
-        """The folder the server's account can write: `folder`, or one made for it."""
-        if self._home is None:
-            raise RuntimeError("PostgreSQL has not been started")
-        return self._home
-
-    @property
-    def data(self) -> Path:
-        """What PostgreSQL calls PGDATA."""
-        return self.home / "data"
-
     def prepare(self) -> None:
         """Find an account that can run PostgreSQL on this folder, and make the cluster if there is none."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for abandoned in self.folder.glob(f"{_UNFINISHED_PREFIX}*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        self.password = self._read_or_make_password()
         tried: list[str] = []
         for installation in find_installations():
-            self._home = self._find_home(installation)
-            if self._home is None:
-                tried.append(f"{installation.account}: cannot write {self.folder} or a temporary folder")
-                continue
-            self._installation = installation
             try:
-                self._read_or_make_cluster()
+                self._make_usable(installation)
             except (subprocess.SubprocessError, OSError) as error:
-                tried.append(f"{installation.account} with {installation.programs}: {_said(error)}")
-                continue
-            return
+                tried.append(f"{installation.account} with {installation.programs}: {_last_line(error)}")
+            else:
+                self._installation = installation
+                return
         attempts = "; ".join(tried) or "no PostgreSQL programs were found that can be run"
-        raise PostgresUnavailableError(f"No PostgreSQL can be started here ({attempts}). {CURE}")
+        raise PostgresUnavailableError(f"No PostgreSQL can be started in {self.folder} ({attempts}). {CURE}")
 
     def remove(self) -> None:
-        """Delete it, wherever it is."""
-        for home in (self._home, self._recorded_home(), self.folder):
-            if home is not None:
-                shutil.rmtree(home, ignore_errors=True)
-        self._home = self._installation = None
+        """Delete it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._installation = None
 
-    def _find_home(self, installation: PostgresInstallation) -> Path | None:
-        """Return a folder for data that the account can write: below ours, else a private one that ours records."""
-        account, record = installation.account, self.folder / _LOCATION
-        if not account.is_other_user:
-            return self.folder
-        recorded = self._recorded_home()
-        if recorded is not None and recorded.lstat().st_uid == account.uid and can_write(recorded, account):
-            return recorded
-        home = self.folder / "server"
-        home.mkdir(mode=0o700, exist_ok=True)
-        os.chown(home, account.uid, account.gid)
-        if can_write(home, account):
-            return home
-        home.rmdir()  # below a folder closed to others, such as /root
-        for place in private_folder_candidates():
-            home = Path(tempfile.mkdtemp(prefix=_PRIVATE_PREFIX, dir=place))
-            os.chown(home, account.uid, account.gid)
-            if can_write(home, account):
-                record.write_text(str(home))
-                return home
-            home.rmdir()
-        return None
+    def _read_or_make_password(self) -> str:
+        path = self.folder / "password"
+        if not path.exists():
+            if self.data.exists():
+                raise PostgresUnavailableError(
+                    f"{self.data} holds data, but its password, {path}, is gone: "
+                    "put it back, or delete the data with `bulksms-devstack down --delete-data`"
+                )
+            write_private(path, secrets.token_hex(16))
+        return path.read_text()
 
-    def _recorded_home(self) -> Path | None:
-        """Return the private folder an earlier start had to use, if it is still there."""
-        try:
-            recorded = Path((self.folder / _LOCATION).read_text())
-        except OSError:
-            return None
-        return recorded if recorded.name.startswith(_PRIVATE_PREFIX) and recorded.is_dir() else None
-
-    def _read_or_make_cluster(self) -> None:
-        password_file = self.folder / "password"
-        if (self.data / "PG_VERSION").exists():
-            owner = self.data.stat().st_uid
-            if owner != self.installation.account.uid:
-                raise OSError(f"{self.data} belongs to user {owner}: go on as that user, or remove the folder")
-            self.password = password_file.read_text()
+    def _make_usable(self, installation: PostgresInstallation) -> None:
+        """Have the data belong to the installation's account, within its reach; raises OSError when that cannot be."""
+        if not self.data.exists():
+            self._make_data(installation)
             return
-        self.password = secrets.token_hex(16)
-        with contextlib.suppress(FileNotFoundError):
-            password_file.unlink()
-        descriptor = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.password)
-        self._make_cluster()
+        give(self.data, installation.account)
+        if not can_write(self.data, installation.account):
+            raise PermissionError(f"cannot write {self.data}")
+        made_by = (self.data / "PG_VERSION").read_text().strip()
+        if made_by != str(installation.major_version):
+            raise OSError(f"it is PostgreSQL {installation.major_version}, the data is of {made_by}")
 
-    def _make_cluster(self) -> None:
+    def _make_data(self, installation: PostgresInstallation) -> None:
         """Run initdb in a folder that gets its name only when it is complete."""
-        installation = self.installation
-        unfinished = self.home / "data.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        given = self.home / "password.given"
-        given.write_text(self.password)
-        given.chmod(0o600)
-        os.chown(given, installation.account.uid, installation.account.gid)
-        # The built-in provider knows upper and lower case of every script, sorts bytewise, and is the same everywhere.
-        modern = installation.major_version >= 17
-        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"] if modern else ["--locale=C"]
-        command: list[str | os.PathLike[str]] = [
-            installation.programs / "initdb",
-            f"--pgdata={unfinished}",
-            f"--username={SUPERUSER}",
-            f"--pwfile={given}",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            *locale,
-            "--no-sync",
-            "--no-instructions",
-        ]
+        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED_PREFIX, dir=self.folder))
         try:
-            subprocess.run(
-                guarded(command, installation.account, signal.SIGKILL),
-                cwd="/",
-                env=base_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_INITDB_TIMEOUT_SECONDS,
-                check=True,
-            )
+            data, given = unfinished / "data", unfinished / "password"
+            data.mkdir(mode=0o700)
+            write_private(given, self.password)
+            give(unfinished, installation.account)
+            if not can_write(data, installation.account):
+                raise PermissionError(f"cannot write {self.folder}")
+            _initdb(installation, data, given)
+            data.rename(self.data)
         finally:
-            given.unlink(missing_ok=True)
-        unfinished.rename(self.data)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _said(error: Exception) -> str:
+def _initdb(installation: PostgresInstallation, data: Path, password_file: Path) -> None:
+    # The built-in provider knows upper and lower case of every script, sorts bytewise, and is the same everywhere.
+    modern = installation.major_version >= 17
+    locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"] if modern else ["--locale=C"]
+    command: list[str | os.PathLike[str]] = [
+        installation.programs / "initdb",
+        f"--pgdata={data}",
+        f"--username={SUPERUSER}",
+        f"--pwfile={password_file}",
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        *locale,
+        "--no-sync",
+        "--no-instructions",
+    ]
+    subprocess.run(
+        guarded(command, installation.account, signal.SIGKILL),
+        cwd="/",
+        env=base_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_INITDB_TIMEOUT_SECONDS,
+        check=True,
+    )
+
+
+def _last_line(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError) and error.stderr:
         return str(error.stderr).strip().splitlines()[-1]
     return str(error)

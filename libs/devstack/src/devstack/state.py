@@ -106,6 +106,10 @@ class FolderLock:
         self._path = folder / "lock"
         self._descriptor: int | None = None
 
+    def is_there(self) -> bool:
+        """Whether anybody has ever taken it."""
+        return self._path.exists()
+
     def acquire(self, timeout_seconds: float = 0.0) -> bool:
         """Take the lock; return False when another process has it until the end of the timeout."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
