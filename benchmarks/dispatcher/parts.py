@@ -49,7 +49,7 @@ def part_by_part(batch_size: int) -> list[Figure]:
         return classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), batch_size, known)
 
     def tell() -> object:
-        group = results_pb2.OutcomeGroup(phones=unpack(packed).phones, message_ids=unpack_ids(packed_ids))
+        group = results_pb2.OutcomeGroup(phones=unpack(packed).phones, provider_message_ids=unpack_ids(packed_ids))
         return results_pb2.RecordBatchResultRequest(groups=[group]).SerializeToString()
 
     return [

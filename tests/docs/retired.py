@@ -109,7 +109,7 @@ RETIRED = (
         ("UNRESOLVED; UNCONFIRMED"),
         still_in=(CAMPAIGN, DISPATCHER, PROTOS, BENCHMARKS, LIBS, SPANNING),
     ),
-    Retired(r"UNCONFIRMED_EXPIRED", "UNCONFIRMED, with a reason", still_in=(CAMPAIGN, PROTOS, "docs/operations.md")),
+    Retired(r"UNCONFIRMED_EXPIRED", "UNCONFIRMED, with a reason"),
     # Attempts.
     Retired(
         r"\bTry\b(?=[(\]:,)]| \|)|\bTried\b|workers.tries|next_try",

@@ -20,6 +20,7 @@ from bulksms.dispatcher.v1 import dispatch_pb2
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceServicer
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceServicer
+from bulksms.types.v1 import types_pb2
 from servicekit import errors
 from servicekit.database import Database
 from servicekit.errors import DomainError
@@ -305,7 +306,7 @@ class Service:
     ) -> results_pb2.RecordDeliveryReportsResponse:
         return await self.results.RecordDeliveryReports(
             results_pb2.RecordDeliveryReportsRequest(
-                reports=[results_pb2.DeliveryReport(message_id=id_, status=status) for id_, status in reports]
+                reports=[results_pb2.DeliveryReport(provider_message_id=id_, status=status) for id_, status in reports]
             )
         )
 
@@ -334,12 +335,14 @@ def accepted(phones: Sequence[int], prefix: str = "m") -> results_pb2.OutcomeGro
     return results_pb2.OutcomeGroup(
         outcome=results_pb2.RECIPIENT_OUTCOME_ACCEPTED,
         phones=phones,
-        message_ids=[f"{prefix}{phone}" for phone in phones],
+        provider_message_ids=[f"{prefix}{phone}" for phone in phones],
     )
 
 
 def outcome(
-    kind: results_pb2.RecipientOutcome.ValueType, phones: Sequence[int], reason: str = "R"
+    kind: results_pb2.RecipientOutcome.ValueType,
+    phones: Sequence[int],
+    reason: types_pb2.OutcomeReason.ValueType = types_pb2.OUTCOME_REASON_ATTEMPTS_EXHAUSTED,
 ) -> results_pb2.OutcomeGroup:
     return results_pb2.OutcomeGroup(outcome=kind, phones=phones, reason=reason)
 

@@ -34,7 +34,7 @@ async def test_only_accepted_recipients_without_a_final_report_are_awaited(servi
     await service.report((f"m{PHONES[0]}", DELIVERED), (f"m{PHONES[1]}", FAILED), (f"m{PHONES[2]}", SENT))
     page = await service.results.ListAwaitedReports(asking(campaign_id))
     assert list(page.phones) == PHONES[2:8]
-    assert list(page.message_ids) == [f"m{phone}" for phone in PHONES[2:8]]
+    assert list(page.provider_message_ids) == [f"m{phone}" for phone in PHONES[2:8]]
     part = await service.results.ListAwaitedReports(
         asking(campaign_id, after_phone=PHONES[2], last_phone=PHONES[6], page_size=3)
     )
@@ -50,7 +50,7 @@ async def test_a_tenant_hears_nothing_of_another_ones_messages(service: Service)
     assert (error.category, error.reason) == (Category.NOT_FOUND, "CAMPAIGN_NOT_FOUND")
     error = await refused(service.results.ListAwaitedReports(asking(str(uuid4()))))
     assert error.reason == "CAMPAIGN_NOT_FOUND"
-    reports = [results_pb2.DeliveryReport(message_id=f"m{PHONES[0]}", status=DELIVERED)]
+    reports = [results_pb2.DeliveryReport(provider_message_id=f"m{PHONES[0]}", status=DELIVERED)]
     answer = await service.results.RecordDeliveryReports(
         results_pb2.RecordDeliveryReportsRequest(reports=reports, tenant_id="other")
     )

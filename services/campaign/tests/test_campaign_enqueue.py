@@ -300,7 +300,7 @@ async def test_everything_wrong_is_said_at_once(service: Service) -> None:
 async def test_failed_recipients_can_be_sent_to_again_under_a_new_hold(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     failed = outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[7:9])
-    unknown = outcome(results_pb2.RECIPIENT_OUTCOME_UNKNOWN, PHONES[9:])
+    unknown = outcome(results_pb2.RECIPIENT_OUTCOME_UNRESOLVED, PHONES[9:])
     await service.tell(campaign_id, accepted(PHONES[:7]), failed, unknown)
     first = (await service.get(campaign_id)).reservation_id
     service.ledger.captured[first] = 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bulksms.campaign.v1 import campaign_pb2, results_pb2
 from bulksms.ledger.v1 import ledger_pb2
+from bulksms.types.v1 import types_pb2
 
 from .campaign_support import Service, accepted, outcome
 
@@ -39,7 +40,7 @@ async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Servi
     changed = await service.tell(
         campaign.campaign_id,
         accepted(PHONES[:10]),
-        outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[10:], "PROVIDER_REJECTED"),
+        outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[10:], types_pb2.OUTCOME_REASON_PROVIDER_REJECTED),
     )
     assert changed == 12
     service.ledger.captured[enqueued.campaign.reservation_id] = 10

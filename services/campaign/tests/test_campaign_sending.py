@@ -15,13 +15,14 @@ from sqlalchemy import text
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1 import contacts_pb2, results_pb2
 from bulksms.ledger.v1 import ledger_pb2
+from bulksms.types.v1 import types_pb2
 
 from .campaign_support import TENANT, Service, accepted, outcome, refused
 
 PHONES = [306940000000 + number for number in range(1, 21)]
 DELIVERED, SENT = results_pb2.DELIVERY_STATUS_DELIVERED, results_pb2.DELIVERY_STATUS_SENT
 FAILED = results_pb2.DELIVERY_STATUS_FAILED
-AMBIGUOUS, UNKNOWN = results_pb2.RECIPIENT_OUTCOME_AMBIGUOUS, results_pb2.RECIPIENT_OUTCOME_UNKNOWN
+AMBIGUOUS, UNRESOLVED = results_pb2.RECIPIENT_OUTCOME_AMBIGUOUS, results_pb2.RECIPIENT_OUTCOME_UNRESOLVED
 CANCELLED = results_pb2.RECIPIENT_OUTCOME_CANCELLED
 
 
@@ -117,9 +118,9 @@ async def test_results_and_reports_in_any_order_and_number_give_the_same_rows_an
     campaign_id = await service.started(PHONES)
     batches = [
         ([accepted(PHONES[:8]), outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[8:10])], 1, str(uuid4())),
-        ([outcome(AMBIGUOUS, PHONES[10:16], "READ_TIMEOUT")], 1, str(uuid4())),
-        ([accepted(PHONES[10:14]), outcome(UNKNOWN, PHONES[14:16])], 1, str(uuid4())),
-        ([outcome(results_pb2.RECIPIENT_OUTCOME_SUPPRESSED, PHONES[16:])], 3, str(uuid4())),
+        ([outcome(AMBIGUOUS, PHONES[10:16], types_pb2.OUTCOME_REASON_READ_TIMEOUT)], 1, str(uuid4())),
+        ([accepted(PHONES[10:14]), outcome(UNRESOLVED, PHONES[14:16])], 1, str(uuid4())),
+        ([outcome(results_pb2.RECIPIENT_OUTCOME_OPTED_OUT, PHONES[16:])], 3, str(uuid4())),
         ([outcome(AMBIGUOUS, PHONES[16:18])], 2, str(uuid4())),
     ]
     tellings = batches * 3
@@ -162,9 +163,10 @@ async def test_a_campaign_does_not_end_while_an_outcome_is_ambiguous(service: Se
     campaign = await service.get(campaign_id)
     assert campaign.state == pb.CAMPAIGN_STATE_SENDING
     assert campaign.counters.unconfirmed == 10
-    await service.tell(campaign_id, outcome(UNKNOWN, PHONES[10:]), batch_id=batch)
+    assert {r.reason for r in await service.recipients(campaign_id)} == {"", "AMBIGUOUS"}
+    await service.tell(campaign_id, outcome(UNRESOLVED, PHONES[10:]), batch_id=batch)
     await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT))
-    assert {r.reason for r in await service.recipients(campaign_id)} == {"", "UNCONFIRMED_EXPIRED"}
+    assert {r.reason for r in await service.recipients(campaign_id)} == {"", "UNRESOLVED"}
 
 
 async def test_a_campaign_of_which_nothing_was_accepted_is_failed(service: Service) -> None:
@@ -227,7 +229,7 @@ async def test_cancel_ends_what_is_not_sent_and_gives_its_credits_back(service: 
         return campaign_id in service.dispatcher.cancelled
 
     await service.eventually(told)
-    await service.tell(campaign_id, outcome(CANCELLED, PHONES[5:], ""))
+    await service.tell(campaign_id, outcome(CANCELLED, PHONES[5:], types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
     await service.eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"))
     campaign = await service.get(campaign_id)
     assert campaign.state == pb.CAMPAIGN_STATE_CANCELLED
@@ -260,7 +262,7 @@ async def test_a_cancel_during_the_submission_cancels_what_the_dispatcher_never_
     counters = (await service.get(campaign_id)).counters
     assert (counters.queued, counters.cancelled) == (len(had), 20 - len(had))
     if counters.queued:
-        await service.tell(campaign_id, outcome(CANCELLED, had, ""))
+        await service.tell(campaign_id, outcome(CANCELLED, had, types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
     await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_CANCELLED))
     assert (await service.recount(campaign_id)).consistent
 

@@ -26,6 +26,7 @@ from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
 from bulksms.dispatcher.v1.messages_pb2_grpc import MessageServiceStub
 from bulksms.dispatcher.v1.queue_pb2_grpc import QueueServiceStub
 from bulksms.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.app import build
 from bulksms_dispatcher.settings import Settings
 from devstack.mitto.accepted_log import AcceptedMessage
@@ -96,11 +97,11 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
             for told in self.told
             for group in told.groups
             if (told.campaign_id, told.enqueue_number) == (request.campaign_id, request.enqueue_number)
-            for phone, message_id in zip(group.phones, group.message_ids, strict=False)
+            for phone, message_id in zip(group.phones, group.provider_message_ids, strict=False)
             if request.after_phone < phone <= request.last_phone and message_id not in self.final
         )[: request.page_size]
         return results_pb2.ListAwaitedReportsResponse(
-            phones=[phone for phone, _ in awaited], message_ids=[message_id for _, message_id in awaited]
+            phones=[phone for phone, _ in awaited], provider_message_ids=[message_id for _, message_id in awaited]
         )
 
     async def RecordDeliveryReports(self, request: Any, context: Any) -> Any:
@@ -109,11 +110,13 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
             for told in self.told
             if request.tenant_id in ("", told.tenant_id)
             for group in told.groups
-            for message_id in group.message_ids
+            for message_id in group.provider_message_ids
         }
-        self.final |= {report.message_id: report for report in request.reports if report.message_id in known}
+        self.final |= {
+            report.provider_message_id: report for report in request.reports if report.provider_message_id in known
+        }
         return results_pb2.RecordDeliveryReportsResponse(
-            unknown_indexes=[i for i, report in enumerate(request.reports) if report.message_id not in known]
+            unknown_indexes=[i for i, report in enumerate(request.reports) if report.provider_message_id not in known]
         )
 
     async def RecordBatchResult(self, request: Any, context: Any) -> Any:
@@ -129,11 +132,13 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
         for request in self.told:
             for group in request.groups:
                 name = Outcome.Name(group.outcome).removeprefix("RECIPIENT_OUTCOME_")
-                ids = group.message_ids or [""] * len(group.phones)
+                reason = types_pb2.OutcomeReason.Name(group.reason).removeprefix("OUTCOME_REASON_")
+                reason = "" if reason == "UNSPECIFIED" else reason
+                ids = group.provider_message_ids or [""] * len(group.phones)
                 for phone, message_id in zip(group.phones, ids, strict=True):
                     if phone in folded and name == "AMBIGUOUS":
                         continue
-                    folded[phone] = (name, group.reason, message_id)
+                    folded[phone] = (name, reason, message_id)
         return folded
 
     @property

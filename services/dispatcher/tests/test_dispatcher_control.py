@@ -95,7 +95,7 @@ async def test_who_opts_out_before_sending_is_left_out_and_told_as_suppressed(
     assert (await dispatcher.dispatch.UnsuppressRecipients(back)).removed == 1
 
     await dispatcher.resume(head)
-    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 19, "SUPPRESSED": 11})
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 19, "OPTED_OUT": 11})
     sent = {int(message.destination[1:]) for message in simulator.accepted()}
     assert sent == set(numbers) - set(out)
     await eventually(lambda: peers.ledger.captured == 19)
@@ -111,7 +111,7 @@ async def test_an_ambiguous_batch_tells_the_suppressed_apart(
     )
     simulator.script("accept-then-reset")
     await submit(dispatcher, numbers)
-    await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": 3, "SUPPRESSED": 1})
+    await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": 3, "OPTED_OUT": 1})
 
 
 async def test_the_stats_show_depth_workers_and_pacing(dispatcher: Dispatcher, peers: Peers) -> None:

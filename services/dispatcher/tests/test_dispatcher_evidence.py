@@ -118,7 +118,7 @@ async def test_messages_that_cannot_be_told_apart_resolve_their_recipients_only_
     await eventually(lambda: peers.ledger.captured == 20)
     bulks = {message.message_id: message.bulk_id for message in sent}
     for told in peers.campaign.told:
-        ids = [message_id for group in told.groups for message_id in group.message_ids]
+        ids = [message_id for group in told.groups for message_id in group.provider_message_ids]
         assert len({bulks[message_id] for message_id in ids}) <= 1, "not mixed up"
 
 
@@ -246,7 +246,7 @@ async def test_after_the_horizon_the_named_stay_accepted_and_the_others_are_unkn
     await offer(dispatcher, accepted[4].message_id)
     await eventually(lambda: peers.campaign.outcomes["ACCEPTED"] == 1)
     await past_the_horizon(database)
-    await eventually(lambda: peers.campaign.outcomes == {"UNKNOWN": 9, "ACCEPTED": 1})
+    await eventually(lambda: peers.campaign.outcomes == {"UNRESOLVED": 9, "ACCEPTED": 1})
     await eventually(lambda: peers.ledger.captured == 1)
     assert (await only_batch(dispatcher)).state == queue_pb2.BATCH_STATE_UNKNOWN
 
@@ -256,11 +256,11 @@ async def test_evidence_after_the_horizon_is_told_and_a_capture_refused_for_good
 ) -> None:
     await ambiguous(dispatcher, simulator, peers)
     await past_the_horizon(database)
-    await eventually(lambda: peers.campaign.outcomes == {"UNKNOWN": 10})
+    await eventually(lambda: peers.campaign.outcomes == {"UNRESOLVED": 10})
     peers.ledger.capture_error = "RESERVATION_STATE"
     late = list(simulator.accepted())[7]
     await offer(dispatcher, late.message_id)
-    await eventually(lambda: peers.campaign.outcomes == {"UNKNOWN": 9, "ACCEPTED": 1})
+    await eventually(lambda: peers.campaign.outcomes == {"UNRESOLVED": 9, "ACCEPTED": 1})
 
     async def uncaptured() -> list[tuple[int, str]]:
         async with database.connect() as connection:

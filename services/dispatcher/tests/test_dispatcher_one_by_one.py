@@ -28,7 +28,7 @@ async def test_every_recipient_gets_a_request_of_his_own_and_every_fault_stays_h
             values=[f"N{number % 100}" for number in numbers],
         )
         await eventually(lambda: len(peers.campaign.recipients) == 30)
-    assert peers.campaign.outcomes == {"ACCEPTED": 27, "FAILED": 1, "AMBIGUOUS": 1, "SUPPRESSED": 1}
+    assert peers.campaign.outcomes == {"ACCEPTED": 27, "FAILED": 1, "AMBIGUOUS": 1, "OPTED_OUT": 1}
     assert simulator.times_accepted() == {1: 28}
     assert {request.path.rpartition("/")[2] for request in simulator.requests()} == {"send"}
     assert all(message.text == f"Hello N{int(message.destination) % 100}" for message in simulator.accepted())

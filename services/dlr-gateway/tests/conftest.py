@@ -89,7 +89,7 @@ class Peers:
 
     @property
     def ids(self) -> list[str]:
-        return [report.message_id for report in self.reports]
+        return [report.provider_message_id for report in self.reports]
 
     @property
     def evidence_ids(self) -> list[str]:
@@ -131,7 +131,7 @@ class _Results(results_pb2_grpc.ResultServiceServicer):
         peers.batches.append(len(request.reports))
         peers.reports.extend(request.reports)
         peers.changed.set()
-        unknown = [index for index, report in enumerate(request.reports) if peers.unknown(report.message_id)]
+        unknown = [index for index, report in enumerate(request.reports) if peers.unknown(report.provider_message_id)]
         return results_pb2.RecordDeliveryReportsResponse(unknown_indexes=unknown)
 
 

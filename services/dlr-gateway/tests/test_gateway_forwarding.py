@@ -57,7 +57,7 @@ async def test_a_report_arrives_whole_at_campaign(start_gateway: Any, peers: Any
     )
     await peers.until(lambda: bool(peers.reports))
     (report,) = peers.reports
-    assert report.message_id == "01JD9ZK3M5T8V7W2X4Y6Z8A0BC"
+    assert report.provider_message_id == "01JD9ZK3M5T8V7W2X4Y6Z8A0BC"
     assert report.status == results_pb2.DELIVERY_STATUS_FAILED
     assert (report.raw_status, report.description, report.error_code) == ("Failure", "Absent ***", "27")
     assert report.provider_updated_at.ToJsonString() == "2026-11-22T10:00:05.765432Z"
@@ -167,7 +167,9 @@ async def test_one_report_that_campaign_refuses_does_not_take_the_others_with_it
 ) -> None:
     gateway = start_gateway(peers.port)
     peers.fails = lambda request: (
-        grpc.StatusCode.INVALID_ARGUMENT if any(report.message_id == "bad" for report in request.reports) else None
+        grpc.StatusCode.INVALID_ARGUMENT
+        if any(report.provider_message_id == "bad" for report in request.reports)
+        else None
     )
     await send(gateway, *(f"{number}" for number in range(50)), "bad", *(f"{number}" for number in range(50, 100)))
     await peers.until(lambda: len(set(peers.ids)) == 100)
@@ -178,7 +180,7 @@ async def test_one_report_that_campaign_refuses_does_not_take_the_others_with_it
 async def test_one_report_that_breaks_campaign_is_put_aside_and_not_given_up(start_gateway: Any, peers: Any) -> None:
     gateway = start_gateway(peers.port)
     peers.fails = lambda request: (
-        grpc.StatusCode.INTERNAL if any(report.message_id == "odd" for report in request.reports) else None
+        grpc.StatusCode.INTERNAL if any(report.provider_message_id == "odd" for report in request.reports) else None
     )
     await send(gateway, "odd", "even")
     await peers.until(lambda: "even" in peers.ids)

@@ -100,10 +100,10 @@ def reason_of(facts: Fact, told_reason: str) -> str:
         return "NOT_DELIVERED" if facts & Fact.NOT_DELIVERED else "EXPIRED"
     if status in (RecipientStatus.QUEUED, RecipientStatus.SENT, RecipientStatus.DELIVERED):
         return ""
-    if status is RecipientStatus.UNCONFIRMED and facts & Fact.UNKNOWN:
-        return "UNCONFIRMED_EXPIRED"
+    if status is RecipientStatus.UNCONFIRMED:
+        return "UNRESOLVED" if facts & Fact.UNKNOWN else "AMBIGUOUS"
     if status is RecipientStatus.CANCELLED:
-        return told_reason or "CANCELLED"
+        return "CAMPAIGN_CANCELLED"
     if facts & Fact.SUPPRESSED and not facts & Fact.FAILED:
-        return told_reason or "SUPPRESSED"
-    return told_reason or status.name
+        return "OPTED_OUT"
+    return told_reason

@@ -12,6 +12,7 @@ import grpc
 from bulksms.campaign.v1 import results_pb2 as pb
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceServicer
 from bulksms_campaign.domain.recipients import Fact
+from bulksms_campaign.servicers.reasons import reason_name
 from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport
 from bulksms_campaign.use_cases.results import Results
 from servicekit.arguments import ArgumentCheck
@@ -22,15 +23,15 @@ MAX_RECIPIENTS = 100_000
 MAX_DESCRIPTION = 200
 MAX_INTEGER = (1 << 31) - 1
 MAX_ID = 64
-"""Of ids, reasons and trace contexts: the contract's bound."""
+"""Of ids and trace contexts: the contract's bound."""
 
 _FACT_OF_OUTCOME = {
     pb.RECIPIENT_OUTCOME_ACCEPTED: Fact.ACCEPTED,
     pb.RECIPIENT_OUTCOME_FAILED: Fact.FAILED,
     pb.RECIPIENT_OUTCOME_AMBIGUOUS: Fact.AMBIGUOUS,
-    pb.RECIPIENT_OUTCOME_UNKNOWN: Fact.UNKNOWN,
+    pb.RECIPIENT_OUTCOME_UNRESOLVED: Fact.UNKNOWN,
     pb.RECIPIENT_OUTCOME_CANCELLED: Fact.CANCELLED,
-    pb.RECIPIENT_OUTCOME_SUPPRESSED: Fact.SUPPRESSED,
+    pb.RECIPIENT_OUTCOME_OPTED_OUT: Fact.SUPPRESSED,
 }
 _FACT_OF_REPORT = {
     pb.DELIVERY_STATUS_UNSPECIFIED: Fact.REPORTED_OTHER,
@@ -76,12 +77,12 @@ class ResultServicer(ResultServiceServicer):
             check.wrong("reports", f"has {len(request.reports)} reports: send at most {MAX_REPORTS} a call")
             check.finish()
         for index, report in enumerate(request.reports):
-            check.text(f"reports[{index}].message_id", report.message_id, least=1, most=MAX_ID)
+            check.text(f"reports[{index}].provider_message_id", report.provider_message_id, least=1, most=MAX_ID)
         tenant_id = check.tenant_id(request.tenant_id) if request.tenant_id else ""
         check.finish()
         folded = fold_reports(request.reports)
         known, changed = await self._results.record_reports(folded, tenant_id)
-        unknown = [index for index, report in enumerate(request.reports) if report.message_id not in known]
+        unknown = [index for index, report in enumerate(request.reports) if report.provider_message_id not in known]
         return pb.RecordDeliveryReportsResponse(unknown_indexes=unknown, changed=changed)
 
     async def ListAwaitedReports(
@@ -103,7 +104,8 @@ class ResultServicer(ResultServiceServicer):
             limit=size,
         )
         return pb.ListAwaitedReportsResponse(
-            phones=[phone for phone, _ in awaited], message_ids=[message_id for _, message_id in awaited]
+            phones=[phone for phone, _ in awaited],
+            provider_message_ids=[message_id for _, message_id in awaited],
         )
 
 
@@ -114,10 +116,10 @@ def fold_reports(reports: Sequence[pb.DeliveryReport]) -> dict[str, ToldReport]:
         fact = _FACT_OF_REPORT.get(report.status, Fact.REPORTED_OTHER)
         failed = fact & (Fact.NOT_DELIVERED | Fact.EXPIRED)
         description = _described(report.description or report.error_code) if failed else ""
-        before = folded.get(report.message_id)
+        before = folded.get(report.provider_message_id)
         if before is not None:
             fact, description = fact | before.facts, max(description, before.description)
-        folded[report.message_id] = ToldReport(report.message_id, fact, description)
+        folded[report.provider_message_id] = ToldReport(report.provider_message_id, fact, description)
     return folded
 
 
@@ -137,17 +139,16 @@ def _told(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[ToldR
             check.wrong(f"{field}.outcome", "is unknown: name what became of the recipients")
             continue
         expected = len(group.phones) if fact is Fact.ACCEPTED else 0
-        # None at all: an operator vouches for them, and nobody knows their ids.
-        if len(group.message_ids) not in (0, expected):
-            check.wrong(f"{field}.message_ids", f"has {len(group.message_ids)} ids: {expected} are expected")
-        for message_id in group.message_ids:
-            check.text(f"{field}.message_ids", message_id, least=1, most=MAX_ID)
-        reason = check.text(f"{field}.reason", group.reason, most=MAX_ID)
+        ids = list(group.provider_message_ids)
+        # None at all: an operator confirmed it, and nobody knows their ids.
+        if len(ids) not in (0, expected):
+            check.wrong(f"{field}.provider_message_ids", f"has {len(ids)} ids: {expected} are expected")
+        for provider_message_id in ids:
+            check.text(f"{field}.provider_message_ids", provider_message_id, least=1, most=MAX_ID)
         seen.update(group.phones)
         total += len(group.phones)
-        told.append(
-            ToldRecipients(fact, reason, _described(group.description), list(group.phones), list(group.message_ids))
-        )
+        reason = reason_name(group.reason)
+        told.append(ToldRecipients(fact, reason, _described(group.description), list(group.phones), ids))
     if len(seen) != total:
         check.wrong("groups", "name a recipient twice: each stands in exactly one group")
     if total > MAX_RECIPIENTS:

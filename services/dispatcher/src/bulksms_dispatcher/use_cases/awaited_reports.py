@@ -49,7 +49,7 @@ class AwaitedReports:
         )
         with domain_errors("the campaign service"):
             response = await self._campaign.ListAwaitedReports(request, timeout=_CALL_TIMEOUT_SECONDS)
-        return [AwaitedMessage(*pair) for pair in zip(response.phones, response.message_ids, strict=True)]
+        return [AwaitedMessage(*pair) for pair in zip(response.phones, response.provider_message_ids, strict=True)]
 
     async def record(self, due: DueRefresh, words: Mapping[str, ProviderWord]) -> int:
         """Tell what is final of them; how many that were. A word that is not final is no news."""
@@ -70,7 +70,7 @@ class AwaitedReports:
         now = datetime.now(UTC)
         for message_id, word in words.items():
             report = request.reports.add(
-                message_id=message_id,
+                provider_message_id=message_id,
                 status=results_pb2.DeliveryStatus.ValueType(word.status),
                 raw_status=word.raw_status,
                 description=word.description,

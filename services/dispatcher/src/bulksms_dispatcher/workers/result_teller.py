@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.campaign.v1 import results_pb2
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
+from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.recipients import unpack, unpack_ids
 from bulksms_dispatcher.domain.results import OPERATOR, RecipientOutcome, Resolved, decode_groups, named, resolve
 from bulksms_dispatcher.metrics import Metrics
@@ -25,6 +26,11 @@ __all__ = ["ResultTeller"]
 
 # Each holds a batch's numbers and ids, up to half a megabyte.
 _RESULTS_AT_ONCE = 4
+
+_REASONS = {
+    name.removeprefix("OUTCOME_REASON_"): types_pb2.OutcomeReason.ValueType(number)
+    for name, number in types_pb2.OutcomeReason.items()
+}
 
 _tracer = trace.get_tracer("bulksms.dispatcher")
 
@@ -96,8 +102,8 @@ def _outcome_group(group: Resolved, phones: Sequence[int], message_ids: bytes | 
     has_ids = group.outcome is RecipientOutcome.ACCEPTED and group.reason != OPERATOR
     return results_pb2.OutcomeGroup(
         outcome=results_pb2.RecipientOutcome.ValueType(group.outcome),
-        reason=group.reason,
+        reason=_REASONS.get(group.reason, types_pb2.OUTCOME_REASON_UNSPECIFIED),
         description=group.description,
         phones=phones if everyone else [phones[position] for position in group.positions],
-        message_ids=unpack_ids(message_ids or b"") if has_ids else (),
+        provider_message_ids=unpack_ids(message_ids or b"") if has_ids else (),
     )

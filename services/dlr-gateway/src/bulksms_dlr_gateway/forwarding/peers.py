@@ -81,7 +81,7 @@ class DispatcherPeer:
 def _delivery_report(entry: Entry) -> campaign.DeliveryReport:
     report = entry.report
     message = campaign.DeliveryReport(
-        message_id=report.provider_message_id,
+        provider_message_id=report.provider_message_id,
         status=_CAMPAIGN_STATUS[report.status],
         raw_status=report.raw_status,
         description=report.description,
