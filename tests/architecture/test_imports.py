@@ -53,6 +53,13 @@ PLANTED = (
         "from bulksms_ledger.engine import group_commit",
         "bulksms_ledger.storage.account_sessions -> bulksms_ledger.engine.group_commit",
     ),
+    ("dlr-gateway", "domain/reports.py", "import grpc", "bulksms_dlr_gateway.domain.reports -> grpc"),
+    (
+        "dlr-gateway",
+        "storage/spool.py",
+        "from bulksms_dlr_gateway import http",
+        "bulksms_dlr_gateway.storage.spool -> bulksms_dlr_gateway.http",
+    ),
 )
 
 
@@ -84,3 +91,10 @@ def refusal(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("named", [named for *_, named in PLANTED])
 def test_a_planted_import_that_goes_up_or_out_is_refused(refusal: str, named: str) -> None:
     assert any(f"{line.strip(' -')} ".startswith(f"{named} ") for line in refusal.splitlines()), refusal
+
+
+def test_every_service_has_its_layers_and_a_pure_domain() -> None:
+    contracts = (_ROOT / "pyproject.toml").read_text()
+    for folder in _ROOT.glob("services/*/src/bulksms_*"):
+        assert f'containers = ["{folder.name}"]' in contracts, "no layers contract"
+        assert f'source_modules = ["{folder.name}.domain"]' in contracts, "nothing keeps its domain pure"
