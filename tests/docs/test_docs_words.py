@@ -16,10 +16,8 @@ LONGEST_LINE = 160
 _LONG_LINES_STILL_IN = (
     "libs/client/",
     "libs/devstack/",
-    "protos/",
     "services/campaign/",
     "services/dispatcher/",
-    "services/ledger/",
 )
 
 
