@@ -120,7 +120,9 @@ RETIRED = (
     Retired(r"QUEUE_ATTEMPTS=|queue_attempts", "QUEUE_MAX_RETRIES"),
     # Sizes.
     Retired(r"kept sizes?|sizes? kept", "cached size", still_in=(CAMPAIGN, BENCHMARKS)),
-    Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)", "MIN, MAX", still_in=(DISPATCHER, BENCHMARKS)),
+    Retired(
+        r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max", still_in=(DISPATCHER, BENCHMARKS)
+    ),
     # Opt-outs.
     Retired(
         r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b",

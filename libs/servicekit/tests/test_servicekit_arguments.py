@@ -40,9 +40,9 @@ def test_right_arguments_are_returned_as_what_they_mean() -> None:
         check.optional_uuid("other_id", ""),
         check.tenant_id("shop-1"),
         check.optional_tenant_id(""),
-        check.text("name", "Φθινόπωρο", least=1, most=9),
-        check.long_text("text", "two\nlines", most=20),
-        check.number("units", 5, least=1, most=5),
+        check.text("name", "Φθινόπωρο", minimum=1, maximum=9),
+        check.long_text("text", "two\nlines", maximum=20),
+        check.number("units", 5, minimum=1, maximum=5),
         check.enum("color", Color, 0),
         check.required_enum("shade", Color, 2),
         check.instant("at", Timestamp(seconds=1, nanos=2_000)),
@@ -82,11 +82,11 @@ def test_all_that_is_wrong_is_said_at_once_with_the_cure() -> None:
     check = ArgumentCheck()
     check.request_id("7")
     check.tenant_id("UPPER")
-    check.text("name", "  ", least=1, most=200)
-    check.text("reason", "line\nbreak", most=200)
-    check.text("source", "x" * 65, most=64)
-    check.long_text("text", "a\0b", most=20)
-    check.number("units", 0, least=1, most=100)
+    check.text("name", "  ", minimum=1, maximum=200)
+    check.text("reason", "line\nbreak", maximum=200)
+    check.text("source", "x" * 65, maximum=64)
+    check.long_text("text", "a\0b", maximum=20)
+    check.number("units", 0, minimum=1, maximum=100)
     check.enum("color", Color, 7)
     check.required_enum("shade", Color, 0)
     check.instant("at", Timestamp(nanos=-1))
@@ -173,6 +173,6 @@ def test_no_text_whatever_makes_the_check_fail_by_itself(text: str) -> None:
     check = ArgumentCheck()
     check.uuid("id", text)
     check.tenant_id(text)
-    check.text("text", text, least=1, most=40)
+    check.text("text", text, minimum=1, maximum=40)
     LISTING.after(check, text, position)
     assert "id" in violations(check) or UUID(text)

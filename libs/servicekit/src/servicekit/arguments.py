@@ -74,23 +74,23 @@ class ArgumentCheck:
         """A tenant's id, or empty for all tenants."""
         return self.tenant_id(value) if value else ""
 
-    def text(self, field: str, value: str, *, most: int, least: int = 0) -> str:
-        """A text of one line and bounded length; with `least` above 0 blanks alone do not do."""
-        if self._length_fits(field, value, least, most) and not value.isprintable() and _CONTROL.search(value):
+    def text(self, field: str, value: str, *, maximum: int, minimum: int = 0) -> str:
+        """A text of one line and bounded length; with `minimum` above 0 blanks alone do not do."""
+        if self._length_fits(field, value, minimum, maximum) and not value.isprintable() and _CONTROL.search(value):
             self.wrong(field, "must not contain control characters such as line breaks")
         return value
 
-    def long_text(self, field: str, value: str, *, most: int, least: int = 0) -> str:
+    def long_text(self, field: str, value: str, *, maximum: int, minimum: int = 0) -> str:
         """A text that may have several lines; NUL, which PostgreSQL does not store, is refused."""
-        if self._length_fits(field, value, least, most) and "\0" in value:
+        if self._length_fits(field, value, minimum, maximum) and "\0" in value:
             self.wrong(field, "must not contain NUL characters")
         return value
 
-    def number(self, field: str, value: int, *, least: int, most: int) -> int:
+    def number(self, field: str, value: int, *, minimum: int, maximum: int) -> int:
         """A number within bounds."""
-        if not least <= value <= most:
-            self.wrong(field, f"must be at least {least} and at most {most}")
-            return least
+        if not minimum <= value <= maximum:
+            self.wrong(field, f"must be at least {minimum} and at most {maximum}")
+            return minimum
         return value
 
     def enum(self, field: str, kind: type[E], value: int) -> E | None:
@@ -136,11 +136,11 @@ class ArgumentCheck:
             self.wrong(field, cure)
         return read
 
-    def _length_fits(self, field: str, value: str, least: int, most: int) -> bool:
-        if len(value) > most:
-            self.wrong(field, f"must have at most {most} characters; it has {len(value)}")
-        elif least and (len(value) < least or not value.strip()):
-            self.wrong(field, f"is required: give {least} to {most} characters")
+    def _length_fits(self, field: str, value: str, minimum: int, maximum: int) -> bool:
+        if len(value) > maximum:
+            self.wrong(field, f"must have at most {maximum} characters; it has {len(value)}")
+        elif minimum and (len(value) < minimum or not value.strip()):
+            self.wrong(field, f"is required: give {minimum} to {maximum} characters")
         else:
             return True
         return False

@@ -119,7 +119,7 @@ class Campaign:
 
 def check_content(check: ArgumentCheck, content: CampaignContent) -> None:
     """Note everything that is wrong with what a caller wrote."""
-    check.text("name", content.name, least=1, most=200)
+    check.text("name", content.name, minimum=1, maximum=200)
     check_text(check, content.text)
     wrong = check_sender(content.sender)
     if wrong is not None:

@@ -132,7 +132,7 @@ class CampaignServicer(CampaignServiceServicer):
         check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
         campaign_id = check.uuid("campaign_id", request.campaign_id)
-        check.number("samples", request.samples, least=0, most=20)
+        check.number("samples", request.samples, minimum=0, maximum=20)
         check.finish()
         preview = await self._operations.previews.preview(tenant_id, campaign_id, request.samples or 3)
         return pb.PreviewCampaignResponse(
@@ -208,7 +208,7 @@ class CampaignServicer(CampaignServiceServicer):
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Context) -> pb.CancelCampaignResponse:
         check, request_id, tenant_id, campaign_id = _named(request)
-        check.text("reason", request.reason, most=500)
+        check.text("reason", request.reason, maximum=500)
         check.finish()
         key = MutationKey.of(tenant_id, request_id, "CancelCampaign", campaign_id)
         campaign = await self._operations.controls.cancel(key, campaign_id, request.reason)
@@ -319,7 +319,7 @@ def _change(check: ArgumentCheck, request: pb.UpdateCampaignRequest) -> ContentC
         priority=check.enum("priority", CampaignPriority, request.priority),
     )
     if change.name is not None:
-        check.text("name", change.name, least=1, most=200)
+        check.text("name", change.name, minimum=1, maximum=200)
     if change.text is not None:
         check_text(check, change.text)
     if change.sender is not None and (wrong := check_sender(change.sender)) is not None:

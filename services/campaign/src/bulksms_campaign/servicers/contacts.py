@@ -166,7 +166,7 @@ def _tenant_and_phone(request: Any, *, mutation: bool = False) -> tuple[str, int
     if mutation:
         check.request_id(request.request_id)
     if isinstance(request, pb.OptOutRequest | pb.OptInRequest):
-        check.text("source", request.source, most=64)
+        check.text("source", request.source, maximum=64)
     tenant_id, phone = check.tenant_id(request.tenant_id), phone_from(check, "phone", request.phone)
     check.finish()
     return tenant_id, phone
@@ -177,4 +177,4 @@ def _name(check: ArgumentCheck, field: str, raw: str) -> str:
     if name is None:
         check.wrong(field, "has control characters: remove them")
         return ""
-    return check.text(field, name, most=MAX_NAME)
+    return check.text(field, name, maximum=MAX_NAME)

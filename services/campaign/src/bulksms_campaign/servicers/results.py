@@ -60,11 +60,11 @@ class ResultServicer(ResultServiceServicer):
             request.last_phone,
             request.epoch,
             request.enqueue_number,
-            check.text("bulk_id", request.bulk_id, most=MAX_ID),
-            check.text("traceparent", request.traceparent, most=MAX_ID),
+            check.text("bulk_id", request.bulk_id, maximum=MAX_ID),
+            check.text("traceparent", request.traceparent, maximum=MAX_ID),
         )
-        check.number("enqueue_number", request.enqueue_number, least=1, most=MAX_INTEGER)
-        check.number("epoch", request.epoch, least=0, most=MAX_INTEGER)
+        check.number("enqueue_number", request.enqueue_number, minimum=1, maximum=MAX_INTEGER)
+        check.number("epoch", request.epoch, minimum=0, maximum=MAX_INTEGER)
         groups = _told(check, request.groups)
         check.finish()
         return pb.RecordBatchResultResponse(changed=await self._results.record_batch(tenant_id, batch, groups))
@@ -77,7 +77,7 @@ class ResultServicer(ResultServiceServicer):
             check.wrong("reports", f"has {len(request.reports)} reports: send at most {MAX_REPORTS} a call")
             check.finish()
         for index, report in enumerate(request.reports):
-            check.text(f"reports[{index}].provider_message_id", report.provider_message_id, least=1, most=MAX_ID)
+            check.text(f"reports[{index}].provider_message_id", report.provider_message_id, minimum=1, maximum=MAX_ID)
         tenant_id = check.tenant_id(request.tenant_id) if request.tenant_id else ""
         check.finish()
         folded = fold_reports(request.reports)
@@ -144,7 +144,7 @@ def _told(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[ToldR
         if len(ids) not in (0, expected):
             check.wrong(f"{field}.provider_message_ids", f"has {len(ids)} ids: {expected} are expected")
         for provider_message_id in ids:
-            check.text(f"{field}.provider_message_ids", provider_message_id, least=1, most=MAX_ID)
+            check.text(f"{field}.provider_message_ids", provider_message_id, minimum=1, maximum=MAX_ID)
         seen.update(group.phones)
         total += len(group.phones)
         reason = reason_name(group.reason)

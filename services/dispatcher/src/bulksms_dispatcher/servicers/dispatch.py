@@ -109,7 +109,7 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
         campaign_id=check.uuid("header.campaign_id", header.campaign_id),
         enqueue_number=header.enqueue_number,
         reservation_id=check.uuid("header.reservation_id", header.reservation_id),
-        text=check.long_text("header.text", header.text, least=1, most=MAX_TEXT),
+        text=check.long_text("header.text", header.text, minimum=1, maximum=MAX_TEXT),
         variable_names=tuple(header.variable_names),
         sender=header.sender,
         priority=header.priority or pb.PRIORITY_NORMAL,
@@ -117,7 +117,7 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
     )
     if submission.campaign_id == UUID(int=0):
         check.wrong("header.campaign_id", "must not be all zeros")
-    check.number("header.enqueue_number", header.enqueue_number, least=1, most=MAX_INTEGER)
+    check.number("header.enqueue_number", header.enqueue_number, minimum=1, maximum=MAX_INTEGER)
     if submission.priority not in pb.Priority.values():
         check.wrong("header.priority", "must be one of the enum's values")
     if (problem := check_sender(header.sender)) is not None:

@@ -47,7 +47,7 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
             request_id=check.request_id(request.request_id),
             tenant_id=check.tenant_id(request.tenant_id),
             phone=_phone(check, request.phone),
-            text=check.long_text("text", request.text, least=1, most=MAX_TEXT),
+            text=check.long_text("text", request.text, minimum=1, maximum=MAX_TEXT),
             sender=request.sender,
         )
         if (problem := check_sender(request.sender)) is not None:

@@ -129,7 +129,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         check = ArgumentCheck()
         request_id = check.request_id(request.request_id)
         batch_id = check.uuid("batch_id", request.batch_id)
-        reason = check.text("reason", request.reason, least=1, most=MAX_REASON)
+        reason = check.text("reason", request.reason, minimum=1, maximum=MAX_REASON)
         check.finish()
         async with self._database.begin() as connection:
             done_for = await queue.operation_batch(connection, request_id, _REQUEUE)
@@ -153,7 +153,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         check = ArgumentCheck()
         request_id = check.request_id(request.request_id)
         batch_id = check.uuid("batch_id", request.batch_id)
-        known_from = check.text("evidence", request.evidence, least=1, most=MAX_REASON)
+        known_from = check.text("evidence", request.evidence, minimum=1, maximum=MAX_REASON)
         word = _WORDS.get(request.resolution)
         if word is None:
             check.wrong("resolution", "must be ACCEPTED or NOT_SENT")
@@ -178,10 +178,10 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         scope = check.required_enum("limit.scope", LimitScope, wanted.scope)
         if wanted.scope == pb.RATE_LIMIT_SCOPE_GLOBAL and wanted.key:
             check.wrong("limit.key", "must be empty for the global limit")
-        check.text("limit.key", wanted.key, most=64)
-        check.number("limit.max_requests", wanted.max_requests, least=0, most=MAX_REQUESTS)
-        check.number("limit.max_messages", wanted.max_messages, least=0, most=MAX_MESSAGES)
-        check.number("limit.window_ms", wanted.window_ms, least=1, most=MAX_WINDOW_MS)
+        check.text("limit.key", wanted.key, maximum=64)
+        check.number("limit.max_requests", wanted.max_requests, minimum=0, maximum=MAX_REQUESTS)
+        check.number("limit.max_messages", wanted.max_messages, minimum=0, maximum=MAX_MESSAGES)
+        check.number("limit.window_ms", wanted.window_ms, minimum=1, maximum=MAX_WINDOW_MS)
         check.finish()
         limit = Limit(wanted.max_requests, wanted.max_messages, timedelta(milliseconds=wanted.window_ms))
         await self._limits.change(scope, wanted.key, limit)

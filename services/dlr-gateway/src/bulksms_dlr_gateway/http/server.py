@@ -46,11 +46,6 @@ class HttpServer:
         self._stopping = asyncio.Event()
         self._empty = asyncio.Event()
 
-    @property
-    def connection_count(self) -> int:
-        """Connections open now."""
-        return len(self._connections)
-
     async def start(self) -> None:
         """Listen."""
         self._set_date()

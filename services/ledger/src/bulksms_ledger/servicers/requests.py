@@ -44,7 +44,7 @@ def set_subscription(request: pb.SetSubscriptionRequest) -> SetSubscription:
             check.tenant_id(request.tenant_id),
             status,
             check.instant("active_until", request.active_until) if request.HasField("active_until") else None,
-            check.text("reason", request.reason, least=1, most=_TEXT_MAX),
+            check.text("reason", request.reason, minimum=1, maximum=_TEXT_MAX),
         )
     )
 
@@ -57,9 +57,9 @@ def grant_credits(request: pb.GrantCreditsRequest) -> GrantCredits:
             check.request_id(request.request_id),
             check.tenant_id(request.tenant_id),
             _units(check, request.units),
-            check.text("source_ref", request.source_ref, most=_REFERENCE_MAX),
+            check.text("source_ref", request.source_ref, maximum=_REFERENCE_MAX),
             check.instant("expires_at", request.expires_at) if request.HasField("expires_at") else None,
-            check.text("reason", request.reason, most=_TEXT_MAX),
+            check.text("reason", request.reason, maximum=_TEXT_MAX),
         )
     )
 
@@ -74,7 +74,7 @@ def adjust_credits(request: pb.AdjustCreditsRequest) -> AdjustCredits:
             check.request_id(request.request_id),
             check.tenant_id(request.tenant_id),
             request.units,
-            check.text("reason", request.reason, least=1, most=_TEXT_MAX),
+            check.text("reason", request.reason, minimum=1, maximum=_TEXT_MAX),
         )
     )
 
@@ -88,7 +88,7 @@ def reserve(request: pb.ReserveRequest) -> Reserve:
             check.tenant_id(request.tenant_id),
             check.uuid("reservation_id", request.reservation_id),
             _units(check, request.units),
-            check.text("campaign_id", request.campaign_id, most=_ID_MAX),
+            check.text("campaign_id", request.campaign_id, maximum=_ID_MAX),
         )
     )
 
@@ -116,7 +116,7 @@ def release(request: pb.ReleaseRequest) -> Release:
             check.tenant_id(request.tenant_id),
             check.uuid("reservation_id", request.reservation_id),
             _units(check, request.units),
-            check.text("reason", request.reason, most=_TEXT_MAX),
+            check.text("reason", request.reason, maximum=_TEXT_MAX),
         )
     )
 
@@ -143,7 +143,7 @@ def refund(request: pb.RefundRequest) -> Refund:
             check.tenant_id(request.tenant_id),
             check.uuid("reservation_id", request.reservation_id),
             _units(check, request.units),
-            check.text("reason", request.reason, least=1, most=_TEXT_MAX),
+            check.text("reason", request.reason, minimum=1, maximum=_TEXT_MAX),
         )
     )
 
@@ -155,18 +155,18 @@ def tenant(tenant_id: str) -> str:
 
 
 def _units(check: ArgumentCheck, value: int) -> int:
-    return check.number("units", value, least=1, most=_UNITS_MAX)
+    return check.number("units", value, minimum=1, maximum=_UNITS_MAX)
 
 
 def _count(check: ArgumentCheck, field: str, value: int) -> int:
-    return check.number(field, value, least=0, most=_COUNT_MAX)
+    return check.number(field, value, minimum=0, maximum=_COUNT_MAX)
 
 
 def _evidence(check: ArgumentCheck, evidence: pb.CaptureEvidence) -> Evidence:
     return Evidence(
-        check.text("evidence.batch_id", evidence.batch_id, most=_ID_MAX),
+        check.text("evidence.batch_id", evidence.batch_id, maximum=_ID_MAX),
         _count(check, "evidence.epoch", evidence.epoch),
-        check.text("evidence.bulk_id", evidence.bulk_id, most=_ID_MAX),
+        check.text("evidence.bulk_id", evidence.bulk_id, maximum=_ID_MAX),
         _count(check, "evidence.accepted_count", evidence.accepted_count),
         _count(check, "evidence.parts", evidence.parts),
     )
