@@ -128,7 +128,7 @@ class DispatcherStandIn(DispatchServiceServicer):
         self.submissions: dict[str, Submission] = {}
         self.paused: set[str] = set()
         self.cancelled: set[str] = set()
-        self.suppressed: set[int] = set()
+        self.opted_out: set[int] = set()
         self.break_after: int | None = None
         self.down = False
         self.streams = 0
@@ -192,12 +192,12 @@ class DispatcherStandIn(DispatchServiceServicer):
 
     async def SuppressRecipients(self, request: Any, context: Any) -> dispatch_pb2.SuppressRecipientsResponse:
         self._check_up()
-        self.suppressed |= set(request.phones)
+        self.opted_out |= set(request.phones)
         return dispatch_pb2.SuppressRecipientsResponse()
 
     async def UnsuppressRecipients(self, request: Any, context: Any) -> dispatch_pb2.UnsuppressRecipientsResponse:
         self._check_up()
-        self.suppressed -= set(request.phones)
+        self.opted_out -= set(request.phones)
         return dispatch_pb2.UnsuppressRecipientsResponse()
 
     def only_submission(self) -> Submission:
@@ -277,7 +277,7 @@ class Service:
         request = campaign_pb2.RecountCampaignRequest(tenant_id=TENANT, campaign_id=campaign_id)
         return await self.campaigns.RecountCampaign(request)
 
-    async def tell(
+    async def record(
         self,
         campaign_id: str,
         *groups: results_pb2.OutcomeGroup,
@@ -327,7 +327,7 @@ class Service:
     @staticmethod
     async def eventually(condition: Callable[[], Awaitable[bool]], within_seconds: float = 20) -> None:
         async with asyncio.timeout(within_seconds):
-            while not await condition():  # noqa: ASYNC110 - other processes ring no bell here
+            while not await condition():  # noqa: ASYNC110 - other processes send no signal here
                 await asyncio.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""Kept sizes of composed audiences: never used when they are not true, true whatever happened, and quick to read."""
+"""Cached sizes of composed audiences: never used when they are not true, true whatever happened, and quick to read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from bulksms_campaign.domain.audiences import Audience, AudienceSize
 from bulksms_campaign.domain.campaigns import CampaignContent, CampaignPriority, Step
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.storage import audience_sizes, contacts
-from bulksms_campaign.storage.audiences import size_of_audience
 from bulksms_campaign.storage.events import list_events
 from bulksms_campaign.storage.imports import create_stage, drop_stage, merge, stage
+from bulksms_campaign.storage.instants import read_instant, read_raw_instant
 from bulksms_campaign.storage.requests import MutationKey
 from bulksms_campaign.storage.tasks import Task, TaskKind
+from bulksms_campaign.use_cases.counting import count_audience
 from bulksms_campaign.use_cases.drafts import Drafts
 from bulksms_campaign.use_cases.enqueue import Enqueue
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.signals import Signals
 from bulksms_campaign.workers.counting import Counting
 from bulksms_campaign.workers.launch import take_snapshot
 from servicekit.clock import SystemClock
@@ -77,12 +78,12 @@ async def true_sizes(connection: AsyncConnection) -> list[AudienceSize]:
     return sizes
 
 
-async def kept_size(database: Database, audience: Audience) -> AudienceSize | None:
+async def cached_size(database: Database, audience: Audience) -> AudienceSize | None:
     return await database.run_raw_transaction(lambda c: audience_sizes.read_size(c, TENANT, audience))
 
 
 async def size(database: Database, audience: Audience) -> AudienceSize:
-    return await database.run_raw_transaction(lambda c: size_of_audience(c, TENANT, audience))
+    return await count_audience(database, TENANT, audience)
 
 
 async def follow(database: Database, audience: Audience) -> None:
@@ -90,14 +91,18 @@ async def follow(database: Database, audience: Audience) -> None:
 
 
 async def note_use(database: Database, audience: Audience) -> bool:
-    return await database.run_transaction(lambda c: audience_sizes.note_use(c, TENANT, audience))
+    async def body(connection: AsyncConnection) -> bool:
+        return await audience_sizes.note_use(connection, TENANT, audience, await read_instant(connection))
+
+    return await database.run_transaction(body)
 
 
 async def upsert(database: Database, phone: int, *groups: str) -> None:
-    upserted = partial(
-        contacts.upsert_contact, tenant_id=TENANT, phone=phone, first_name="", last_name="", groups=groups
-    )
-    await database.run_transaction(upserted)
+    async def body(connection: AsyncConnection) -> None:
+        now = await read_instant(connection)
+        await contacts.upsert_contact(connection, TENANT, phone, now, first_name="", last_name="", groups=groups)
+
+    await database.run_transaction(body)
 
 
 async def delete(database: Database, phone: int) -> None:
@@ -105,7 +110,11 @@ async def delete(database: Database, phone: int) -> None:
 
 
 async def opt_out(database: Database, phone: int) -> None:
-    await database.run_transaction(lambda c: contacts.opt_out(c, TENANT, phone, "test"))
+    await database.run_transaction(lambda c: record_opt_out(c, phone))
+
+
+async def record_opt_out(connection: AsyncConnection, phone: int) -> None:
+    await contacts.opt_out(connection, TENANT, phone, "test", await read_instant(connection))
 
 
 async def opt_in(database: Database, phone: int) -> None:
@@ -118,37 +127,19 @@ async def import_phones(database: Database, phones: Sequence[int], groups: Seque
         await create_stage(connection)
         await stage(connection, rows, [])
         async with connection.begin():
-            await merge(connection, TENANT, uuid4(), b"", groups)
+            await merge(connection, TENANT, uuid4(), b"", groups, await read_instant(connection))
         await drop_stage(connection)
 
 
-# As a replica of the release before joins a contact to a group: it knows of counts, and of nothing else.
-_BEFORE = (
-    "SELECT FROM contact_counts WHERE tenant_id = :tenant AND group_name = '' FOR UPDATE",
-    "INSERT INTO contact_groups (phone, added_at, tenant_id, group_name) VALUES (:phone, now(), :tenant, :group_name)",
-    """
-    INSERT INTO contact_counts AS k (tenant_id, group_name, contacts, opted_out) VALUES (:tenant, :group_name, 1, 0)
-    ON CONFLICT (tenant_id, group_name) DO UPDATE
-        SET contacts = k.contacts + excluded.contacts, opted_out = k.opted_out + excluded.opted_out
-    """,
-)
-
-
-async def join_as_the_release_before(database: Database, phone: int, group: str) -> None:
-    async with database.begin() as connection:
-        for statement in _BEFORE:
-            await connection.execute(text(statement), {"tenant": TENANT, "phone": phone, "group_name": group})
-
-
-async def test_a_size_is_counted_once_and_then_kept(campaign_database: Database) -> None:
+async def test_a_size_is_counted_once_and_then_cached(campaign_database: Database) -> None:
     await import_phones(campaign_database, PHONES, ["a", "b"])
     await import_phones(campaign_database, PHONES[:5], ["c"])
     audience = of("a", "b", exclude=("c",))
-    assert await kept_size(campaign_database, audience) is None
+    assert await cached_size(campaign_database, audience) is None
     assert await size(campaign_database, audience) == AudienceSize(19, 0)
-    assert await kept_size(campaign_database, audience) == AudienceSize(19, 0)
+    assert await cached_size(campaign_database, audience) == AudienceSize(19, 0)
     same = of("b", "c", "b", "a", exclude=("c",))
-    assert await kept_size(campaign_database, same) == AudienceSize(19, 0), "written in another way"
+    assert await cached_size(campaign_database, same) == AudienceSize(19, 0), "written in another way"
 
 
 async def test_all_contacts_but_one_group_are_never_counted(campaign_database: Database) -> None:
@@ -156,7 +147,7 @@ async def test_all_contacts_but_one_group_are_never_counted(campaign_database: D
     await import_phones(campaign_database, PHONES[:5], ["c"])
     await opt_out(campaign_database, PHONES[0])
     await opt_out(campaign_database, PHONES[-1])
-    assert await kept_size(campaign_database, of(exclude=("c",))) == AudienceSize(18, 1)
+    assert await cached_size(campaign_database, of(exclude=("c",))) == AudienceSize(18, 1)
 
 
 @pytest.mark.parametrize(
@@ -164,28 +155,27 @@ async def test_all_contacts_but_one_group_are_never_counted(campaign_database: D
     [
         partial(import_phones, phones=[FIRST + 90], groups=["a"]),
         partial(import_phones, phones=[FIRST], groups=["c"]),
-        partial(join_as_the_release_before, phone=FIRST, group="c"),
     ],
-    ids=["an import into a group of it", "an import into a group it excludes", "a replica that knows of no sizes"],
+    ids=["an import into a group of it", "an import into a group it excludes"],
 )
-async def test_a_kept_size_is_not_used_after(
+async def test_a_cached_size_is_not_used_after(
     campaign_database: Database, change: Callable[[Database], Awaitable[None]]
 ) -> None:
     await import_phones(campaign_database, PHONES, ["a"])
     audience = of("a", "b", exclude=("c",))
     before = await size(campaign_database, audience)
     await change(campaign_database)
-    assert await kept_size(campaign_database, audience) is None
+    assert await cached_size(campaign_database, audience) is None
     assert await size(campaign_database, audience) != before
 
 
-async def test_a_kept_size_outlives_what_does_not_concern_it(campaign_database: Database) -> None:
+async def test_a_cached_size_outlives_what_does_not_concern_it(campaign_database: Database) -> None:
     await import_phones(campaign_database, PHONES, ["a"])
     audience = of("a", "b", exclude=("c",))
     await size(campaign_database, audience)
     await import_phones(campaign_database, PHONES[:3], ["d"])
     await import_phones(campaign_database, [FIRST + 90], [])
-    assert await kept_size(campaign_database, audience) == AudienceSize(24, 0)
+    assert await cached_size(campaign_database, audience) == AudienceSize(24, 0)
 
 
 @pytest.mark.parametrize(
@@ -200,18 +190,18 @@ async def test_a_kept_size_outlives_what_does_not_concern_it(campaign_database: 
     ],
     ids=["an opt-out", "a deletion", "a change of group", "an exclusion", "another group", "a new contact"],
 )
-async def test_a_kept_size_follows(
+async def test_a_cached_size_follows(
     campaign_database: Database, change: Callable[[Database], Awaitable[None]], expected: AudienceSize
 ) -> None:
     await import_phones(campaign_database, PHONES, ["a"])
     audience = of("a", "b", exclude=("c",))
     await size(campaign_database, audience)
     await change(campaign_database)
-    assert await kept_size(campaign_database, audience) == expected
+    assert await cached_size(campaign_database, audience) == expected
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_kept_size_is_the_true_one_or_none_whatever_happens(campaign_database: Database, seed: int) -> None:
+async def test_a_cached_size_is_the_true_one_or_none_whatever_happens(campaign_database: Database, seed: int) -> None:
     random = Random(seed)
 
     async def change() -> str:
@@ -229,24 +219,24 @@ async def test_a_kept_size_is_the_true_one_or_none_whatever_happens(campaign_dat
         }
         name = random.choice(list(changes))
         await changes[name]()
-        assert name != "count" or await kept_size(campaign_database, audience) is not None
+        assert name != "count" or await cached_size(campaign_database, audience) is not None
         return name
 
     seen = []
     for _ in range(60):
-        holding = [await kept_size(campaign_database, audience) is not None for audience in AUDIENCES]
+        holding = [await cached_size(campaign_database, audience) is not None for audience in AUDIENCES]
         seen.append(await change())
         async with campaign_database.connect() as connection:
             truth = await true_sizes(connection)
         for number, audience in enumerate(AUDIENCES):
-            kept = await kept_size(campaign_database, audience)
+            kept = await cached_size(campaign_database, audience)
             assert kept in {None, truth[number]}, (audience, seen)
             assert kept is not None or not holding[number] or seen[-1] == "import", (audience, seen)
     assert [await size(campaign_database, audience) for audience in AUDIENCES] == truth
 
 
-async def test_no_snapshot_ever_shows_a_kept_size_that_is_not_true(campaign_database: Database) -> None:
-    """Everything at once: changes, imports, a replica of the release before, and two workers that count."""
+async def test_no_snapshot_ever_shows_a_cached_size_that_is_not_true(campaign_database: Database) -> None:
+    """Everything at once: changes, imports, and two workers that count."""
     random, rounds = Random(7), 40
     changing = True
 
@@ -257,8 +247,7 @@ async def test_no_snapshot_ever_shows_a_kept_size_that_is_not_true(campaign_data
             await opt_in(campaign_database, random.choice(PHONES))
             if number % 8 == 0:
                 await import_phones(campaign_database, random.sample(PHONES, 5), random.sample(GROUPS, 2))
-                await upsert(campaign_database, FIRST + 100 + number)
-                await join_as_the_release_before(campaign_database, FIRST + 100 + number, random.choice(GROUPS))
+                await upsert(campaign_database, FIRST + 100 + number, random.choice(GROUPS))
 
     async def count() -> None:
         while changing:
@@ -285,11 +274,11 @@ async def test_no_snapshot_ever_shows_a_kept_size_that_is_not_true(campaign_data
         await change()
         changing = False
     assert all(worker.done() for worker in workers)
-    assert looks.result() > 0, "sizes were kept meanwhile"
+    assert looks.result() > 0, "sizes were cached meanwhile"
 
 
 def task() -> Task:
-    return Task(TaskKind.COUNT, uuid4(), TENANT, 1, 0, uuid4())
+    return Task(TENANT, TaskKind.COUNT, uuid4(), 1, 0, uuid4())
 
 
 async def test_a_count_is_not_outrun_by_what_changes_meanwhile(campaign_database: Database) -> None:
@@ -299,14 +288,14 @@ async def test_a_count_is_not_outrun_by_what_changes_meanwhile(campaign_database
     await follow(campaign_database, audience)
     await opt_out(campaign_database, PHONES[0])
     async with campaign_database.begin() as connection:
-        await contacts.opt_out(connection, TENANT, PHONES[1], "test")  # not committed when the count looks
+        await record_opt_out(connection, PHONES[1])  # not committed when the count looks
         counting = asyncio.create_task(size(campaign_database, audience))
         await someone_waits_for_a_lock(campaign_database)
     assert await counting == AudienceSize(23, 1)
-    assert await kept_size(campaign_database, audience) == AudienceSize(22, 2)
+    assert await cached_size(campaign_database, audience) == AudienceSize(22, 2)
 
 
-async def test_a_count_during_which_a_file_was_imported_is_not_kept_as_the_newer_one(
+async def test_a_count_during_which_a_file_was_imported_is_not_cached_as_the_newer_one(
     campaign_database: Database,
 ) -> None:
     await import_phones(campaign_database, PHONES, ["a"])
@@ -314,13 +303,13 @@ async def test_a_count_during_which_a_file_was_imported_is_not_kept_as_the_newer
     await note_use(campaign_database, audience)
     await follow(campaign_database, audience)
     async with campaign_database.begin() as connection:
-        await contacts.opt_out(connection, TENANT, PHONES[1], "test")
+        await record_opt_out(connection, PHONES[1])
         counting = asyncio.create_task(size(campaign_database, audience))
         await someone_waits_for_a_lock(campaign_database)
         importing = asyncio.create_task(import_phones(campaign_database, [FIRST + 90], ["b"]))
     await counting
     await importing
-    assert await kept_size(campaign_database, audience) is None
+    assert await cached_size(campaign_database, audience) is None
     assert await size(campaign_database, audience) == AudienceSize(24, 1)
 
 
@@ -328,9 +317,13 @@ async def test_a_count_that_ends_late_does_not_replace_a_newer_one(campaign_data
     await import_phones(campaign_database, PHONES, ["a"])
     audience, nobody = of("a", "b"), AudienceSize(0, 0)
     await size(campaign_database, audience)
+
+    async def store(driver: Any, counted: audience_sizes.CountedSize) -> None:
+        await audience_sizes.store_size(driver, TENANT, audience, counted, await read_raw_instant(driver))
+
     late = audience_sizes.CountedSize(nobody, nobody, version=0, since=None, difference=nobody)
-    await campaign_database.run_raw_transaction(lambda c: audience_sizes.keep_size(c, TENANT, audience, late))
-    assert await kept_size(campaign_database, audience) == AudienceSize(24, 0)
+    await campaign_database.run_raw_transaction(lambda c: store(c, late))
+    assert await cached_size(campaign_database, audience) == AudienceSize(24, 0)
 
 
 async def someone_waits_for_a_lock(database: Database) -> None:
@@ -379,16 +372,16 @@ async def test_a_worker_killed_before_it_counted_leaves_no_size_and_the_next_one
     assert await note_use(campaign_database, audience)
     await follow(campaign_database, audience)
     await opt_out(campaign_database, PHONES[0])
-    assert await kept_size(campaign_database, audience) is None
+    assert await cached_size(campaign_database, audience) is None
     assert await note_use(campaign_database, audience), "still to be counted"
     await Counting(campaign_database).work(task())
-    assert await kept_size(campaign_database, audience) == AudienceSize(23, 1)
+    assert await cached_size(campaign_database, audience) == AudienceSize(23, 1)
     assert not await note_use(campaign_database, audience)
 
 
-async def test_only_the_sizes_of_a_tenant_that_were_used_last_are_kept(campaign_database: Database) -> None:
+async def test_only_the_sizes_of_a_tenant_that_were_used_last_are_cached(campaign_database: Database) -> None:
     await import_phones(campaign_database, PHONES, ["a"])
-    audiences = [of("a", f"g{number}") for number in range(audience_sizes.MOST_KEPT + 5)]
+    audiences = [of("a", f"g{number}") for number in range(audience_sizes.MAX_CACHED + 5)]
     for audience in audiences:
         await note_use(campaign_database, audience)
     async with campaign_database.connect() as connection:
@@ -402,7 +395,7 @@ async def test_a_draft_is_counted_ahead_and_again_after_an_import(service: Servi
     audience = of("a", "b", exclude=("c",))
 
     async def kept(expected: AudienceSize) -> bool:
-        return await kept_size(service.database, audience) == expected
+        return await cached_size(service.database, audience) == expected
 
     campaign = await service.create(audience=contacts_pb2.Audience(groups=["a", "b"], exclude_groups=["c"]))
     await service.eventually(lambda: kept(AudienceSize(20, 0)))
@@ -445,16 +438,16 @@ async def test_who_joins_between_the_enqueue_and_its_snapshot_is_left_out_and_th
         priority=CampaignPriority.NORMAL,
     )
     ledger, database = LedgerPeer(peers.address, timeout=timedelta(seconds=5)), campaign_database
-    drafted = await Drafts(database, Bells(), SystemClock()).create(key_of("CreateCampaign"), content)
+    drafted = await Drafts(database, Signals(), SystemClock()).create(key_of("CreateCampaign"), content)
     campaign_id = drafted.campaign.campaign_id
-    enqueue = Enqueue(database, ledger, Bells(), batch_size=5000)
+    enqueue = Enqueue(database, ledger, Signals(), batch_size=5000)
     assert (await enqueue.run(key_of("EnqueueCampaign"), campaign_id, Step.ENQUEUE)).created == 18
     await ledger.close()
     await upsert(database, FIRST + 90, "a")
     await import_phones(database, [FIRST + 91], ["c"])
-    await database.run_transaction(lambda c: take_snapshot(c, campaign_id))
+    await database.run_transaction(lambda c: take_snapshot(c, TENANT, campaign_id))
     async with database.connect() as connection:
-        last = (await list_events(connection, campaign_id, 0, 10))[-1]
+        last = (await list_events(connection, TENANT, campaign_id, 0, 10))[-1]
     assert last.detail == "18 recipients, 2 who joined the audience after the enqueue left out"
 
 
@@ -462,7 +455,7 @@ def key_of(operation: str) -> MutationKey:
     return MutationKey.of(TENANT, uuid4(), operation, "")
 
 
-async def test_an_enqueue_whose_size_is_kept_takes_ten_statements_and_counts_nothing(
+async def test_an_enqueue_whose_size_is_cached_takes_ten_statements_and_counts_nothing(
     service: Service, peers: GrpcServer
 ) -> None:
     await service.import_phones(PHONES, groups=["a", "b"])
@@ -470,7 +463,7 @@ async def test_an_enqueue_whose_size_is_kept_takes_ten_statements_and_counts_not
     await size(service.database, of("a", "b"))
     statements = statements_of(service.database)
     ledger = LedgerPeer(peers.address, timeout=timedelta(seconds=5))
-    enqueue = Enqueue(service.database, ledger, Bells(), batch_size=5000)
+    enqueue = Enqueue(service.database, ledger, Signals(), batch_size=5000)
     campaign_id = UUID(campaign.campaign_id)
     assert (await enqueue.run(key_of("EnqueueCampaign"), campaign_id, Step.ENQUEUE)).created == 24
     await ledger.close()

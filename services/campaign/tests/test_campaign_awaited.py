@@ -30,7 +30,7 @@ def asking(campaign_id: str, **changes: object) -> results_pb2.ListAwaitedReport
 async def test_only_accepted_recipients_without_a_final_report_are_awaited(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     failed = outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[8:10])
-    await service.tell(campaign_id, accepted(PHONES[:8]), failed)  # the last two are queued
+    await service.record(campaign_id, accepted(PHONES[:8]), failed)  # the last two are queued
     await service.report((f"m{PHONES[0]}", DELIVERED), (f"m{PHONES[1]}", FAILED), (f"m{PHONES[2]}", SENT))
     page = await service.results.ListAwaitedReports(asking(campaign_id))
     assert list(page.phones) == PHONES[2:8]
@@ -45,7 +45,7 @@ async def test_only_accepted_recipients_without_a_final_report_are_awaited(servi
 
 async def test_a_tenant_hears_nothing_of_another_ones_messages(service: Service) -> None:
     campaign_id = await service.started(PHONES)
-    await service.tell(campaign_id, accepted(PHONES))
+    await service.record(campaign_id, accepted(PHONES))
     error = await refused(service.results.ListAwaitedReports(asking(campaign_id, tenant_id="other")))
     assert (error.category, error.reason) == (Category.NOT_FOUND, "CAMPAIGN_NOT_FOUND")
     error = await refused(service.results.ListAwaitedReports(asking(str(uuid4()))))

@@ -45,7 +45,7 @@ async def upsert(service: Service, phone: str, **fields: Any) -> pb.UpsertContac
     return await service.contacts.UpsertContact(request)
 
 
-async def kept_counts_are_true(service: Service) -> bool:
+async def cached_counts_are_true(service: Service) -> bool:
     async with service.database.connect() as connection:
         rows = await connection.execute(
             text("""
@@ -92,7 +92,7 @@ async def test_importing_again_updates_and_an_empty_name_erases_nothing(service:
     assert (contact.first_name, contact.last_name) == ("Anna", "Papa")
     assert await count(service) == (3, 0)
     assert await count(service, "new") == (2, 0)
-    assert await kept_counts_are_true(service)
+    assert await cached_counts_are_true(service)
 
 
 async def test_the_same_request_id_imports_once_even_at_the_same_moment(service: Service) -> None:
@@ -199,7 +199,7 @@ async def test_a_wrong_import_header_names_the_field_and_the_cure(
     assert [violation.field for violation in error.field_violations] == [field]
 
 
-async def test_opt_outs_are_left_out_of_every_audience_and_told_to_the_dispatcher(service: Service) -> None:
+async def test_opt_outs_are_part_of_no_audience_and_delivered_to_the_dispatcher(service: Service) -> None:
     await upsert(service, PHONE, groups=["a", "b"])
     await upsert(service, "6941234568", groups=["b"])
     assert not await opt_out(service, PHONE)
@@ -209,15 +209,15 @@ async def test_opt_outs_are_left_out_of_every_audience_and_told_to_the_dispatche
     assert await count(service, "a", "b") == (1, 1)
     assert await count(service, "b", exclude=("a",)) == (1, 0)
 
-    async def suppressed(*phones: int) -> bool:
-        return service.dispatcher.suppressed == set(phones)
+    async def opted_out_there(*phones: int) -> bool:
+        return service.dispatcher.opted_out == set(phones)
 
-    await service.eventually(lambda: suppressed(306941234567))
+    await service.eventually(lambda: opted_out_there(306941234567))
     assert await opt_in(service, PHONE)
     assert not await opt_in(service, PHONE)
-    await service.eventually(suppressed)
+    await service.eventually(opted_out_there)
     assert await count(service) == (2, 0)
-    assert await kept_counts_are_true(service)
+    assert await cached_counts_are_true(service)
 
 
 async def test_the_dispatcher_hears_of_opt_outs_when_it_is_back(service: Service) -> None:
@@ -225,10 +225,10 @@ async def test_the_dispatcher_hears_of_opt_outs_when_it_is_back(service: Service
     await opt_out(service, PHONE)
     service.dispatcher.down = False
 
-    async def suppressed() -> bool:
-        return service.dispatcher.suppressed == {306941234567}
+    async def opted_out_there() -> bool:
+        return service.dispatcher.opted_out == {306941234567}
 
-    await service.eventually(suppressed)
+    await service.eventually(opted_out_there)
 
 
 async def test_a_number_may_opt_out_before_it_becomes_a_contact_and_after_it_was_one(service: Service) -> None:
@@ -244,10 +244,10 @@ async def test_a_number_may_opt_out_before_it_becomes_a_contact_and_after_it_was
     again = await upsert(service, PHONE)
     assert again.created
     assert again.contact.opted_out
-    assert await kept_counts_are_true(service)
+    assert await cached_counts_are_true(service)
 
 
-async def test_kept_counts_stay_true_when_everything_happens_at_once(service: Service) -> None:
+async def test_cached_counts_stay_true_when_everything_happens_at_once(service: Service) -> None:
     phones = [f"+3069412345{number:02d}" for number in range(20)]
     await asyncio.gather(
         *(service.import_csv("phone\n" + "\n".join(phones[start:]) + "\n", groups=["g"]) for start in (0, 5)),
@@ -262,7 +262,7 @@ async def test_kept_counts_stay_true_when_everything_happens_at_once(service: Se
             for phone in phones[::7]
         ),
     )
-    assert await kept_counts_are_true(service)
+    assert await cached_counts_are_true(service)
 
 
 async def test_contacts_are_listed_in_phone_order_page_by_page(service: Service) -> None:

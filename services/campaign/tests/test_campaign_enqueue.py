@@ -1,4 +1,4 @@
-"""Enqueue: refusals that change nothing, repeats that do nothing, and holds of credits that are never forgotten."""
+"""Enqueue: refusals that change nothing, repeats that do nothing, and reservations that are never forgotten."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from bulksms.campaign.v1 import contacts_pb2, results_pb2
 from bulksms_campaign.domain.campaigns import Step
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.storage.requests import MutationKey
+from bulksms_campaign.storage.tasks import TaskKind
 from bulksms_campaign.use_cases.enqueue import Enqueue
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.signals import Signals
 from servicekit import errors
 from servicekit.grpc.server import GrpcServer
 
@@ -30,12 +31,14 @@ async def draft(service: Service) -> str:
     return (await service.create()).campaign_id
 
 
-async def unused_holds_are_due(service: Service) -> None:
+async def unused_reservations_are_due(service: Service) -> None:
     async with service.database.begin() as connection:
-        await connection.execute(text("UPDATE tasks SET due_at = now() WHERE kind = 3"))
+        await connection.execute(
+            text(f"UPDATE tasks SET due_at = now() WHERE kind = {int(TaskKind.CLOSE_RESERVATION)}")
+        )
 
 
-async def nothing_is_held(service: Service) -> bool:
+async def nothing_is_reserved(service: Service) -> bool:
     return not service.ledger.open_reservations()
 
 
@@ -110,7 +113,7 @@ async def test_an_enqueue_takes_nine_statements_at_most(service: Service, peers:
 
     event.listen(service.database.engine.sync_engine, "checkout", log, once=True)
     ledger = LedgerPeer(peers.address, timeout=timedelta(seconds=5))
-    enqueue = Enqueue(service.database, ledger, Bells(), batch_size=5000)
+    enqueue = Enqueue(service.database, ledger, Signals(), batch_size=5000)
     key = MutationKey.of(TENANT, uuid4(), "EnqueueCampaign", campaign_id)
     enqueued = await enqueue.run(key, campaign_id, Step.ENQUEUE)
     await ledger.close()
@@ -132,7 +135,7 @@ async def test_a_schema_expanded_under_a_running_service_fails_no_enqueue(servic
         assert (await service.enqueue(campaign_id)).created == 10
 
 
-async def test_an_enqueue_under_a_request_id_of_something_else_is_refused_and_holds_nothing_for_long(
+async def test_an_enqueue_under_a_request_id_of_something_else_is_refused_and_keeps_no_reservation(
     service: Service,
 ) -> None:
     campaign_id = await draft(service)
@@ -148,11 +151,11 @@ async def test_an_enqueue_under_a_request_id_of_something_else_is_refused_and_ho
     assert (await refused(service.enqueue(campaign_id, request_id))).reason == "REQUEST_ID_REUSED"
     assert (await refused(service.enqueue(campaign_id, request_id))).reason == "REQUEST_ID_REUSED"
     assert await service.get(campaign_id) == before
-    await unused_holds_are_due(service)
-    await service.eventually(lambda: nothing_is_held(service))
+    await unused_reservations_are_due(service)
+    await service.eventually(lambda: nothing_is_reserved(service))
 
 
-async def test_of_many_enqueues_at_once_one_wins_and_one_hold_is_made(service: Service) -> None:
+async def test_of_many_enqueues_at_once_one_wins_and_one_reservation_is_made(service: Service) -> None:
     campaign_id = await draft(service)
     outcomes = await asyncio.gather(*(service.enqueue(campaign_id) for _ in range(8)), return_exceptions=True)
     assert sum(isinstance(item, pb.EnqueueCampaignResponse) for item in outcomes) == 1
@@ -169,7 +172,7 @@ async def test_many_repeats_of_one_request_at_once_all_get_the_answer(service: S
     assert len(service.ledger.reservations) == 1
 
 
-async def test_an_answer_of_the_ledger_that_got_lost_is_found_by_the_next_try(service: Service) -> None:
+async def test_a_reply_of_the_ledger_that_got_lost_is_found_by_the_next_try(service: Service) -> None:
     campaign_id = await draft(service)
 
     async def lose(_: str) -> None:
@@ -187,7 +190,7 @@ async def test_an_answer_of_the_ledger_that_got_lost_is_found_by_the_next_try(se
     assert len(service.ledger.open_reservations()) == 1
 
 
-async def test_a_lost_hold_of_another_size_is_given_back(service: Service) -> None:
+async def test_a_lost_reservation_of_another_size_is_closed(service: Service) -> None:
     campaign_id = await draft(service)
 
     async def lose(_: str) -> None:
@@ -199,13 +202,13 @@ async def test_a_lost_hold_of_another_size_is_given_back(service: Service) -> No
     await service.import_phones([306940000999])
     assert (await service.enqueue(campaign_id)).created == 11
 
-    async def one_hold_is_open() -> bool:
+    async def one_reservation_is_open() -> bool:
         return [item.units for item in service.ledger.open_reservations()] == [11]
 
-    await service.eventually(one_hold_is_open)
+    await service.eventually(one_reservation_is_open)
 
 
-async def test_a_hold_nobody_came_back_for_is_given_back(service: Service) -> None:
+async def test_a_reservation_nobody_came_back_for_is_closed(service: Service) -> None:
     campaign_id = await draft(service)
 
     async def lose(_: str) -> None:
@@ -214,13 +217,13 @@ async def test_a_hold_nobody_came_back_for_is_given_back(service: Service) -> No
     service.ledger.before_answer = lose
     await refused(service.enqueue(campaign_id))
     service.ledger.before_answer = None
-    await unused_holds_are_due(service)
-    await service.eventually(lambda: nothing_is_held(service))
+    await unused_reservations_are_due(service)
+    await service.eventually(lambda: nothing_is_reserved(service))
     assert service.ledger.available == 1_000_000
     assert (await service.enqueue(campaign_id)).created == 10
 
 
-async def test_a_hold_the_ledger_never_heard_of_is_settled_too(service: Service) -> None:
+async def test_a_reservation_the_ledger_never_heard_of_is_closed_too(service: Service) -> None:
     campaign_id = await draft(service)
     service.ledger.before_answer = None
 
@@ -233,14 +236,14 @@ async def test_a_hold_the_ledger_never_heard_of_is_settled_too(service: Service)
     service.ledger.before_answer = never_arrives
     await refused(service.enqueue(campaign_id))
     service.ledger.before_answer = None
-    await unused_holds_are_due(service)
+    await unused_reservations_are_due(service)
 
     async def no_task_is_left() -> bool:
         async with service.database.connect() as connection:
             return not (await connection.execute(text("SELECT subject FROM tasks"))).all()
 
     await service.eventually(no_task_is_left)
-    assert await nothing_is_held(service)
+    assert await nothing_is_reserved(service)
     assert service.ledger.available == 1_000_000
 
 
@@ -260,7 +263,7 @@ async def test_a_campaign_changed_while_it_is_enqueued_is_not_sent_unseen(servic
     error = await refused(service.enqueue(campaign_id))
     assert error.reason == "CAMPAIGN_CHANGED"
     assert error.retryable
-    await service.eventually(lambda: nothing_is_held(service))
+    await service.eventually(lambda: nothing_is_reserved(service))
     assert (await service.enqueue(campaign_id)).campaign.text == "Other"
 
 
@@ -297,14 +300,14 @@ async def test_everything_wrong_is_said_at_once(service: Service) -> None:
     assert {violation.field for violation in error.field_violations} == {"text", "sender", "name"}
 
 
-async def test_failed_recipients_can_be_sent_to_again_under_a_new_hold(service: Service) -> None:
+async def test_failed_recipients_can_be_sent_to_again_under_a_new_reservation(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     failed = outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[7:9])
     unknown = outcome(results_pb2.RECIPIENT_OUTCOME_UNRESOLVED, PHONES[9:])
-    await service.tell(campaign_id, accepted(PHONES[:7]), failed, unknown)
+    await service.record(campaign_id, accepted(PHONES[:7]), failed, unknown)
     first = (await service.get(campaign_id)).reservation_id
     service.ledger.captured[first] = 7
-    await service.eventually(lambda: nothing_is_held(service))
+    await service.eventually(lambda: nothing_is_reserved(service))
     # One more fails after it was accepted: its credit is spent, and it may be tried again.
     await service.report((f"m{PHONES[0]}", results_pb2.DELIVERY_STATUS_FAILED))
 
@@ -326,9 +329,9 @@ async def test_failed_recipients_can_be_sent_to_again_under_a_new_hold(service: 
         return [s.phones for s in service.dispatcher.submissions.values() if s.header.enqueue_number == 2] == [phones]
 
     await service.eventually(handed_over)
-    assert await service.tell(campaign_id, accepted(phones, "again"), enqueue_number=2) == 3
+    assert await service.record(campaign_id, accepted(phones, "again"), enqueue_number=2) == 3
     service.ledger.captured[second] = 3
-    await service.eventually(lambda: nothing_is_held(service))
+    await service.eventually(lambda: nothing_is_reserved(service))
     counters = (await service.get(campaign_id)).counters
     assert (counters.total, counters.sent, counters.failed, counters.unconfirmed) == (10, 9, 0, 1)
     assert counters.accepted == 10

@@ -10,21 +10,21 @@ from sqlalchemy import text
 
 from bulksms_campaign.domain.counters import Counters, Transition, contribution, movement
 from bulksms_campaign.domain.recipients import Fact, Known, RecipientStatus, status_of
-from bulksms_campaign.storage.folding import status_sql, told_epoch_sql, told_facts_sql
+from bulksms_campaign.storage.folding import recorded_epoch_sql, recorded_facts_sql, status_sql
 from servicekit.database import Database
 
 FACTS = [fact for fact in Fact if fact]
-told = st.lists(st.tuples(st.sampled_from(FACTS), st.integers(1, 4)), max_size=8)
+reported = st.lists(st.tuples(st.sampled_from(FACTS), st.integers(1, 4)), max_size=8)
 
 
 def known_after(facts: list[tuple[Fact, int]]) -> Known:
     known = Known()
     for fact, epoch in facts:
-        known = known.told(fact, epoch)
+        known = known.with_fact(fact, epoch)
     return known
 
 
-@given(told, st.randoms(use_true_random=False))
+@given(reported, st.randoms(use_true_random=False))
 def test_any_order_and_any_number_of_repeats_give_the_same(facts: list[tuple[Fact, int]], rng: random.Random) -> None:
     shuffled = facts + [rng.choice(facts) for _ in range(3) if facts]
     rng.shuffle(shuffled)
@@ -50,7 +50,7 @@ def test_what_was_accepted_once_stays_accepted_whatever_other_attempts_say() -> 
     assert known_after([(Fact.ACCEPTED, 1), (Fact.FAILED, 9)]).status is RecipientStatus.SENT
 
 
-@given(st.lists(st.tuples(told, told), max_size=20))
+@given(st.lists(st.tuples(reported, reported), max_size=20))
 def test_moving_the_counters_is_the_same_as_counting_again(
     recipients: list[tuple[list[tuple[Fact, int]], list[tuple[Fact, int]]]],
 ) -> None:
@@ -70,23 +70,23 @@ def test_moving_the_counters_is_the_same_as_counting_again(
 async def test_sql_folds_as_python_does(campaign_database: Database) -> None:
     rng = random.Random(7)
     cases = [
-        (int(fact), int(other), epoch, told)
+        (int(fact), int(other), epoch, epoch_of_fact)
         for fact in FACTS
         for other in FACTS
-        for epoch, told in ((1, 1), (1, 2), (2, 1))
+        for epoch, epoch_of_fact in ((1, 1), (1, 2), (2, 1))
     ]
     cases += [
         (rng.randrange(2048), int(rng.choice(FACTS)), rng.randrange(1, 4), rng.randrange(1, 4)) for _ in range(2000)
     ]
-    facts_sql = told_facts_sql("f", "e", "n", "ne")
+    facts_sql = recorded_facts_sql("f", "e", "n", "ne")
     query = text(
-        f"SELECT {facts_sql}, {told_epoch_sql('e', 'n', 'ne')}, {status_sql(facts_sql)}"
+        f"SELECT {facts_sql}, {recorded_epoch_sql('e', 'n', 'ne')}, {status_sql(facts_sql)}"
         " FROM unnest(CAST(:f AS smallint[]), CAST(:n AS smallint[]), CAST(:e AS int[]), CAST(:ne AS int[]))"
         " WITH ORDINALITY AS t (f, n, e, ne, i) ORDER BY i"
     )
     columns = [list(column) for column in zip(*cases, strict=True)]
     async with campaign_database.connect() as connection:
         rows = (await connection.execute(query, dict(zip(("f", "n", "e", "ne"), columns, strict=True)))).all()
-    for (facts, fact, epoch, told_epoch), row in zip(cases, rows, strict=True):
-        known = Known(epoch, Fact(facts)).told(Fact(fact), told_epoch)
+    for (facts, fact, epoch, epoch_of_fact), row in zip(cases, rows, strict=True):
+        known = Known(epoch, Fact(facts)).with_fact(Fact(fact), epoch_of_fact)
         assert tuple(row) == (int(known.facts), known.epoch, int(known.status))

@@ -37,7 +37,7 @@ async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Servi
     assert submission.values[0] == "Άννα1"
     assert list(submission.header.variable_names) == ["first_name"]
 
-    changed = await service.tell(
+    changed = await service.record(
         campaign.campaign_id,
         accepted(PHONES[:10]),
         outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[10:], types_pb2.OUTCOME_REASON_PROVIDER_REJECTED),
@@ -82,7 +82,7 @@ async def test_a_watch_says_the_status_at_once_and_ends_with_the_last_report(ser
     first = await anext(messages)
     assert first.status.counters.queued == len(PHONES)
     assert not first.final
-    await service.tell(campaign_id, accepted(PHONES))
+    await service.record(campaign_id, accepted(PHONES))
     await service.report(*((f"m{phone}", results_pb2.DELIVERY_STATUS_DELIVERED) for phone in PHONES))
     said = [message async for message in messages]
     assert [message.final for message in said] == [False] * (len(said) - 1) + [True]

@@ -20,9 +20,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import text
 
 from bulksms_campaign.domain.recipients import Fact
-from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport
+from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
+from bulksms_campaign.storage.results import BatchRow
 from bulksms_campaign.use_cases.results import Results
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.signals import Signals
 from devstack.ports import choose_port
 from servicekit.database import Database
 from servicekit.grpc.client import open_channel
@@ -100,9 +101,9 @@ async def small_campaign(campaign_database: Database) -> UUID:
             """INSERT INTO campaigns (campaign_id, tenant_id, name, text, sender, all_contacts, groups, exclude_groups,
                 priority, state, revision, created_at, updated_at, enqueue_number, traceparent)
                VALUES (:id, 'acme', 'n', 't', 's', true, '{}', '{}', 2, 3, 1, now(), now(), 1, '')""",
-            "INSERT INTO campaign_counters (campaign_id, total, queued) VALUES (:id, 10, 10)",
-            """INSERT INTO recipients (campaign_id, phone, updated_at, enqueue_number)
-               SELECT :id, i, now(), 1 FROM generate_series(1, 10) AS i""",
+            "INSERT INTO campaign_counters (tenant_id, campaign_id, total, queued) VALUES ('acme', :id, 10, 10)",
+            """INSERT INTO recipients (tenant_id, campaign_id, phone, updated_at, enqueue_number)
+               SELECT 'acme', :id, i, now(), 1 FROM generate_series(1, 10) AS i""",
         ):
             await connection.execute(text(statement), {"id": campaign_id})
     return campaign_id
@@ -114,16 +115,16 @@ async def test_results_and_reports_are_spans_of_the_campaigns_trace_linked_to_wh
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    results = Results(campaign_database, Bells(), tracer)
+    results = Results(campaign_database, Signals(), tracer)
     traceparents = [f"00-{TRACE}-00000000000000{number:02x}-01" for number in (1, 2)]
     for number, phones in enumerate(([1, 2, 3, 4, 5], [6, 7, 8, 9, 10])):
-        batch = BatchRow(uuid4(), small_campaign, phones[0], phones[-1], 1, 1, "bulk", traceparents[number])
-        told = ToldRecipients(Fact.ACCEPTED, "", "", phones, [f"m{phone}" for phone in phones])
-        await results.record_batch("acme", batch, [told])
+        batch = BatchRow("acme", uuid4(), small_campaign, phones[0], phones[-1], 1, 1, "bulk", traceparents[number])
+        outcomes = OutcomeGroup(Fact.ACCEPTED, "", "", phones, [f"m{phone}" for phone in phones])
+        await results.record_batch(batch, [outcomes])
     exporter.clear()
     with tracer.start_as_current_span("call") as call:
         ids = [f"m{phone}" for phone in (2, 3, 9)]
-        await results.record_reports({id_: ToldReport(id_, Fact.DELIVERED, "") for id_ in ids})
+        await results.record_reports({id_: MessageReport(id_, Fact.DELIVERED, "") for id_ in ids})
     spans = [span for span in exporter.get_finished_spans() if span.name == "campaign.record_delivery_reports"]
     assert {f"{span.context.trace_id:032x}" for span in spans} == {TRACE}
     changed = sorted(

@@ -87,7 +87,7 @@ async def test_numbers_that_opted_out_after_the_enqueue_are_not_in_the_snapshot(
     enqueued = await service.enqueue(campaign.campaign_id)
     await service.eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"))
     assert service.dispatcher.only_submission().phones == PHONES[1:5]
-    await service.tell(campaign.campaign_id, accepted(PHONES[1:5]))
+    await service.record(campaign.campaign_id, accepted(PHONES[1:5]))
     service.ledger.captured[enqueued.campaign.reservation_id] = 4
     await service.eventually(lambda: service.has_event(campaign.campaign_id, "RESERVATION_CLOSED"))
     assert service.ledger.reservations[enqueued.campaign.reservation_id].released == 1
@@ -123,10 +123,10 @@ async def test_results_and_reports_in_any_order_and_number_give_the_same_rows_an
         ([outcome(results_pb2.RECIPIENT_OUTCOME_OPTED_OUT, PHONES[16:])], 3, str(uuid4())),
         ([outcome(AMBIGUOUS, PHONES[16:18])], 2, str(uuid4())),
     ]
-    tellings = batches * 3
-    random.Random(3).shuffle(tellings)
+    calls = batches * 3
+    random.Random(3).shuffle(calls)
     await asyncio.gather(
-        *(service.tell(campaign_id, *groups, epoch=epoch, batch_id=batch) for groups, epoch, batch in tellings)
+        *(service.record(campaign_id, *groups, epoch=epoch, batch_id=batch) for groups, epoch, batch in calls)
     )
     reports = [(f"m{phone}", status) for phone in PHONES[:14] for status in (SENT, DELIVERED)]
     reports += [(f"m{PHONES[0]}", FAILED), (f"m{PHONES[13]}", results_pb2.DELIVERY_STATUS_UNSPECIFIED)]
@@ -150,28 +150,28 @@ async def test_reports_before_the_result_are_unknown_and_nothing_happens_to_them
     campaign_id = await service.started(PHONES)
     answer = await service.report((f"m{PHONES[0]}", DELIVERED))
     assert list(answer.unknown_indexes) == [0]
-    await service.tell(campaign_id, accepted(PHONES))
+    await service.record(campaign_id, accepted(PHONES))
     assert (await service.report((f"m{PHONES[0]}", DELIVERED))).changed == 1
 
 
 async def test_a_campaign_does_not_end_while_an_outcome_is_ambiguous(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     batch = str(uuid4())
-    await service.tell(campaign_id, accepted(PHONES[:10]))
-    await service.tell(campaign_id, outcome(AMBIGUOUS, PHONES[10:]), batch_id=batch)
+    await service.record(campaign_id, accepted(PHONES[:10]))
+    await service.record(campaign_id, outcome(AMBIGUOUS, PHONES[10:]), batch_id=batch)
     await asyncio.sleep(1.5)  # a round of the completion worker
     campaign = await service.get(campaign_id)
     assert campaign.state == pb.CAMPAIGN_STATE_SENDING
     assert campaign.counters.unconfirmed == 10
     assert {r.reason for r in await service.recipients(campaign_id)} == {"", "AMBIGUOUS"}
-    await service.tell(campaign_id, outcome(UNRESOLVED, PHONES[10:]), batch_id=batch)
+    await service.record(campaign_id, outcome(UNRESOLVED, PHONES[10:]), batch_id=batch)
     await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT))
     assert {r.reason for r in await service.recipients(campaign_id)} == {"", "UNRESOLVED"}
 
 
 async def test_a_campaign_of_which_nothing_was_accepted_is_failed(service: Service) -> None:
     campaign_id = await service.started(PHONES)
-    await service.tell(campaign_id, outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES))
+    await service.record(campaign_id, outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES))
     await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_FAILED))
     await service.eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"))
 
@@ -180,7 +180,7 @@ async def test_a_close_is_repeated_until_the_captures_have_arrived(service: Serv
     campaign_id = await service.started(PHONES)
     reservation_id = (await service.get(campaign_id)).reservation_id
     service.ledger.captured[reservation_id] = 13
-    await service.tell(campaign_id, accepted(PHONES))
+    await service.record(campaign_id, accepted(PHONES))
 
     async def refused_twice() -> bool:
         return sum(decision is not None for decision in service.ledger.decisions.values()) >= 2
@@ -205,7 +205,7 @@ async def test_pause_and_resume_reach_the_dispatcher(service: Service) -> None:
     await control(service, "Pause", campaign_id)
     await service.eventually(lambda: paused(True), 1)
     # What was under way is recorded, and a campaign that is done ends, paused or not.
-    await service.tell(campaign_id, accepted(PHONES))
+    await service.record(campaign_id, accepted(PHONES))
     await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT))
 
 
@@ -221,15 +221,15 @@ async def test_a_repeated_control_does_nothing_and_answers(service: Service) -> 
 async def test_cancel_ends_what_is_not_sent_and_gives_its_credits_back(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     reservation_id = (await service.get(campaign_id)).reservation_id
-    await service.tell(campaign_id, accepted(PHONES[:5]))
+    await service.record(campaign_id, accepted(PHONES[:5]))
     service.ledger.captured[reservation_id] = 5
     assert (await control(service, "Cancel", campaign_id)).state == pb.CAMPAIGN_STATE_CANCELLING
 
-    async def told() -> bool:
+    async def asked() -> bool:
         return campaign_id in service.dispatcher.cancelled
 
-    await service.eventually(told)
-    await service.tell(campaign_id, outcome(CANCELLED, PHONES[5:], types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
+    await service.eventually(asked)
+    await service.record(campaign_id, outcome(CANCELLED, PHONES[5:], types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
     await service.eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"))
     campaign = await service.get(campaign_id)
     assert campaign.state == pb.CAMPAIGN_STATE_CANCELLED
@@ -262,7 +262,7 @@ async def test_a_cancel_during_the_submission_cancels_what_the_dispatcher_never_
     counters = (await service.get(campaign_id)).counters
     assert (counters.queued, counters.cancelled) == (len(had), 20 - len(had))
     if counters.queued:
-        await service.tell(campaign_id, outcome(CANCELLED, had, types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
+        await service.record(campaign_id, outcome(CANCELLED, had, types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
     await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_CANCELLED))
     assert (await service.recount(campaign_id)).consistent
 
@@ -344,7 +344,9 @@ async def test_a_launch_left_by_a_dead_replica_is_taken_over(service: Service) -
 
 async def test_recipients_are_listed_by_status_page_by_page(service: Service) -> None:
     campaign_id = await service.started(PHONES)
-    await service.tell(campaign_id, accepted(PHONES[::2]), outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[1::2]))
+    await service.record(
+        campaign_id, accepted(PHONES[::2]), outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[1::2])
+    )
     seen, token = [], ""
     while True:
         page = await service.campaigns.ListRecipients(
@@ -413,7 +415,7 @@ async def test_creating_again_under_the_same_request_id_finds_the_campaign_as_it
 
 
 async def test_results_for_an_unknown_campaign_or_twice_the_same_recipient_are_refused(service: Service) -> None:
-    assert (await refused(service.tell(str(uuid4()), accepted(PHONES)))).reason == "CAMPAIGN_NOT_FOUND"
+    assert (await refused(service.record(str(uuid4()), accepted(PHONES)))).reason == "CAMPAIGN_NOT_FOUND"
     campaign_id = await service.started(PHONES)
-    doubled = service.tell(campaign_id, accepted(PHONES), outcome(AMBIGUOUS, PHONES[:1]))
+    doubled = service.record(campaign_id, accepted(PHONES), outcome(AMBIGUOUS, PHONES[:1]))
     assert (await refused(doubled)).reason == "INVALID_ARGUMENT"

@@ -12,10 +12,12 @@ from sqlalchemy import Connection, text
 
 from bulksms_campaign.domain.audiences import Audience
 from bulksms_campaign.domain.recipients import Fact
+from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
 from bulksms_campaign.storage import imports, recipients, tasks
 from bulksms_campaign.storage.audiences import read_audience
 from bulksms_campaign.storage.contacts import list_contacts
-from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport, tell_batch, tell_reports
+from bulksms_campaign.storage.instants import read_instant
+from bulksms_campaign.storage.results import BatchRow, record_outcomes, record_reports
 from bulksms_campaign.storage.tables import METADATA
 from bulksms_campaign.storage.tasks import TaskKind
 from servicekit.bulk import raw
@@ -60,7 +62,7 @@ async def test_every_index_that_is_no_key_says_which_query_it_serves(campaign_da
 async def test_a_task_is_claimed_by_one_worker_until_its_lease_is_over(campaign_database: Database) -> None:
     subject = uuid4()
     async with campaign_database.begin() as connection:
-        await tasks.ask_for_task(connection, TaskKind.LAUNCH, subject, "acme")
+        await tasks.ask_for_task(connection, TaskKind.LAUNCH, "acme", subject, await read_instant(connection))
 
     async def claim(lease: timedelta = LEASE) -> tasks.Task | None:
         async with campaign_database.begin() as connection:
@@ -84,10 +86,11 @@ async def test_a_task_is_claimed_by_one_worker_until_its_lease_is_over(campaign_
 async def test_a_task_asked_for_again_while_it_is_done_is_done_once_more(campaign_database: Database) -> None:
     subject = uuid4()
     async with campaign_database.begin() as connection:
-        await tasks.ask_for_task(connection, TaskKind.CONTROL, subject, "acme")
+        now = await read_instant(connection)
+        await tasks.ask_for_task(connection, TaskKind.CONTROL, "acme", subject, now)
         claimed = await tasks.claim_task(connection, TaskKind.CONTROL, LEASE)
         assert claimed is not None
-        await tasks.ask_for_task(connection, TaskKind.CONTROL, subject, "acme")
+        await tasks.ask_for_task(connection, TaskKind.CONTROL, "acme", subject, now)
         assert await tasks.claim_task(connection, TaskKind.CONTROL, LEASE) is None
         await tasks.finish_task(connection, claimed)
         again = await tasks.claim_task(connection, TaskKind.CONTROL, LEASE)
@@ -103,21 +106,21 @@ async def test_results_and_reports_are_quick_on_a_table_that_has_just_grown(camp
     async with campaign_database.begin() as connection:
         await connection.execute(
             text("""
-            INSERT INTO recipients (campaign_id, phone, updated_at, enqueue_number)
-            SELECT :campaign_id, CAST(:first AS bigint) + i, now(), 1 FROM generate_series(0, 99999) AS i
+            INSERT INTO recipients (tenant_id, campaign_id, phone, updated_at, enqueue_number)
+            SELECT 'acme', :campaign_id, CAST(:first AS bigint) + i, now(), 1 FROM generate_series(0, 99999) AS i
             """),
             {"campaign_id": campaign_id, "first": first},
         )
-    batch = BatchRow(uuid4(), campaign_id, phones[0], phones[-1], 1, 1, "", "")
-    told = ToldRecipients(Fact.ACCEPTED, "", "", phones, [f"m{phone}" for phone in phones])
-    reports = {f"m{phone}": ToldReport(f"m{phone}", Fact.DELIVERED, "") for phone in phones}
+    batch = BatchRow("acme", uuid4(), campaign_id, phones[0], phones[-1], 1, 1, "", "")
+    outcomes = OutcomeGroup(Fact.ACCEPTED, "", "", phones, [f"m{phone}" for phone in phones])
+    reports = {f"m{phone}": MessageReport(f"m{phone}", Fact.DELIVERED, "") for phone in phones}
     async with asyncio.timeout(8):
         for _ in range(7):  # from the sixth time on a prepared statement may be planned without its arguments
             async with campaign_database.begin() as connection:
-                await tell_batch(connection, batch, [told])
+                await record_outcomes(connection, batch, [outcomes], await read_instant(connection))
         for _ in range(7):
             async with campaign_database.begin() as connection:
-                assert len((await tell_reports(connection, reports)).known) == 5000
+                assert len((await record_reports(connection, reports)).known) == 5000
 
 
 async def test_an_audience_that_has_just_been_imported_is_previewed_listed_and_copied(
@@ -130,7 +133,7 @@ async def test_an_audience_that_has_just_been_imported_is_previewed_listed_and_c
         await imports.create_stage(connection)
         await imports.stage(connection, [(number, phone, "Ann", "") for number, phone in enumerate(phones)], [])
         async with connection.begin():
-            await imports.merge(connection, "acme", uuid4(), b"", ["customers"])
+            await imports.merge(connection, "acme", uuid4(), b"", ["customers"], await read_instant(connection))
         await imports.drop_stage(connection)
     everybody = Audience(all_contacts=False, groups=("customers",), exclude_groups=())
     async with asyncio.timeout(15):
@@ -144,10 +147,13 @@ async def test_an_audience_that_has_just_been_imported_is_previewed_listed_and_c
             ]
         campaign_id = uuid4()
         async with campaign_database.begin() as connection:
-            copied = await recipients.insert_snapshot(connection, campaign_id, "acme", everybody, 1, ["first_name"])
+            now = await read_instant(connection)
+            copied = await recipients.insert_snapshot(
+                connection, "acme", campaign_id, everybody, 1, ["first_name"], now
+            )
             assert copied == 30_000
-            left_out = await recipients.leave_out_newest(connection, campaign_id, "acme", everybody, 1000)
-            assert left_out == 1000
+            removed = await recipients.remove_newest(connection, "acme", campaign_id, everybody, 1000)
+            assert removed == 1000
 
 
 async def _keep_statistics_of_small_tenants(database: Database) -> None:

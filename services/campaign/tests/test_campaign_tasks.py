@@ -9,7 +9,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.storage.instants import read_instant
 from bulksms_campaign.storage.tasks import Task, TaskKind, ask_for_task
 from bulksms_campaign.workers.task_worker import TaskWorker
 from devstack.postgres import EmbeddedPostgres
@@ -20,6 +22,10 @@ from servicekit.migrations import upgrade
 from .conftest import MIGRATIONS
 
 LEASE = timedelta(minutes=10)
+
+
+async def ask(connection: AsyncConnection, kind: TaskKind) -> None:
+    await ask_for_task(connection, kind, "acme", uuid4(), await read_instant(connection))
 
 
 @pytest.fixture
@@ -53,11 +59,11 @@ async def test_a_worker_that_outlives_its_database_lets_go_of_its_task_without_w
         if len(claimed) == 1:
             await asyncio.to_thread(postgres.kill)
             if not done:
-                await campaign_database.run_transaction(lambda c: ask_for_task(c, TaskKind.SETTLE, uuid4(), "acme"))
+                await campaign_database.run_transaction(lambda c: ask(c, TaskKind.CLOSE_RESERVATION))
         return None
 
     async with campaign_database.begin() as connection:
-        await ask_for_task(connection, TaskKind.LAUNCH, uuid4(), "acme")
+        await ask(connection, TaskKind.LAUNCH)
     alive = TaskWorker(campaign_database, TaskKind.LAUNCH, work, lease=LEASE)
     with pytest.raises(DatabaseUnavailable):
         await alive.do_one()
@@ -77,14 +83,14 @@ async def test_a_worker_that_outlives_its_database_lets_go_of_its_task_without_w
         assert (await connection.exec_driver_sql("SELECT count(*) FROM tasks")).scalar() == 0
 
 
-async def test_a_late_word_on_a_task_that_is_another_workers_by_now_changes_nothing(
+async def test_a_late_end_of_a_task_that_is_another_workers_by_now_changes_nothing(
     campaign_database: Database, postgres: EmbeddedPostgres
 ) -> None:
     async def die(_: Task) -> None:
         await asyncio.to_thread(postgres.kill)
 
     async with campaign_database.begin() as connection:
-        await ask_for_task(connection, TaskKind.LAUNCH, uuid4(), "acme")
+        await ask(connection, TaskKind.LAUNCH)
     late = TaskWorker(campaign_database, TaskKind.LAUNCH, die, lease=timedelta(seconds=1))
     with pytest.raises(DatabaseUnavailable):
         await late.do_one()
@@ -92,11 +98,11 @@ async def test_a_late_word_on_a_task_that_is_another_workers_by_now_changes_noth
     await campaign_database.wait_ready(timedelta(seconds=20))
     taken, let_go = asyncio.Event(), asyncio.Event()
 
-    async def hold(_: Task) -> None:
+    async def wait(_: Task) -> None:
         taken.set()
         await let_go.wait()
 
-    other = TaskWorker(campaign_database, TaskKind.LAUNCH, hold, lease=LEASE)
+    other = TaskWorker(campaign_database, TaskKind.LAUNCH, wait, lease=LEASE)
 
     async def take_over() -> None:
         while not await other.do_one():  # noqa: ASYNC110 - the lease of the one before runs out by the database's clock

@@ -22,16 +22,16 @@ from bulksms_campaign.use_cases.enqueue import Enqueue
 from bulksms_campaign.use_cases.imports import Imports
 from bulksms_campaign.use_cases.preview import Previews
 from bulksms_campaign.use_cases.results import Results
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.signals import Signals
 from bulksms_campaign.use_cases.status import StatusReader
 from bulksms_campaign.workers.completion import Completion
 from bulksms_campaign.workers.control import Control
 from bulksms_campaign.workers.counting import Counting
 from bulksms_campaign.workers.launch import Launch
+from bulksms_campaign.workers.opt_out_publisher import OptOutPublisher
+from bulksms_campaign.workers.reservation_closer import ReservationCloser
 from bulksms_campaign.workers.schedule import Schedule
-from bulksms_campaign.workers.settlement import Settlement
-from bulksms_campaign.workers.suppression import Suppression
-from bulksms_campaign.workers.task_worker import POLL, TaskWorker, Work
+from bulksms_campaign.workers.task_worker import TaskWorker, Work
 from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.grpc.server import build_server
@@ -45,21 +45,21 @@ SUBMIT_TIMEOUT = timedelta(minutes=10)
 
 async def build(settings: Settings) -> Sequence[Component]:
     """The service's components, in the order they start; they stop in the reverse of it."""
-    clock, bells = SystemClock(), Bells()
+    clock, signals = SystemClock(), Signals()
     database = Database.from_settings(settings)
     ledger = LedgerPeer(settings.ledger_address, timeout=timedelta(seconds=settings.reserve_timeout_seconds))
     dispatcher = DispatcherPeer(settings.dispatcher_address, timeout=PEER_TIMEOUT, stream_timeout=SUBMIT_TIMEOUT)
-    enqueue = Enqueue(database, ledger, bells, batch_size=settings.estimated_batch_size)
+    enqueue = Enqueue(database, ledger, signals, batch_size=settings.estimated_batch_size)
     operations = CampaignOperations(
-        drafts=Drafts(database, bells, clock),
+        drafts=Drafts(database, signals, clock),
         enqueue=enqueue,
-        controls=Controls(database, bells),
+        controls=Controls(database, signals),
         previews=Previews(
             database, ledger, clock, batch_size=settings.estimated_batch_size, render_limit=settings.preview_limit
         ),
         statuses=StatusReader(database, clock, watch_limit=settings.watch_limit),
     )
-    imports = Imports(database, bells, concurrency=settings.import_concurrency, max_bytes=settings.import_max_bytes)
+    imports = Imports(database, signals, concurrency=settings.import_concurrency, max_bytes=settings.import_max_bytes)
     server = build_server(
         settings,
         [
@@ -70,12 +70,12 @@ async def build(settings: Settings) -> Sequence[Component]:
             ),
             (
                 add_ContactServiceServicer_to_server,
-                ContactServicer(Contacts(database, bells), imports),
+                ContactServicer(Contacts(database, signals), imports),
                 f"{PACKAGE}.ContactService",
             ),
             (
                 add_ResultServiceServicer_to_server,
-                ResultServicer(Results(database, bells)),
+                ResultServicer(Results(database, signals)),
                 f"{PACKAGE}.ResultService",
             ),
         ],
@@ -85,7 +85,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         database,
         closing("ledger channel", ledger.close),
         closing("dispatcher channel", dispatcher.close),
-        *_workers(settings, database, bells, ledger, dispatcher, enqueue),
+        *_workers(settings, database, signals, ledger, dispatcher, enqueue),
         server,
     ]
 
@@ -93,15 +93,13 @@ async def build(settings: Settings) -> Sequence[Component]:
 def _workers(
     settings: Settings,
     database: Database,
-    bells: Bells,
+    signals: Signals,
     ledger: LedgerPeer,
     dispatcher: DispatcherPeer,
     enqueue: Enqueue,
 ) -> list[PeriodicWorker]:
-    launch = Launch(database, dispatcher, bells, chunk_size=settings.submit_chunk_size)
-    completion = PeriodicWorker("campaign.completion", POLL, Completion(database, bells).complete_all)
-    bells.complete.listen(completion.notify)
-    workers = [completion]
+    launch = Launch(database, dispatcher, signals, chunk_size=settings.submit_chunk_size)
+    workers: list[PeriodicWorker] = []
 
     def add(kind: TaskKind, work: Work, number: int = 1) -> list[PeriodicWorker]:
         tasks = TaskWorker(database, kind, work, lease=settings.lease)
@@ -110,14 +108,16 @@ def _workers(
         return added
 
     for worker in add(TaskKind.LAUNCH, launch.work, settings.launch_workers):
-        bells.launch.listen(worker.notify)
+        signals.launch.listen(worker.notify)
     for worker in add(TaskKind.CONTROL, Control(database, dispatcher).work):
-        bells.control.listen(worker.notify)
-    for worker in add(TaskKind.SETTLE, Settlement(database, ledger).work):
-        bells.settle.listen(worker.notify)
-    for worker in add(TaskKind.SUPPRESS, Suppression(database, dispatcher).work):
-        bells.suppress.listen(worker.notify)
+        signals.control.listen(worker.notify)
+    for worker in add(TaskKind.CLOSE_RESERVATION, ReservationCloser(database, ledger).work):
+        signals.close_reservation.listen(worker.notify)
+    for worker in add(TaskKind.DELIVER_OPT_OUTS, OptOutPublisher(database, dispatcher).work):
+        signals.deliver_opt_outs.listen(worker.notify)
     for worker in add(TaskKind.COUNT, Counting(database).work):
-        bells.count.listen(worker.notify)
+        signals.count.listen(worker.notify)
+    for worker in add(TaskKind.COMPLETE, Completion(database, signals).work):
+        signals.complete.listen(worker.notify)
     add(TaskKind.START_SCHEDULED, Schedule(database, enqueue).work)
     return workers

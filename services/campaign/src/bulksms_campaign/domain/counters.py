@@ -37,7 +37,7 @@ class Counters:
         return self.sent - self.delivered
 
     @property
-    def settled(self) -> bool:
+    def is_final(self) -> bool:
         """True when no recipient waits to be sent or for evidence."""
         return self.queued == 0 and self.ambiguous == 0
 
@@ -60,7 +60,7 @@ def contribution(facts: Fact) -> Counters:
         cancelled=int(status is RecipientStatus.CANCELLED),
         delivered=int(status is RecipientStatus.DELIVERED),
         accepted=int(bool(facts & Fact.ACCEPTED)),
-        ambiguous=int(status is RecipientStatus.UNCONFIRMED and not facts & Fact.UNKNOWN),
+        ambiguous=int(status is RecipientStatus.UNCONFIRMED and not facts & Fact.UNRESOLVED),
     )
 
 

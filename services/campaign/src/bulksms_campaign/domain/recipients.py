@@ -1,4 +1,4 @@
-"""A recipient's status: the fold of the facts told about it, the same in any order and for any number of repeats.
+"""A recipient's status: the fold of the facts reported of it, the same in any order and for any number of repeats.
 
 Facts of the dispatcher belong to an epoch (the attempt they are of): those of the latest epoch count, so that a batch
 that was given up, requeued and then became ambiguous is UNCONFIRMED and not FAILED. That the provider accepted a
@@ -23,7 +23,7 @@ class RecipientStatus(IntEnum):
 
 
 class Fact(IntFlag):
-    """What was told about a recipient; the bits are stored (smallint)."""
+    """What was reported of a recipient; the bits are stored (smallint)."""
 
     NONE = 0
     ACCEPTED = 1
@@ -32,9 +32,9 @@ class Fact(IntFlag):
     NOT_DELIVERED = 8
     EXPIRED = 16
     FAILED = 32
-    SUPPRESSED = 64
+    OPTED_OUT = 64
     CANCELLED = 128
-    UNKNOWN = 256
+    UNRESOLVED = 256
     AMBIGUOUS = 512
     REPORTED_OTHER = 1024
 
@@ -44,22 +44,22 @@ LASTING = Fact.ACCEPTED | Fact.REPORTED_SENT | Fact.DELIVERED | Fact.NOT_DELIVER
 
 # The first rule that matches decides. A late REPORTED_SENT never hides DELIVERED; a delivery beats a report of
 # failure (providers correct themselves upwards only); what the provider accepted beats what we thought before;
-# CANCELLED and FAILED are proofs of not having been sent and beat mere doubt of the same epoch.
+# CANCELLED and FAILED are proofs of not having been sent and beat ambiguity of the same epoch.
 STATUS_RULES: tuple[tuple[Fact, RecipientStatus], ...] = (
     (Fact.DELIVERED, RecipientStatus.DELIVERED),
     (Fact.NOT_DELIVERED | Fact.EXPIRED, RecipientStatus.FAILED),
     (Fact.ACCEPTED | Fact.REPORTED_SENT | Fact.REPORTED_OTHER, RecipientStatus.SENT),
-    (Fact.FAILED | Fact.SUPPRESSED, RecipientStatus.FAILED),
+    (Fact.FAILED | Fact.OPTED_OUT, RecipientStatus.FAILED),
     (Fact.CANCELLED, RecipientStatus.CANCELLED),
-    (Fact.UNKNOWN | Fact.AMBIGUOUS, RecipientStatus.UNCONFIRMED),
+    (Fact.UNRESOLVED | Fact.AMBIGUOUS, RecipientStatus.UNCONFIRMED),
 )
 
 # Of several dispatcher facts of one epoch the reason and description of the strongest are kept.
 STRENGTH_RULES: tuple[tuple[Fact, int], ...] = (
     (Fact.FAILED, 5),
-    (Fact.SUPPRESSED, 4),
+    (Fact.OPTED_OUT, 4),
     (Fact.CANCELLED, 3),
-    (Fact.UNKNOWN, 2),
+    (Fact.UNRESOLVED, 2),
     (Fact.AMBIGUOUS, 1),
 )
 
@@ -76,8 +76,8 @@ class Known:
         """The status these facts make."""
         return status_of(self.facts)
 
-    def told(self, fact: Fact, epoch: int) -> Known:
-        """What is known after `fact` of `epoch` was told: commutative, associative and idempotent."""
+    def with_fact(self, fact: Fact, epoch: int) -> Known:
+        """What is known after `fact` of `epoch` was recorded: commutative, associative and idempotent."""
         if fact & LASTING:
             return Known(self.epoch, self.facts | fact)
         if epoch > self.epoch:
@@ -93,7 +93,7 @@ def status_of(facts: Fact) -> RecipientStatus:
     return RecipientStatus.QUEUED
 
 
-def reason_of(facts: Fact, told_reason: str) -> str:
+def reason_of(facts: Fact, reported_reason: str) -> str:
     """The machine reason of a status: what the dispatcher said, or what the report means."""
     status = status_of(facts)
     if status is RecipientStatus.FAILED and facts & (Fact.NOT_DELIVERED | Fact.EXPIRED):
@@ -101,9 +101,9 @@ def reason_of(facts: Fact, told_reason: str) -> str:
     if status in (RecipientStatus.QUEUED, RecipientStatus.SENT, RecipientStatus.DELIVERED):
         return ""
     if status is RecipientStatus.UNCONFIRMED:
-        return "UNRESOLVED" if facts & Fact.UNKNOWN else "AMBIGUOUS"
+        return "UNRESOLVED" if facts & Fact.UNRESOLVED else "AMBIGUOUS"
     if status is RecipientStatus.CANCELLED:
         return "CAMPAIGN_CANCELLED"
-    if facts & Fact.SUPPRESSED and not facts & Fact.FAILED:
+    if facts & Fact.OPTED_OUT and not facts & Fact.FAILED:
         return "OPTED_OUT"
-    return told_reason
+    return reported_reason

@@ -1,4 +1,4 @@
-"""The dispatcher as this service sees it: submissions, their control, suppressions."""
+"""The dispatcher as this service sees it: submissions, their control, opt-outs."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class DispatcherPeer:
         return response.batches
 
     async def pause(self, tenant_id: str, campaign_id: UUID, number: int) -> None:
-        """Stop claims. `number` tells this wish from earlier ones of the same kind."""
+        """Stop claims. `number` tells this request from earlier ones of the same kind."""
         request = PauseCampaignRequest(
             request_id=_request_id("pause", campaign_id, number), tenant_id=tenant_id, campaign_id=str(campaign_id)
         )
@@ -138,18 +138,18 @@ class DispatcherPeer:
         with domain_errors("the dispatcher"):
             await self._dispatch.CancelCampaign(request)
 
-    async def suppress(self, tenant_id: str, phones: Sequence[int], wishes: Sequence[UUID]) -> None:
+    async def record_opt_outs(self, tenant_id: str, phones: Sequence[int], change_ids: Sequence[UUID]) -> None:
         """Send nothing more to these numbers."""
         request = SuppressRecipientsRequest(
-            request_id=str(derived_id(_NAMESPACE, "suppress", *wishes)), tenant_id=tenant_id, phones=phones
+            request_id=str(derived_id(_NAMESPACE, "suppress", *change_ids)), tenant_id=tenant_id, phones=phones
         )
         with domain_errors("the dispatcher"):
             await self._dispatch.SuppressRecipients(request)
 
-    async def unsuppress(self, tenant_id: str, phones: Sequence[int], wishes: Sequence[UUID]) -> None:
+    async def remove_opt_outs(self, tenant_id: str, phones: Sequence[int], change_ids: Sequence[UUID]) -> None:
         """These numbers may be written to again."""
         request = UnsuppressRecipientsRequest(
-            request_id=str(derived_id(_NAMESPACE, "unsuppress", *wishes)), tenant_id=tenant_id, phones=phones
+            request_id=str(derived_id(_NAMESPACE, "unsuppress", *change_ids)), tenant_id=tenant_id, phones=phones
         )
         with domain_errors("the dispatcher"):
             await self._dispatch.UnsuppressRecipients(request)

@@ -1,4 +1,4 @@
-"""The ledger as this service sees it: hold credits, close holds, ask for the balance."""
+"""The ledger as this service sees it: reserve credits, close reservations, ask for the balance."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LedgerPeer:
         await self._channel.close(1.0)
 
     async def reserve(self, tenant_id: str, reservation_id: UUID, units: int, campaign_id: UUID) -> None:
-        """Hold credits. The reservation's id is the operation's too: a repeat gets the first decision again."""
+        """Reserve credits. The reservation's id is the operation's too: a repeat gets the first decision again."""
         request = ReserveRequest(
             request_id=str(derived_id(_NAMESPACE, "reserve", reservation_id)),
             tenant_id=tenant_id,
@@ -49,7 +49,7 @@ class LedgerPeer:
             await self._ledger.Reserve(request)
 
     async def close_reservation(self, tenant_id: str, reservation_id: UUID, captured: int, attempt: int) -> int:
-        """End a hold; returns the credits that went back.
+        """End a reservation; returns the credits that went back.
 
         Refusals are stored by the ledger and repeated for the same request id, so that every attempt has its own.
         """
@@ -64,7 +64,7 @@ class LedgerPeer:
         return response.reservation.released
 
     async def is_closed(self, tenant_id: str, reservation_id: UUID) -> bool:
-        """Has the hold ended?"""
+        """Has the reservation ended?"""
         request = GetReservationRequest(tenant_id=tenant_id, reservation_id=str(reservation_id))
         with domain_errors("the ledger"):
             response = await self._ledger.GetReservation(request)
@@ -80,16 +80,16 @@ class LedgerPeer:
 def is_decision(error: DomainError) -> bool:
     """Did the ledger decide, as opposed to not being reached or being too busy?
 
-    Only then is it known that nothing was held.
+    Only then is it known that nothing was reserved.
     """
     return error.category not in _UNDECIDED and not error.reason.startswith("PEER_")
 
 
 def ledger_unavailable(error: DomainError) -> DomainError:
-    """What our caller is told when the ledger did not decide."""
+    """The error our caller gets when the ledger did not decide."""
     return unavailable(
         "LEDGER_UNAVAILABLE",
-        "The ledger did not answer, it is not known whether the credits are held: try again with the same request id.",
+        "The ledger did not answer, the credits may be reserved or not: try again with the same request id.",
         retry_after=error.retry_after or timedelta(seconds=1),
         cause=error.reason,
     )

@@ -105,7 +105,7 @@ class CampaignServicer(CampaignServiceServicer):
         async with self._database.connect() as connection:
             found = await list_campaigns(connection, tenant_id, state, after, size + 1)
             page = found[:size]
-            counters = await read_counters(connection, [campaign.campaign_id for campaign in page])
+            counters = await read_counters(connection, tenant_id, [campaign.campaign_id for campaign in page])
         token = ""
         if len(found) > size:
             token = listing.token(page[-1].created_at.isoformat(), str(page[-1].campaign_id))
@@ -242,7 +242,8 @@ class CampaignServicer(CampaignServiceServicer):
         check.finish()
         campaign = await self._read(request.tenant_id, request.campaign_id)
         async with self._database.connect() as connection:
-            rows, reached = await list_recipients(connection, campaign.campaign_id, status, after, size)
+            key = campaign.tenant_id, campaign.campaign_id
+            rows, reached = await list_recipients(connection, *key, status, after, size)
         return pb.ListRecipientsResponse(
             recipients=[recipient_message(row) for row in rows],
             next_page_token="" if reached is None else listing.token(reached),
@@ -256,7 +257,7 @@ class CampaignServicer(CampaignServiceServicer):
         check.finish()
         campaign = await self._read(request.tenant_id, request.campaign_id)
         async with self._database.connect() as connection:
-            rows = await list_events(connection, campaign.campaign_id, after, size + 1)
+            rows = await list_events(connection, campaign.tenant_id, campaign.campaign_id, after, size + 1)
         return pb.ListEventsResponse(
             events=[
                 pb.CampaignEvent(sequence=row.sequence, kind=row.kind, detail=row.detail, at=timestamp(row.at))
@@ -270,8 +271,9 @@ class CampaignServicer(CampaignServiceServicer):
         async with self._database.connect() as connection:
             # One snapshot for both figures: reports keep coming in meanwhile.
             await connection.execution_options(isolation_level="REPEATABLE READ")
-            kept = counters_of(await read_counters(connection, [campaign.campaign_id]), campaign.campaign_id)
-            counted = await recount(connection, campaign.campaign_id)
+            rows = await read_counters(connection, campaign.tenant_id, [campaign.campaign_id])
+            kept = counters_of(rows, campaign.campaign_id)
+            counted = await recount(connection, campaign.tenant_id, campaign.campaign_id)
         return pb.RecountCampaignResponse(
             consistent=kept == counted, kept=counters_message(kept), counted=counters_message(counted)
         )
@@ -288,7 +290,7 @@ class CampaignServicer(CampaignServiceServicer):
         if known is not None:
             return campaign_message(campaign, known)
         async with self._database.connect() as connection:
-            rows = await read_counters(connection, [campaign.campaign_id])
+            rows = await read_counters(connection, campaign.tenant_id, [campaign.campaign_id])
         return campaign_message(campaign, counters_of(rows, campaign.campaign_id))
 
 

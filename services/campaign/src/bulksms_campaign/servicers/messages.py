@@ -99,7 +99,7 @@ def recipient_message(row: RecipientRow) -> campaign_pb2.Recipient:
         status=campaign_pb2.RecipientStatus.ValueType(int(status_of(row.facts))),
         reason=reason_of(row.facts, row.reason),
         description=row.description,
-        message_id=row.message_id,
+        message_id=row.provider_message_id,
         updated_at=timestamp(row.updated_at),
         enqueue_number=row.enqueue_number,
     )

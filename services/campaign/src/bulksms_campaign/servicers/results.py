@@ -1,4 +1,4 @@
-"""ResultService: what the dispatcher and the gateway tell."""
+"""ResultService: what the dispatcher and the gateway report."""
 
 # ruff: noqa: ARG002 - names and arguments are the contract's
 
@@ -12,15 +12,15 @@ import grpc
 from bulksms.campaign.v1 import results_pb2 as pb
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceServicer
 from bulksms_campaign.domain.recipients import Fact
+from bulksms_campaign.domain.results import MessageReport, OutcomeGroup, clean_description, fold_reports
 from bulksms_campaign.servicers.reasons import reason_name
-from bulksms_campaign.storage.results import BatchRow, ToldRecipients, ToldReport
+from bulksms_campaign.storage.results import BatchRow
 from bulksms_campaign.use_cases.results import Results
 from servicekit.arguments import ArgumentCheck
 
 Context = grpc.aio.ServicerContext[Any, Any]
 MAX_REPORTS = 5000
 MAX_RECIPIENTS = 100_000
-MAX_DESCRIPTION = 200
 MAX_INTEGER = (1 << 31) - 1
 MAX_ID = 64
 """Of ids and trace contexts: the contract's bound."""
@@ -29,9 +29,9 @@ _FACT_OF_OUTCOME = {
     pb.RECIPIENT_OUTCOME_ACCEPTED: Fact.ACCEPTED,
     pb.RECIPIENT_OUTCOME_FAILED: Fact.FAILED,
     pb.RECIPIENT_OUTCOME_AMBIGUOUS: Fact.AMBIGUOUS,
-    pb.RECIPIENT_OUTCOME_UNRESOLVED: Fact.UNKNOWN,
+    pb.RECIPIENT_OUTCOME_UNRESOLVED: Fact.UNRESOLVED,
     pb.RECIPIENT_OUTCOME_CANCELLED: Fact.CANCELLED,
-    pb.RECIPIENT_OUTCOME_OPTED_OUT: Fact.SUPPRESSED,
+    pb.RECIPIENT_OUTCOME_OPTED_OUT: Fact.OPTED_OUT,
 }
 _FACT_OF_REPORT = {
     pb.DELIVERY_STATUS_UNSPECIFIED: Fact.REPORTED_OTHER,
@@ -52,8 +52,8 @@ class ResultServicer(ResultServiceServicer):
         self, request: pb.RecordBatchResultRequest, context: Context
     ) -> pb.RecordBatchResultResponse:
         check = ArgumentCheck()
-        tenant_id = check.tenant_id(request.tenant_id)
         batch = BatchRow(
+            check.tenant_id(request.tenant_id),
             check.uuid("batch_id", request.batch_id),
             check.uuid("campaign_id", request.campaign_id),
             request.first_phone,
@@ -65,9 +65,9 @@ class ResultServicer(ResultServiceServicer):
         )
         check.number("enqueue_number", request.enqueue_number, minimum=1, maximum=MAX_INTEGER)
         check.number("epoch", request.epoch, minimum=0, maximum=MAX_INTEGER)
-        groups = _told(check, request.groups)
+        groups = _groups(check, request.groups)
         check.finish()
-        return pb.RecordBatchResultResponse(changed=await self._results.record_batch(tenant_id, batch, groups))
+        return pb.RecordBatchResultResponse(changed=await self._results.record_batch(batch, groups))
 
     async def RecordDeliveryReports(
         self, request: pb.RecordDeliveryReportsRequest, context: Context
@@ -80,7 +80,7 @@ class ResultServicer(ResultServiceServicer):
             check.text(f"reports[{index}].provider_message_id", report.provider_message_id, minimum=1, maximum=MAX_ID)
         tenant_id = check.tenant_id(request.tenant_id) if request.tenant_id else ""
         check.finish()
-        folded = fold_reports(request.reports)
+        folded = fold_reports(_report(item) for item in request.reports)
         known, changed = await self._results.record_reports(folded, tenant_id)
         unknown = [index for index, report in enumerate(request.reports) if report.provider_message_id not in known]
         return pb.RecordDeliveryReportsResponse(unknown_indexes=unknown, changed=changed)
@@ -109,27 +109,13 @@ class ResultServicer(ResultServiceServicer):
         )
 
 
-def fold_reports(reports: Sequence[pb.DeliveryReport]) -> dict[str, ToldReport]:
-    """All reports of one message as one: facts together, the greatest description of a failure."""
-    folded: dict[str, ToldReport] = {}
-    for report in reports:
-        fact = _FACT_OF_REPORT.get(report.status, Fact.REPORTED_OTHER)
-        failed = fact & (Fact.NOT_DELIVERED | Fact.EXPIRED)
-        description = _described(report.description or report.error_code) if failed else ""
-        before = folded.get(report.provider_message_id)
-        if before is not None:
-            fact, description = fact | before.facts, max(description, before.description)
-        folded[report.provider_message_id] = ToldReport(report.provider_message_id, fact, description)
-    return folded
+def _report(report: pb.DeliveryReport) -> MessageReport:
+    fact = _FACT_OF_REPORT.get(report.status, Fact.REPORTED_OTHER)
+    return MessageReport.of(report.provider_message_id, fact, report.description or report.error_code)
 
 
-def _described(text: str) -> str:
-    """The provider's words as they can be stored: bounded, and without the NUL that PostgreSQL refuses."""
-    return text[:MAX_DESCRIPTION].replace("\0", "�")
-
-
-def _told(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[ToldRecipients]:
-    told: list[ToldRecipients] = []
+def _groups(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[OutcomeGroup]:
+    checked: list[OutcomeGroup] = []
     seen: set[int] = set()
     total = 0
     for index, group in enumerate(groups):
@@ -148,9 +134,10 @@ def _told(check: ArgumentCheck, groups: Sequence[pb.OutcomeGroup]) -> list[ToldR
         seen.update(group.phones)
         total += len(group.phones)
         reason = reason_name(group.reason)
-        told.append(ToldRecipients(fact, reason, _described(group.description), list(group.phones), ids))
+        description = clean_description(group.description)
+        checked.append(OutcomeGroup(fact, reason, description, list(group.phones), ids))
     if len(seen) != total:
         check.wrong("groups", "name a recipient twice: each stands in exactly one group")
     if total > MAX_RECIPIENTS:
         check.wrong("groups", f"name {total} recipients: at most {MAX_RECIPIENTS} a batch")
-    return told
+    return checked

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from bulksms_campaign.domain.audiences import Audience, AudienceSize
-from bulksms_campaign.storage.audience_sizes import CountedSize, audience_id, keep_size, lock_size, read_size
+from bulksms_campaign.storage.audience_sizes import CountedSize, audience_id, lock_size, read_size, store_size
 from bulksms_campaign.storage.plans import hash_joins, hashed_joins
 from servicekit import statement_spans
 
@@ -59,8 +59,8 @@ def selected_contacts(audience: Audience) -> tuple[str, list[Any]]:
     return "FROM contacts c WHERE " + " AND ".join(conditions), arguments
 
 
-async def size_of_audience(driver: Any, tenant_id: str, audience: Audience) -> AudienceSize:
-    """How many contacts an audience selects: as kept, or, where nothing kept holds, counted and kept.
+async def size_of_audience(driver: Any, tenant_id: str, audience: Audience, now: datetime) -> AudienceSize:
+    """How many contacts an audience selects: as cached, or, where no cached size is current, counted and cached.
 
     On asyncpg's connection, in a transaction. Of many who ask for the same size at once, one counts.
     """
@@ -68,7 +68,7 @@ async def size_of_audience(driver: Any, tenant_id: str, audience: Audience) -> A
     if size is None:
         await lock_size(driver, tenant_id, audience)
         size = await read_size(driver, tenant_id, audience)
-    return await _count(driver, tenant_id, audience) if size is None else size
+    return await _count(driver, tenant_id, audience, now) if size is None else size
 
 
 async def read_audience(
@@ -76,7 +76,7 @@ async def read_audience(
 ) -> AsyncIterator[list[tuple[int, str, str]]]:
     """(phone, first name, last name) of the first `limit` contacts that would be written to, in phone order.
 
-    On asyncpg's connection, in a transaction that does nothing else: one statement, whose rows are kept by the server.
+    On asyncpg's connection, in a transaction that does nothing else: one statement, read by a cursor.
     """
     selected, arguments = selected_contacts(audience)
     sql = (
@@ -90,7 +90,7 @@ async def read_audience(
         yield [(row[0], row[1], row[2]) for row in rows]
 
 
-async def _count(driver: Any, tenant_id: str, audience: Audience) -> AudienceSize:
+async def _count(driver: Any, tenant_id: str, audience: Audience, now: datetime) -> AudienceSize:
     part = audience.counted
     arguments = (part.groups, part.exclude_groups, audience_id(tenant_id, part))
     async with hashed_joins(driver):
@@ -103,5 +103,5 @@ async def _count(driver: Any, tenant_id: str, audience: Audience) -> AudienceSiz
         since=row["since"],
         difference=AudienceSize(row["difference_reachable"], row["difference_opted_out"]),
     )
-    await keep_size(driver, tenant_id, audience, counted)
+    await store_size(driver, tenant_id, audience, counted, now)
     return audience.size(counted.everybody, counted.part)

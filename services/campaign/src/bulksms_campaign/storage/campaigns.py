@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import RowMapping, Select, delete, func, insert, select, tuple_, update
@@ -15,44 +15,56 @@ from bulksms_campaign.domain.campaigns import Campaign, CampaignContent, Campaig
 from bulksms_campaign.storage.tables import campaign_counters, campaigns
 
 
+class LockedCampaign(NamedTuple):
+    """A campaign that is nobody else's to change until the transaction ends, and the transaction's instant."""
+
+    campaign: Campaign
+    now: datetime
+
+
 async def insert_campaign(
-    connection: AsyncConnection, campaign_id: UUID, tenant_id: str, content: CampaignContent
-) -> None:
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, content: CampaignContent, now: datetime
+) -> LockedCampaign:
     """A new DRAFT with its counters."""
-    await connection.execute(
-        insert(campaigns).values(
+    inserted = await connection.execute(
+        insert(campaigns)
+        .values(
             campaign_id=campaign_id,
             tenant_id=tenant_id,
             state=CampaignState.DRAFT,
             revision=1,
-            created_at=func.clock_timestamp(),
-            updated_at=func.clock_timestamp(),
+            created_at=now,
+            updated_at=now,
             enqueue_number=0,
             traceparent="",
             **_content_values(content),
         )
+        .returning(campaigns)
     )
-    await connection.execute(insert(campaign_counters).values(campaign_id=campaign_id))
+    campaign = campaign_from(inserted.mappings().one())
+    await connection.execute(insert(campaign_counters).values(tenant_id=tenant_id, campaign_id=campaign_id))
+    return LockedCampaign(campaign, now)
 
 
 async def read_campaign(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Campaign | None:
     """One campaign of a tenant."""
-    return await _one(connection, _of_tenant(tenant_id, campaign_id))
+    row = (await connection.execute(_of_tenant(tenant_id, campaign_id))).mappings().one_or_none()
+    return None if row is None else campaign_from(row)
 
 
-async def lock_campaign(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Campaign | None:
-    """One campaign of a tenant, nobody else's to change until the transaction ends."""
-    return await _one(connection, _of_tenant(tenant_id, campaign_id).with_for_update())
+async def read_campaign_now(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID
+) -> tuple[Campaign, datetime] | None:
+    """The same with the instant of the transaction, whose first statement this is."""
+    row = (await connection.execute(_with_instant(tenant_id, campaign_id))).mappings().one_or_none()
+    return None if row is None else (campaign_from(row), row["now"])
 
 
-async def read_campaign_by_id(connection: AsyncConnection, campaign_id: UUID) -> Campaign | None:
-    """One campaign, for workers and peers, which know no tenant."""
-    return await _one(connection, select(campaigns).where(campaigns.c.campaign_id == campaign_id))
-
-
-async def lock_campaign_by_id(connection: AsyncConnection, campaign_id: UUID) -> Campaign | None:
-    """As `read_campaign_by_id`, locked."""
-    return await _one(connection, select(campaigns).where(campaigns.c.campaign_id == campaign_id).with_for_update())
+async def lock_campaign(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> LockedCampaign | None:
+    """One campaign of a tenant, locked; a transaction's first statement."""
+    query = _with_instant(tenant_id, campaign_id).with_for_update()
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else LockedCampaign(campaign_from(row), row["now"])
 
 
 async def list_campaigns(
@@ -72,42 +84,28 @@ async def list_campaigns(
     return [campaign_from(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def change_campaign(connection: AsyncConnection, campaign_id: UUID, **values: Any) -> Campaign:
+async def change_campaign(connection: AsyncConnection, locked: LockedCampaign, **values: Any) -> Campaign:
     """Change a campaign that is locked by this transaction; every change makes a new revision."""
+    campaign, now = locked
     statement = (
         update(campaigns)
-        .where(campaigns.c.campaign_id == campaign_id)
-        .values(updated_at=func.clock_timestamp(), revision=campaigns.c.revision + 1, **values)
+        .where(campaigns.c.tenant_id == campaign.tenant_id, campaigns.c.campaign_id == campaign.campaign_id)
+        .values(updated_at=now, revision=campaigns.c.revision + 1, **values)
         .returning(campaigns)
     )
     return campaign_from((await connection.execute(statement)).mappings().one())
 
 
-async def change_content(connection: AsyncConnection, campaign_id: UUID, content: CampaignContent) -> Campaign:
+async def change_content(connection: AsyncConnection, locked: LockedCampaign, content: CampaignContent) -> Campaign:
     """Replace what the caller wrote."""
-    return await change_campaign(connection, campaign_id, **_content_values(content))
+    return await change_campaign(connection, locked, **_content_values(content))
 
 
-async def delete_campaign(connection: AsyncConnection, campaign_id: UUID) -> None:
+async def delete_campaign(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> None:
     """Delete a campaign with its counters and events."""
-    await connection.execute(delete(campaigns).where(campaigns.c.campaign_id == campaign_id))
-
-
-async def read_settled_ids(connection: AsyncConnection, limit: int) -> Sequence[UUID]:
-    """Campaigns under way, wholly submitted, of which no recipient waits for anything any more."""
-    query = (
-        select(campaigns.c.campaign_id)
-        .join(campaign_counters, campaign_counters.c.campaign_id == campaigns.c.campaign_id)
-        .where(
-            # Written out, so that the planner sees the partial index's own predicate.
-            campaigns.c.state.in_([3, 4, 7]),
-            campaigns.c.submitted_at.is_not(None),
-            campaign_counters.c.queued == 0,
-            campaign_counters.c.ambiguous == 0,
-        )
-        .limit(limit)
+    await connection.execute(
+        delete(campaigns).where(campaigns.c.tenant_id == tenant_id, campaigns.c.campaign_id == campaign_id)
     )
-    return (await connection.execute(query)).scalars().all()
 
 
 def campaign_from(row: RowMapping) -> Campaign:
@@ -138,12 +136,11 @@ def campaign_from(row: RowMapping) -> Campaign:
 
 
 def _of_tenant(tenant_id: str, campaign_id: UUID) -> Select[Any]:
-    return select(campaigns).where(campaigns.c.campaign_id == campaign_id, campaigns.c.tenant_id == tenant_id)
+    return select(campaigns).where(campaigns.c.tenant_id == tenant_id, campaigns.c.campaign_id == campaign_id)
 
 
-async def _one(connection: AsyncConnection, query: Select[Any]) -> Campaign | None:
-    row = (await connection.execute(query)).mappings().one_or_none()
-    return None if row is None else campaign_from(row)
+def _with_instant(tenant_id: str, campaign_id: UUID) -> Select[Any]:
+    return _of_tenant(tenant_id, campaign_id).add_columns(func.clock_timestamp().label("now"))
 
 
 def _content_values(content: CampaignContent) -> Mapping[str, Any]:

@@ -1,12 +1,12 @@
-"""Kept sizes of contact lists, so that an enqueue need not count millions of rows.
+"""Cached sizes of contact lists, so that an enqueue need not count millions of rows.
 
 Everything that changes contacts, groups or opt-outs moves them in its own transaction. Lock order, the same for all:
-contact rows, then the tenant's own count row (group ''), then everything else. Who holds that row sees all changes
+contact rows, then the tenant's own count row (group ''), then everything else. Who has locked that row sees all changes
 committed before, and nobody else's can come in between: so a contact being imported and its opt-out, recorded at the
 same moment, are counted once and rightly.
 
-A trigger advances a row's version at every update: by it kept sizes of audiences know whether they still hold
-(`audience_sizes`). Rows are never deleted.
+Every statement that moves a count advances the row's version with it: by it cached sizes of audiences know whether
+they are current (`audience_sizes`). Rows are never deleted.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ _ADD = text("""
     INSERT INTO contact_counts AS k (tenant_id, group_name, contacts, opted_out)
     SELECT :tenant_id, name, :contacts, :opted_out FROM unnest(CAST(:names AS text[])) AS name
     ON CONFLICT (tenant_id, group_name) DO UPDATE
-        SET contacts = k.contacts + excluded.contacts, opted_out = k.opted_out + excluded.opted_out
+        SET contacts = k.contacts + excluded.contacts, opted_out = k.opted_out + excluded.opted_out,
+            version = k.version + 1
 """)
 
 _MOVE = text("""
-    UPDATE contact_counts SET contacts = contacts + :contacts, opted_out = opted_out + :opted_out
+    UPDATE contact_counts SET contacts = contacts + :contacts, opted_out = opted_out + :opted_out, version = version + 1
     WHERE tenant_id = :tenant_id AND group_name = ANY(CAST(:names AS text[]))
 """)
 
 
 async def lock_counts(connection: AsyncConnection, tenant_id: str) -> None:
-    """Wait for the tenant's count row and hold it."""
+    """Lock the tenant's count row."""
     await connection.execute(
         insert(contact_counts)
         .values(tenant_id=tenant_id, group_name=ALL, contacts=0, opted_out=0)

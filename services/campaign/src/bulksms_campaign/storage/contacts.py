@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, Row, any_, delete, func, literal_column, select, text
@@ -17,10 +18,16 @@ from bulksms_campaign.storage.tables import contact_groups, contacts, opt_outs
 
 
 async def upsert_contact(
-    connection: AsyncConnection, tenant_id: str, phone: int, *, first_name: str, last_name: str, groups: Sequence[str]
+    connection: AsyncConnection,
+    tenant_id: str,
+    phone: int,
+    now: datetime,
+    *,
+    first_name: str,
+    last_name: str,
+    groups: Sequence[str],
 ) -> bool:
     """Create or replace a contact; True when it is new."""
-    now = func.clock_timestamp()
     statement = insert(contacts).values(
         tenant_id=tenant_id, phone=phone, first_name=first_name, last_name=last_name, created_at=now, updated_at=now
     )
@@ -96,12 +103,10 @@ async def is_opted_out(connection: AsyncConnection, tenant_id: str, phone: int) 
     return (await connection.execute(query)).one_or_none() is not None
 
 
-async def opt_out(connection: AsyncConnection, tenant_id: str, phone: int, source: str) -> bool:
+async def opt_out(connection: AsyncConnection, tenant_id: str, phone: int, source: str, now: datetime) -> bool:
     """Record an opt-out; True when it is new."""
     await lock_counts(connection, tenant_id)
-    statement = insert(opt_outs).values(
-        tenant_id=tenant_id, phone=phone, source=source, created_at=func.clock_timestamp()
-    )
+    statement = insert(opt_outs).values(tenant_id=tenant_id, phone=phone, source=source, created_at=now)
     new = (await connection.execute(statement.on_conflict_do_nothing())).rowcount == 1
     if new:
         await _move_opted_out(connection, tenant_id, phone, 1)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, text, update
+from sqlalchemy import ColumnElement, Row, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.counters import COUNTER_NAMES, Counters
@@ -25,60 +25,69 @@ class CountersRow(NamedTuple):
 
 # The older sample is replaced once the newer one is old enough, so a rate is over the last two to four seconds.
 _MOVE = text(f"""
-    UPDATE campaign_counters k SET
+    UPDATE campaign_counters SET
         total = total + :total, queued = queued + :queued, sent = sent + :sent, failed = failed + :failed,
         unconfirmed = unconfirmed + :unconfirmed, cancelled = cancelled + :cancelled,
         delivered = delivered + :delivered, accepted = accepted + :accepted, ambiguous = ambiguous + :ambiguous,
-        changed_at = t.now,
-        earlier_at = CASE WHEN later_at IS NULL THEN t.now WHEN later_at < t.sample_due THEN later_at
+        changed_at = greatest(changed_at, :now),
+        earlier_at = CASE WHEN later_at IS NULL THEN :now WHEN later_at < :sample_due THEN later_at
                           ELSE earlier_at END,
         earlier_processed = CASE WHEN later_at IS NULL THEN sent + failed
-                                 WHEN later_at < t.sample_due THEN later_processed ELSE earlier_processed END,
-        later_at = CASE WHEN later_at >= t.sample_due THEN later_at ELSE t.now END,
-        later_processed = CASE WHEN later_at >= t.sample_due THEN later_processed ELSE sent + failed END
-    FROM (SELECT now, now - make_interval(secs => :sample_seconds) AS sample_due FROM clock_timestamp() AS now) t
-    WHERE campaign_id = :campaign_id
+                                 WHEN later_at < :sample_due THEN later_processed ELSE earlier_processed END,
+        later_at = CASE WHEN later_at >= :sample_due THEN later_at ELSE :now END,
+        later_processed = CASE WHEN later_at >= :sample_due THEN later_processed ELSE sent + failed END
+    WHERE tenant_id = :tenant_id AND campaign_id = :campaign_id
     RETURNING {", ".join(COUNTER_NAMES)}
 """)
 
 
-async def move_counters(connection: AsyncConnection, campaign_id: UUID, moved: Counters) -> Counters:
+async def move_counters(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, moved: Counters, now: datetime
+) -> Counters:
     """Add `moved`, which may be negative, and return the counters as they are then. Locks the row."""
     values: Mapping[str, Any] = {name: getattr(moved, name) for name in COUNTER_NAMES}
-    seconds = SAMPLE_EVERY.total_seconds()
-    row = (await connection.execute(_MOVE, {"campaign_id": campaign_id, "sample_seconds": seconds, **values})).one()
-    return _counters(row)
+    instants = {"now": now, "sample_due": now - SAMPLE_EVERY}
+    key = {"tenant_id": tenant_id, "campaign_id": campaign_id}
+    return _counters((await connection.execute(_MOVE, {**key, **instants, **values})).one())
 
 
-async def set_counters(connection: AsyncConnection, campaign_id: UUID, counters: Counters) -> None:
+async def set_counters(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, counters: Counters, now: datetime
+) -> None:
     """Replace the counters and forget the samples: at the snapshot; at an enqueue `enqueues` does."""
     values = {name: getattr(counters, name) for name in COUNTER_NAMES}
     await connection.execute(
         update(campaign_counters)
-        .where(campaign_counters.c.campaign_id == campaign_id)
+        .where(*_key(tenant_id, campaign_id))
         .values(
             **values,
-            changed_at=func.clock_timestamp(),
-            earlier_at=func.clock_timestamp(),
+            changed_at=now,
+            earlier_at=now,
             earlier_processed=counters.processed,
-            later_at=func.clock_timestamp(),
+            later_at=now,
             later_processed=counters.processed,
         )
     )
 
 
-async def read_counters(connection: AsyncConnection, campaign_ids: list[UUID]) -> dict[UUID, CountersRow]:
-    """Counters of some campaigns."""
+async def read_counters(
+    connection: AsyncConnection, tenant_id: str, campaign_ids: list[UUID]
+) -> dict[UUID, CountersRow]:
+    """Counters of some campaigns of a tenant."""
     query = select(campaign_counters, func.clock_timestamp().label("now")).where(
-        campaign_counters.c.campaign_id.in_(campaign_ids)
+        campaign_counters.c.tenant_id == tenant_id, campaign_counters.c.campaign_id.in_(campaign_ids)
     )
     return {row.campaign_id: _row(row) for row in await connection.execute(query)}
 
 
-async def lock_counters(connection: AsyncConnection, campaign_id: UUID) -> Counters:
+async def lock_counters(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Counters:
     """The counters, nobody else's to move until the transaction ends."""
-    query = select(campaign_counters).where(campaign_counters.c.campaign_id == campaign_id).with_for_update()
+    query = select(campaign_counters).where(*_key(tenant_id, campaign_id)).with_for_update()
     return _counters((await connection.execute(query)).one())
+
+
+def _key(tenant_id: str, campaign_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return campaign_counters.c.tenant_id == tenant_id, campaign_counters.c.campaign_id == campaign_id
 
 
 def _row(row: Row[Any]) -> CountersRow:

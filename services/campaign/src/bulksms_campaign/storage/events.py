@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.storage.campaigns import LockedCampaign
 from bulksms_campaign.storage.tables import campaign_events
 
 
@@ -23,22 +24,30 @@ class EventRow(NamedTuple):
 
 # Numbered without gaps: callers hold the campaign's row lock.
 _APPEND = text("""
-    INSERT INTO campaign_events (campaign_id, sequence, kind, detail, at)
-    SELECT :campaign_id, coalesce(max(sequence), 0) + 1, :kind, :detail, clock_timestamp()
-    FROM campaign_events WHERE campaign_id = :campaign_id
+    INSERT INTO campaign_events (tenant_id, campaign_id, sequence, kind, detail, at)
+    SELECT :tenant_id, :campaign_id, coalesce(max(sequence), 0) + 1, :kind, :detail, :at
+    FROM campaign_events WHERE tenant_id = :tenant_id AND campaign_id = :campaign_id
 """)
 
 
-async def append_event(connection: AsyncConnection, campaign_id: UUID, kind: str, detail: str) -> None:
-    """Write down what happened; the campaign's row must be locked by this transaction."""
-    await connection.execute(_APPEND, {"campaign_id": campaign_id, "kind": kind, "detail": detail})
+async def append_event(connection: AsyncConnection, locked: LockedCampaign, kind: str, detail: str) -> None:
+    """Write down what happened to a campaign that is locked by this transaction."""
+    campaign, now = locked
+    key = {"tenant_id": campaign.tenant_id, "campaign_id": campaign.campaign_id}
+    await connection.execute(_APPEND, {**key, "kind": kind, "detail": detail, "at": now})
 
 
-async def list_events(connection: AsyncConnection, campaign_id: UUID, after: int, limit: int) -> list[EventRow]:
+async def list_events(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, after: int, limit: int
+) -> list[EventRow]:
     """A page of a campaign's events, oldest first."""
     query = (
         select(campaign_events.c.sequence, campaign_events.c.kind, campaign_events.c.detail, campaign_events.c.at)
-        .where(campaign_events.c.campaign_id == campaign_id, campaign_events.c.sequence > after)
+        .where(
+            campaign_events.c.tenant_id == tenant_id,
+            campaign_events.c.campaign_id == campaign_id,
+            campaign_events.c.sequence > after,
+        )
         .order_by(campaign_events.c.sequence)
         .limit(limit)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bulksms_campaign.domain.recipients import LASTING, STATUS_RULES, STRENGTH_RULES, Fact, RecipientStatus
+from bulksms_campaign.domain.recipients import LASTING, STATUS_RULES, STRENGTH_RULES, RecipientStatus
 
 LASTING_MASK = int(LASTING)
 
@@ -19,8 +19,8 @@ def strength_sql(facts: str) -> str:
     return f"(CASE {rules} ELSE 0 END)"
 
 
-def told_facts_sql(known_facts: str, known_epoch: str, fact: str, epoch: str) -> str:
-    """The facts that count after `fact` of `epoch` was told."""
+def recorded_facts_sql(known_facts: str, known_epoch: str, fact: str, epoch: str) -> str:
+    """The facts that count after `fact` of `epoch` was recorded."""
     return (
         f"(CASE WHEN {fact} & {LASTING_MASK} <> 0 OR {epoch} = {known_epoch} THEN {known_facts} | {fact}"
         f" WHEN {epoch} > {known_epoch} THEN {known_facts} & {LASTING_MASK} | {fact}"
@@ -28,10 +28,6 @@ def told_facts_sql(known_facts: str, known_epoch: str, fact: str, epoch: str) ->
     )
 
 
-def told_epoch_sql(known_epoch: str, fact: str, epoch: str) -> str:
-    """The latest epoch heard of after `fact` of `epoch` was told."""
+def recorded_epoch_sql(known_epoch: str, fact: str, epoch: str) -> str:
+    """The latest epoch heard of after `fact` of `epoch` was recorded."""
     return f"(CASE WHEN {fact} & {LASTING_MASK} <> 0 THEN {known_epoch} ELSE greatest({known_epoch}, {epoch}) END)"
-
-
-COUNTED_MASK = int(Fact.ACCEPTED | Fact.UNKNOWN)
-"""Facts that counters depend on besides the status."""

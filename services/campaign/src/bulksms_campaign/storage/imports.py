@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from enum import IntEnum
 from typing import NamedTuple
 from uuid import UUID
 
@@ -19,9 +20,6 @@ from servicekit.bulk import copy_records, execute_long, raw
 MERGE_LIMIT = timedelta(minutes=15)
 COPY_LIMIT = timedelta(seconds=60)
 
-REJECTED, DUPLICATE = 1, 2
-"""Outcomes of lines that were not imported, numbered as in the contract."""
-
 _STAGE = (
     """
     CREATE TEMPORARY TABLE staged_rows
@@ -34,6 +32,13 @@ _STAGE = (
     "CREATE TEMPORARY TABLE staged_joins (group_name text NOT NULL, phone bigint NOT NULL)",
 )
 _UNSTAGE = "DROP TABLE IF EXISTS staged_rows, staged_rejections, staged_joins"
+
+
+class LineOutcome(IntEnum):
+    """What became of a line that was not imported; numbered as in the contract."""
+
+    REJECTED = 1
+    DUPLICATE = 2
 
 
 class ImportCounts(NamedTuple):
@@ -107,7 +112,7 @@ async def stage(
 _MERGE_CONTACTS = """
     WITH merged AS (
         INSERT INTO contacts AS c (tenant_id, phone, first_name, last_name, created_at, updated_at)
-        SELECT $1, phone, first_name, last_name, clock_timestamp(), clock_timestamp()
+        SELECT $1, phone, first_name, last_name, $2, $2
         FROM (SELECT DISTINCT ON (phone) * FROM staged_rows ORDER BY phone, line_number) s
         ORDER BY phone
         ON CONFLICT (tenant_id, phone) DO UPDATE SET
@@ -124,7 +129,7 @@ _MERGE_CONTACTS = """
 _MERGE_GROUP = """
     WITH joined AS (
         INSERT INTO contact_groups (tenant_id, group_name, phone, added_at)
-        SELECT $1, $2, phone, clock_timestamp() FROM (SELECT DISTINCT phone FROM staged_rows ORDER BY phone) s
+        SELECT $1, $2, phone, $3 FROM (SELECT DISTINCT phone FROM staged_rows ORDER BY phone) s
         ON CONFLICT DO NOTHING
         RETURNING phone
     )
@@ -138,22 +143,23 @@ _MOVE_COUNTS = """
     FROM staged_joins j LEFT JOIN opt_outs o ON o.tenant_id = $1 AND o.phone = j.phone
     GROUP BY j.group_name
     ON CONFLICT (tenant_id, group_name) DO UPDATE
-        SET contacts = k.contacts + excluded.contacts, opted_out = k.opted_out + excluded.opted_out
+        SET contacts = k.contacts + excluded.contacts, opted_out = k.opted_out + excluded.opted_out,
+            version = k.version + 1
 """
 
-_REPORT_DUPLICATES = """
+_REPORT_DUPLICATES = f"""
     INSERT INTO import_lines
         (tenant_id, import_id, line_number, outcome, reason, field, message, first_line_number)
-    SELECT $1, $2, line_number, 2, 'DUPLICATE', 'phone',
+    SELECT $1, $2, line_number, {int(LineOutcome.DUPLICATE)}, 'DUPLICATE', 'phone',
            'the number stands on line ' || first || ' already: that line counts', first
     FROM (SELECT line_number, min(line_number) OVER (PARTITION BY phone) AS first FROM staged_rows) s
     WHERE line_number > first
 """
 
-_REPORT_REJECTIONS = """
+_REPORT_REJECTIONS = f"""
     INSERT INTO import_lines
         (tenant_id, import_id, line_number, outcome, reason, field, message, first_line_number)
-    SELECT $1, $2, line_number, 1, reason, field, message, 0 FROM staged_rejections
+    SELECT $1, $2, line_number, {int(LineOutcome.REJECTED)}, reason, field, message, 0 FROM staged_rejections
 """
 
 _COUNT = """
@@ -164,24 +170,29 @@ _COUNT = """
 _KEEP = """
     INSERT INTO imports
         (tenant_id, import_id, content_hash, lines, created, updated, duplicates, rejected, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp())
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 
 
 async def merge(
-    connection: AsyncConnection, tenant_id: str, import_id: UUID, content_hash: bytes, groups: Sequence[str]
+    connection: AsyncConnection,
+    tenant_id: str,
+    import_id: UUID,
+    content_hash: bytes,
+    groups: Sequence[str],
+    now: datetime,
 ) -> ImportCounts:
     """Make the staged rows contacts, in the caller's transaction. A repeat breaks the primary key of `imports`."""
     driver = await raw(connection)
     await hash_joins(driver)
     for table in ("staged_rows", "staged_rejections"):
         await driver.execute(f"ANALYZE {table}")
-    await execute_long(connection, _MERGE_CONTACTS, tenant_id, limit=MERGE_LIMIT)
+    await execute_long(connection, _MERGE_CONTACTS, tenant_id, now, limit=MERGE_LIMIT)
     for group in groups:
-        await execute_long(connection, _MERGE_GROUP, tenant_id, group, limit=MERGE_LIMIT)
+        await execute_long(connection, _MERGE_GROUP, tenant_id, group, now, limit=MERGE_LIMIT)
     rows, phones, rejected, created = await driver.fetchrow(_COUNT, timeout=MERGE_LIMIT.total_seconds())
     counts = ImportCounts(rows + rejected, created, phones - created, rows - phones, rejected)
-    await driver.execute(_KEEP, tenant_id, import_id, content_hash, *counts)
+    await driver.execute(_KEEP, tenant_id, import_id, content_hash, *counts, now)
     await execute_long(connection, _REPORT_REJECTIONS, tenant_id, import_id, limit=MERGE_LIMIT)
     await execute_long(connection, _REPORT_DUPLICATES, tenant_id, import_id, limit=MERGE_LIMIT)
     await lock_counts(connection, tenant_id)

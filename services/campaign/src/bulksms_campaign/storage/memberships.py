@@ -1,4 +1,4 @@
-"""Changes of one contact, which kept sizes of audiences follow: opt-outs trickle in all day, and leave them true."""
+"""Changes of one contact, which cached sizes of audiences follow: opt-outs trickle in all day, and leave them true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.domain.audiences import Audience, Membership
 from bulksms_campaign.storage.audience_sizes import VERSION
 
-_HOLDING = text(f"""
+_FIND_FOLLOWED = text(f"""
     SELECT audience_id, groups, exclude_groups, version FROM audience_sizes s
     WHERE tenant_id = :tenant_id AND (groups && CAST(:lists AS text[]) OR exclude_groups && CAST(:lists AS text[]))
       AND version = {VERSION}
@@ -41,9 +41,9 @@ async def change_of_membership(
 ) -> AsyncIterator[None]:
     """Around the moves of the counts for one contact's change; the tenant's counts must be locked.
 
-    Kept sizes that held, or followed, before do so afterwards. The others are left for who counts them.
+    Cached sizes that were current, or followed, before are so afterwards. The others are left for who counts them.
     """
-    followed = await _holding(connection, tenant_id, before.lists_changed(after))
+    followed = await _find_followed(connection, tenant_id, before.lists_changed(after))
     yield
     if followed:
         shares = [item.audience.share(after) - item.audience.share(before) for item in followed]
@@ -56,10 +56,10 @@ async def change_of_membership(
         await connection.execute(_FOLLOW, {"tenant_id": tenant_id, **arguments})
 
 
-async def _holding(connection: AsyncConnection, tenant_id: str, lists: frozenset[str]) -> list[_Followed]:
+async def _find_followed(connection: AsyncConnection, tenant_id: str, lists: frozenset[str]) -> list[_Followed]:
     if not lists:
         return []
-    rows = await connection.execute(_HOLDING, {"tenant_id": tenant_id, "lists": sorted(lists)})
+    rows = await connection.execute(_FIND_FOLLOWED, {"tenant_id": tenant_id, "lists": sorted(lists)})
     return [
         _Followed(
             row.audience_id,

@@ -28,18 +28,19 @@ class RecipientRow(NamedTuple):
     facts: Fact
     reason: str
     description: str
-    message_id: str
+    provider_message_id: str
     updated_at: datetime
     enqueue_number: int
 
 
 async def insert_snapshot(
     connection: AsyncConnection,
-    campaign_id: UUID,
     tenant_id: str,
+    campaign_id: UUID,
     audience: Audience,
     enqueue_number: int,
     variable_names: Sequence[str],
+    now: datetime,
 ) -> int:
     """Copy the audience, less opt-outs, into recipients in phone order; returns how many. One statement.
 
@@ -51,33 +52,34 @@ async def insert_snapshot(
     async with hashed_joins(await raw(connection)):
         return await execute_long(
             connection,
-            "INSERT INTO recipients (campaign_id, phone, updated_at, enqueue_number, variables)"
-            f" SELECT ${first}, c.phone, clock_timestamp(), ${first + 1}::integer, {variables}"
+            "INSERT INTO recipients (tenant_id, campaign_id, phone, updated_at, enqueue_number, variables)"
+            f" SELECT $1, ${first}, c.phone, ${first + 2}::timestamptz, ${first + 1}::integer, {variables}"
             f" {selected} AND {NOT_OPTED_OUT} ORDER BY c.phone",
             tenant_id,
             *arguments,
             campaign_id,
             enqueue_number,
+            now,
             limit=SNAPSHOT_LIMIT,
         )
 
 
-async def leave_out_newest(
-    connection: AsyncConnection, campaign_id: UUID, tenant_id: str, audience: Audience, excess: int
+async def remove_newest(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, audience: Audience, excess: int
 ) -> int:
     """Take the `excess` recipients out that joined the audience last, as contact or as member of its groups."""
     async with hashed_joins(await raw(connection)):
         return await execute_long(
             connection,
             """
-            DELETE FROM recipients WHERE campaign_id = $1 AND phone IN (
+            DELETE FROM recipients WHERE tenant_id = $2 AND campaign_id = $1 AND phone IN (
                 SELECT r.phone FROM recipients r
                 LEFT JOIN contacts c ON c.tenant_id = $2 AND c.phone = r.phone
                 LEFT JOIN LATERAL (
                     SELECT min(g.added_at) AS added_at FROM contact_groups g
                     WHERE g.tenant_id = $2 AND g.group_name = ANY($3::text[]) AND g.phone = r.phone
                 ) m ON true
-                WHERE r.campaign_id = $1
+                WHERE r.tenant_id = $2 AND r.campaign_id = $1
                 ORDER BY greatest(c.created_at, m.added_at) DESC NULLS FIRST, r.phone DESC
                 LIMIT $4
             )
@@ -91,69 +93,78 @@ async def leave_out_newest(
 
 
 async def read_chunk(
-    connection: AsyncConnection, campaign_id: UUID, enqueue_number: int, after: int, limit: int
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int, after: int, limit: int
 ) -> tuple[list[int], list[str]]:
     """Phones of one enqueue above `after`, ascending, and their variables' values, phone by phone."""
     driver = await raw(connection)
     rows = await driver.fetch(
         "SELECT phone, variables FROM recipients"
-        " WHERE campaign_id = $1 AND phone > $2 AND enqueue_number = $3 ORDER BY phone LIMIT $4",
+        " WHERE tenant_id = $5 AND campaign_id = $1 AND phone > $2 AND enqueue_number = $3 ORDER BY phone LIMIT $4",
         campaign_id,
         after,
         enqueue_number,
         limit,
+        tenant_id,
     )
     return [row[0] for row in rows], [value for row in rows for value in row[1] or ()]
 
 
-async def count_enqueued(connection: AsyncConnection, campaign_id: UUID, enqueue_number: int) -> int:
+async def count_enqueued(connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int) -> int:
     """Recipients of one enqueue."""
     driver = await raw(connection)
     counted: int = await driver.fetchval(
-        "SELECT count(*) FROM recipients WHERE campaign_id = $1 AND enqueue_number = $2", campaign_id, enqueue_number
+        "SELECT count(*) FROM recipients WHERE tenant_id = $1 AND campaign_id = $2 AND enqueue_number = $3",
+        tenant_id,
+        campaign_id,
+        enqueue_number,
     )
     return counted
 
 
-async def cancel_queued(connection: AsyncConnection, campaign_id: UUID, after: int, limit: int) -> tuple[int, int]:
+async def cancel_queued(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, after: int, limit: int, now: datetime
+) -> tuple[int, int]:
     """Make some QUEUED recipients above `after` CANCELLED; returns (highest phone looked at or 0, how many)."""
     driver = await raw(connection)
     reached: int = await driver.fetchval(
         "SELECT coalesce(max(phone), 0) FROM (SELECT phone FROM recipients"
-        " WHERE campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3) r",
+        " WHERE tenant_id = $4 AND campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3) r",
         campaign_id,
         after,
         limit,
+        tenant_id,
     )
     tag: str = await driver.execute(
-        "UPDATE recipients SET facts = $4, status = $5, reason = 'CANCELLED', updated_at = clock_timestamp()"
-        " WHERE campaign_id = $1 AND phone > $2 AND phone <= $3 AND facts = 0",
+        "UPDATE recipients SET facts = $4, status = $5, reason = 'CANCELLED', updated_at = $6"
+        " WHERE tenant_id = $7 AND campaign_id = $1 AND phone > $2 AND phone <= $3 AND facts = 0",
         campaign_id,
         after,
         reached,
         int(Fact.CANCELLED),
         int(RecipientStatus.CANCELLED),
+        now,
+        tenant_id,
     )
     return reached, int(tag.rpartition(" ")[2])
 
 
-_FAILED_AGAIN = """
+_FAILED_AGAIN = f"""
     FROM recipients r
-    WHERE r.campaign_id = $1 AND r.status = 4
+    WHERE r.tenant_id = $2 AND r.campaign_id = $1 AND r.status = {int(RecipientStatus.FAILED)}
       AND NOT EXISTS (SELECT FROM opt_outs o WHERE o.tenant_id = $2 AND o.phone = r.phone)
 """
 
 
-async def count_failed(driver: Any, campaign_id: UUID, tenant_id: str) -> int:
+async def count_failed(driver: Any, tenant_id: str, campaign_id: UUID) -> int:
     """Recipients that RetryFailedRecipients would send to again; asked on asyncpg's connection."""
     counted: int = await driver.fetchval(f"SELECT count(*) {_FAILED_AGAIN}", campaign_id, tenant_id)
     return counted
 
 
 async def requeue_failed(
-    connection: AsyncConnection, campaign_id: UUID, tenant_id: str, enqueue_number: int, most: int
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int, limit: int, now: datetime
 ) -> list[Transition]:
-    """Make FAILED recipients that have not opted out QUEUED again under a new enqueue, in phone order, `most` of them.
+    """Make FAILED recipients that have not opted out QUEUED again under a new enqueue, in phone order, at most `limit`.
 
     Everything known of their earlier try goes, except how often the provider accepted a message for them.
     """
@@ -165,10 +176,11 @@ async def requeue_failed(
             SELECT r.phone, r.facts {_FAILED_AGAIN} ORDER BY r.phone LIMIT $4 FOR NO KEY UPDATE OF r
         ), requeued AS (
             UPDATE recipients r SET
-                accepted_before = r.accepted_before + (r.facts & 1), facts = 0, epoch = 0, status = 1,
-                enqueue_number = $3, message_id = NULL, reason = NULL, description = NULL, report_description = NULL,
-                updated_at = clock_timestamp()
-            FROM again a WHERE r.campaign_id = $1 AND r.phone = a.phone
+                accepted_before = r.accepted_before + (r.facts & {int(Fact.ACCEPTED)}), facts = 0, epoch = 0,
+                status = {int(RecipientStatus.QUEUED)},
+                enqueue_number = $3, provider_message_id = NULL, reason = NULL, description = NULL,
+                report_description = NULL, updated_at = $5
+            FROM again a WHERE r.tenant_id = $2 AND r.campaign_id = $1 AND r.phone = a.phone
             RETURNING a.facts
         )
         SELECT facts, count(*) FROM requeued GROUP BY facts
@@ -176,14 +188,20 @@ async def requeue_failed(
         campaign_id,
         tenant_id,
         enqueue_number,
-        most,
+        limit,
+        now,
         timeout=SNAPSHOT_LIMIT.total_seconds(),
     )
     return [Transition(Fact(row[0]), Fact.NONE, row[1]) for row in rows]
 
 
 async def list_recipients(
-    connection: AsyncConnection, campaign_id: UUID, status: RecipientStatus | None, after: int, limit: int
+    connection: AsyncConnection,
+    tenant_id: str,
+    campaign_id: UUID,
+    status: RecipientStatus | None,
+    after: int,
+    limit: int,
 ) -> tuple[list[RecipientRow], int | None]:
     """A page in phone order and where the next one starts; None when this is the last.
 
@@ -194,9 +212,10 @@ async def list_recipients(
     rows = await driver.fetch(
         """
         WITH scanned AS MATERIALIZED (
-            SELECT * FROM recipients WHERE campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3
+            SELECT * FROM recipients
+            WHERE tenant_id = $6 AND campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3
         ), reached AS (SELECT max(phone) AS phone, count(*) AS rows FROM scanned)
-        SELECT s.phone, s.facts, s.reason, s.description, s.report_description, s.message_id, s.updated_at,
+        SELECT s.phone, s.facts, s.reason, s.description, s.report_description, s.provider_message_id, s.updated_at,
             s.enqueue_number, reached.phone AS reached_phone, reached.rows AS scanned_rows
         FROM reached LEFT JOIN scanned s ON $4::smallint IS NULL OR s.status = $4
         ORDER BY s.phone LIMIT $5
@@ -206,6 +225,7 @@ async def list_recipients(
         scan,
         status,
         limit + 1,
+        tenant_id,
     )
     page = [_recipient(row) for row in rows if row["phone"] is not None]
     if len(page) > limit:
@@ -213,12 +233,14 @@ async def list_recipients(
     return page, rows[0]["reached_phone"] if rows[0]["scanned_rows"] == scan else None
 
 
-async def recount(connection: AsyncConnection, campaign_id: UUID) -> Counters:
+async def recount(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Counters:
     """The counters as the rows have them."""
     driver = await raw(connection)
     rows = await driver.fetch(
-        "SELECT facts, count(*), sum(accepted_before) FROM recipients WHERE campaign_id = $1 GROUP BY facts",
+        "SELECT facts, count(*), sum(accepted_before) FROM recipients"
+        " WHERE tenant_id = $2 AND campaign_id = $1 GROUP BY facts",
         campaign_id,
+        tenant_id,
         timeout=SNAPSHOT_LIMIT.total_seconds(),
     )
     counted = Counters()
@@ -235,7 +257,7 @@ def _recipient(row: Any) -> RecipientRow:
         facts=facts,
         reason=row["reason"] or "",
         description=(row["report_description"] if reported else row["description"]) or "",
-        message_id=row["message_id"] or "",
+        provider_message_id=row["provider_message_id"] or "",
         updated_at=row["updated_at"],
         enqueue_number=row["enqueue_number"],
     )

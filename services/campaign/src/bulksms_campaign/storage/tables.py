@@ -76,13 +76,13 @@ audience_sizes: Final = Table(
     Column("used_at", _INSTANT, nullable=False),
 )
 
-suppression_wishes: Final = Table(
-    "suppression_wishes",
+opt_out_changes: Final = Table(
+    "opt_out_changes",
     METADATA,
     Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("phone", BigInteger, primary_key=True),
-    Column("suppressed", Boolean, nullable=False),
-    Column("wish_id", Uuid, nullable=False),
+    Column("opted_out", Boolean, nullable=False),
+    Column("change_id", Uuid, nullable=False),
 )
 
 imports: Final = Table(
@@ -116,7 +116,7 @@ campaigns: Final = Table(
     "campaigns",
     METADATA,
     Column("campaign_id", Uuid, primary_key=True),
-    Column("tenant_id", _BYTE_ORDER, nullable=False),
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("name", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("sender", Text, nullable=False),
@@ -141,6 +141,7 @@ campaigns: Final = Table(
 campaign_counters: Final = Table(
     "campaign_counters",
     METADATA,
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("campaign_id", Uuid, primary_key=True),
     Column("total", BigInteger, nullable=False),
     Column("queued", BigInteger, nullable=False),
@@ -169,7 +170,8 @@ recipients: Final = Table(
     Column("status", SmallInteger, nullable=False),
     Column("facts", SmallInteger, nullable=False),
     Column("accepted_before", SmallInteger, nullable=False),
-    Column("message_id", Text),
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
+    Column("provider_message_id", Text),
     Column("reason", Text),
     Column("description", Text),
     Column("report_description", Text),
@@ -185,6 +187,7 @@ campaign_batches: Final = Table(
     Column("last_phone", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("enqueue_number", Integer, nullable=False),
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("bulk_id", Text, nullable=False),
     Column("traceparent", Text, nullable=False),
     Column("recorded_at", _INSTANT, nullable=False),
@@ -193,6 +196,7 @@ campaign_batches: Final = Table(
 campaign_events: Final = Table(
     "campaign_events",
     METADATA,
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("campaign_id", Uuid, primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
     Column("kind", Text, nullable=False),
@@ -218,7 +222,7 @@ reservations: Final = Table(
     METADATA,
     Column("reservation_id", Uuid, primary_key=True),
     Column("campaign_id", Uuid, nullable=False),
-    Column("tenant_id", _BYTE_ORDER, nullable=False),
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("enqueue_number", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("state", SmallInteger, nullable=False),
@@ -234,7 +238,7 @@ tasks: Final = Table(
     METADATA,
     Column("kind", SmallInteger, primary_key=True),
     Column("subject", Uuid, primary_key=True),
-    Column("tenant_id", _BYTE_ORDER, nullable=False),
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("generation", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("due_at", _INSTANT, nullable=False),

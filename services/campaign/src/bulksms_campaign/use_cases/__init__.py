@@ -1,1 +1,1 @@
-"""Operations: what the RPCs and the workers do, step by step."""
+"""Use cases: what the RPCs and the workers do, step by step."""

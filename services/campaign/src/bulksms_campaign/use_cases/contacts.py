@@ -1,8 +1,9 @@
-"""Contacts one at a time, and opt-outs, which the dispatcher is told of by a task."""
+"""Contacts one at a time, and opt-outs, which a task delivers to the dispatcher."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -11,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.domain.audiences import Audience, AudienceSize
 from bulksms_campaign.domain.contacts import Contact
 from bulksms_campaign.storage import contacts as rows
-from bulksms_campaign.storage.audiences import size_of_audience
-from bulksms_campaign.storage.suppressions import wish
+from bulksms_campaign.storage.instants import read_instant
+from bulksms_campaign.storage.opt_out_changes import replace_change
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.counting import count_audience
+from bulksms_campaign.use_cases.signals import Signals
 from servicekit.database import Database
 from servicekit.errors import not_found
 from servicekit.ids import derived_id
@@ -32,9 +34,9 @@ class Upserted(NamedTuple):
 class Contacts:
     """Idempotent by content: repeating any of these changes nothing."""
 
-    def __init__(self, database: Database, bells: Bells) -> None:
+    def __init__(self, database: Database, signals: Signals) -> None:
         self._database = database
-        self._bells = bells
+        self._signals = signals
 
     async def upsert(
         self, tenant_id: str, phone: int, *, first_name: str, last_name: str, groups: tuple[str, ...]
@@ -42,8 +44,9 @@ class Contacts:
         """Create or replace a contact."""
 
         async def body(connection: AsyncConnection) -> Upserted:
+            now = await read_instant(connection)
             created = await rows.upsert_contact(
-                connection, tenant_id, phone, first_name=first_name, last_name=last_name, groups=groups
+                connection, tenant_id, phone, now, first_name=first_name, last_name=last_name, groups=groups
             )
             contact = await rows.read_contact(connection, tenant_id, phone)
             assert contact is not None, "written in this transaction"  # noqa: S101
@@ -70,15 +73,16 @@ class Contacts:
 
     async def count(self, tenant_id: str, audience: Audience) -> AudienceSize:
         """How many an audience would reach now."""
-        return await self._database.run_raw_transaction(lambda c: size_of_audience(c, tenant_id, audience))
+        return await count_audience(self._database, tenant_id, audience)
 
     async def opt_out(self, tenant_id: str, phone: int, source: str) -> bool:
         """Record an opt-out; True when it is new."""
 
         async def body(connection: AsyncConnection) -> bool:
-            new = await rows.opt_out(connection, tenant_id, phone, source)
+            now = await read_instant(connection)
+            new = await rows.opt_out(connection, tenant_id, phone, source, now)
             if new:
-                await _tell_dispatcher(connection, tenant_id, phone, suppressed=True)
+                await _deliver(connection, tenant_id, phone, now, opted_out=True)
             return new
 
         return await self._change(body)
@@ -87,9 +91,10 @@ class Contacts:
         """Take an opt-out back; True when there was one."""
 
         async def body(connection: AsyncConnection) -> bool:
+            now = await read_instant(connection)
             gone = await rows.opt_in(connection, tenant_id, phone)
             if gone:
-                await _tell_dispatcher(connection, tenant_id, phone, suppressed=False)
+                await _deliver(connection, tenant_id, phone, now, opted_out=False)
             return gone
 
         return await self._change(body)
@@ -97,10 +102,10 @@ class Contacts:
     async def _change(self, body: Callable[[AsyncConnection], Awaitable[bool]]) -> bool:
         changed = await self._database.run_transaction(body)
         if changed:
-            self._bells.suppress.ring()
+            self._signals.deliver_opt_outs.notify()
         return changed
 
 
-async def _tell_dispatcher(connection: AsyncConnection, tenant_id: str, phone: int, *, suppressed: bool) -> None:
-    await wish(connection, tenant_id, phone, suppressed=suppressed)
-    await ask_for_task(connection, TaskKind.SUPPRESS, derived_id(_NAMESPACE, tenant_id), tenant_id)
+async def _deliver(connection: AsyncConnection, tenant_id: str, phone: int, now: datetime, *, opted_out: bool) -> None:
+    await replace_change(connection, tenant_id, phone, opted_out=opted_out)
+    await ask_for_task(connection, TaskKind.DELIVER_OPT_OUTS, tenant_id, derived_id(_NAMESPACE, tenant_id), now)

@@ -18,6 +18,7 @@ from bulksms_campaign.domain.campaigns import (
     campaign_not_found,
 )
 from bulksms_campaign.storage.campaigns import (
+    LockedCampaign,
     change_campaign,
     change_content,
     delete_campaign,
@@ -26,10 +27,11 @@ from bulksms_campaign.storage.campaigns import (
     read_campaign,
 )
 from bulksms_campaign.storage.events import append_event
-from bulksms_campaign.storage.requests import MutationKey, claim_request, find_answer
+from bulksms_campaign.storage.instants import read_instant
+from bulksms_campaign.storage.requests import MutationKey, claim_request, find_result
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task
-from bulksms_campaign.use_cases.counting import count_ahead
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.counting import prepare_count
+from bulksms_campaign.use_cases.signals import Signals
 from servicekit.arguments import invalid_field
 from servicekit.clock import Clock
 from servicekit.database import Database
@@ -69,9 +71,9 @@ class ContentChange(NamedTuple):
 class Drafts:
     """Creating, changing, scheduling and deleting campaigns that have not been enqueued."""
 
-    def __init__(self, database: Database, bells: Bells, clock: Clock) -> None:
+    def __init__(self, database: Database, signals: Signals, clock: Clock) -> None:
         self._database = database
-        self._bells = bells
+        self._signals = signals
         self._clock = clock
 
     async def create(self, key: MutationKey, content: CampaignContent) -> Created:
@@ -79,47 +81,49 @@ class Drafts:
         campaign_id = derived_id(_NAMESPACE, key.tenant_id, key.request_id)
 
         async def body(connection: AsyncConnection) -> Created:
-            answer = await claim_request(connection, key, campaign_id)
-            if answer is None:
-                await insert_campaign(connection, campaign_id, key.tenant_id, content)
-                await append_event(connection, campaign_id, "CREATED", "")
-                await count_ahead(connection, key.tenant_id, content.audience)
+            now = await read_instant(connection)
+            if await claim_request(connection, key, campaign_id, now) is None:
+                inserted = await insert_campaign(connection, key.tenant_id, campaign_id, content, now)
+                await append_event(connection, inserted, "CREATED", "")
+                await prepare_count(connection, key.tenant_id, content.audience, now)
+                return Created(inserted.campaign, replayed=False)
             campaign = await read_campaign(connection, key.tenant_id, campaign_id)
             if campaign is None:  # made by this request id once, and deleted since
                 raise campaign_not_found(campaign_id)
-            return Created(campaign, answer is not None)
+            return Created(campaign, replayed=True)
 
         created = await self._database.run_transaction(body)
-        self._ring(content.audience)
+        self._notify(content.audience)
         return created
 
     async def update(self, key: MutationKey, campaign_id: UUID, change: ContentChange) -> Campaign:
         """Replace the content of a DRAFT or SCHEDULED campaign."""
 
         async def body(connection: AsyncConnection) -> Campaign:
-            campaign = await locked(connection, key.tenant_id, campaign_id)
-            if await find_answer(connection, key) is not None:
+            locked = await lock(connection, key.tenant_id, campaign_id)
+            campaign, now = locked
+            if await find_result(connection, key) is not None:
                 return campaign
             campaign.require(Step.UPDATE)
-            await claim_request(connection, key, campaign_id)
-            await append_event(connection, campaign_id, "UPDATED", "")
+            await claim_request(connection, key, campaign_id, now)
+            await append_event(connection, locked, "UPDATED", "")
             content = change.applied_to(campaign.content)
-            await count_ahead(connection, key.tenant_id, content.audience)
-            return await change_content(connection, campaign_id, content)
+            await prepare_count(connection, key.tenant_id, content.audience, now)
+            return await change_content(connection, locked, content)
 
         campaign = await self._database.run_transaction(body)
-        self._ring(campaign.content.audience)
+        self._notify(campaign.content.audience)
         return campaign
 
     async def delete(self, key: MutationKey, campaign_id: UUID) -> bool:
         """Delete a DRAFT; False when there is none."""
 
         async def body(connection: AsyncConnection) -> bool:
-            campaign = await lock_campaign(connection, key.tenant_id, campaign_id)
-            if campaign is None:
+            locked = await lock_campaign(connection, key.tenant_id, campaign_id)
+            if locked is None:
                 return False
-            campaign.require(Step.DELETE)
-            await delete_campaign(connection, campaign_id)
+            locked.campaign.require(Step.DELETE)
+            await delete_campaign(connection, key.tenant_id, campaign_id)
             return True
 
         return await self._database.run_transaction(body)
@@ -128,25 +132,26 @@ class Drafts:
         """Set when a campaign is enqueued by itself, or, without a time, take that back."""
 
         async def body(connection: AsyncConnection) -> Campaign:
-            campaign = await locked(connection, key.tenant_id, campaign_id)
-            if await find_answer(connection, key) is not None:
+            locked = await lock(connection, key.tenant_id, campaign_id)
+            campaign, now = locked
+            if await find_result(connection, key) is not None:
                 return campaign
             campaign.require(Step.SCHEDULE)
             self._check_time(at)
-            await claim_request(connection, key, campaign_id)
+            await claim_request(connection, key, campaign_id, now)
             if at is None:
-                await withdraw_task(connection, TaskKind.START_SCHEDULED, campaign_id)
-                await append_event(connection, campaign_id, "SCHEDULED", "schedule taken back")
-                return await change_campaign(connection, campaign_id, state=CampaignState.DRAFT, scheduled_at=None)
-            await ask_for_task(connection, TaskKind.START_SCHEDULED, campaign_id, key.tenant_id, due_at=at)
-            await append_event(connection, campaign_id, "SCHEDULED", at.astimezone(UTC).isoformat(timespec="seconds"))
-            return await change_campaign(connection, campaign_id, state=CampaignState.SCHEDULED, scheduled_at=at)
+                await withdraw_task(connection, TaskKind.START_SCHEDULED, key.tenant_id, campaign_id)
+                await append_event(connection, locked, "SCHEDULED", "schedule taken back")
+                return await change_campaign(connection, locked, state=CampaignState.DRAFT, scheduled_at=None)
+            await ask_for_task(connection, TaskKind.START_SCHEDULED, key.tenant_id, campaign_id, at)
+            await append_event(connection, locked, "SCHEDULED", at.astimezone(UTC).isoformat(timespec="seconds"))
+            return await change_campaign(connection, locked, state=CampaignState.SCHEDULED, scheduled_at=at)
 
         return await self._database.run_transaction(body)
 
-    def _ring(self, audience: Audience) -> None:
+    def _notify(self, audience: Audience) -> None:
         if audience.is_counted:
-            self._bells.count.ring()
+            self._signals.count.notify()
 
     def _check_time(self, at: datetime | None) -> None:
         now = self._clock.now()
@@ -156,9 +161,9 @@ class Drafts:
             )
 
 
-async def locked(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Campaign:
+async def lock(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> LockedCampaign:
     """The campaign, locked, or CAMPAIGN_NOT_FOUND."""
-    campaign = await lock_campaign(connection, tenant_id, campaign_id)
-    if campaign is None:
+    locked = await lock_campaign(connection, tenant_id, campaign_id)
+    if locked is None:
         raise campaign_not_found(campaign_id)
-    return campaign
+    return locked

@@ -1,14 +1,14 @@
-"""Enqueue: check, count, hold the credits, flip the campaign to SENDING; sending itself goes on in workers.
+"""Enqueue: check, count, reserve the credits, flip the campaign to SENDING; sending itself goes on in workers.
 
-No hold is ever forgotten. It is written down before the ledger is asked (INTENDED, with a SETTLE task due a while
-later), and becomes ADOPTED in the transaction that flips the campaign. Whatever happens in between, a later enqueue
-of the same size finds and adopts it; one of another size abandons it; and the SETTLE task gives back what nobody
-adopted.
+No reservation is ever forgotten. It is recorded before the ledger is asked (REQUESTED, with a CLOSE_RESERVATION task
+due a while later), and becomes CONFIRMED in the transaction that flips the campaign. Whatever happens in between, a
+later enqueue of the same size finds and confirms it; one of another size abandons it; and the task closes what nobody
+confirmed.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,15 +22,14 @@ from bulksms_campaign.storage.audiences import size_of_audience
 from bulksms_campaign.storage.campaigns import lock_campaign
 from bulksms_campaign.storage.enqueues import (
     OvertakenError,
-    adopt_hold,
-    find_intentions,
-    flip_to_sending,
+    find_requested,
     lock_to_enqueue,
-    write_intention,
+    record_request,
+    start_sending,
 )
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.recipients import count_failed
-from bulksms_campaign.storage.requests import MutationKey, StoredAnswer, find_answer
+from bulksms_campaign.storage.requests import MutationKey, StoredResult, find_result
 from bulksms_campaign.storage.reservations import (
     Reservation,
     ReservationState,
@@ -38,8 +37,8 @@ from bulksms_campaign.storage.reservations import (
     lock_reservation,
 )
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task
-from bulksms_campaign.use_cases.drafts import locked
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.use_cases.drafts import lock
+from bulksms_campaign.use_cases.signals import Signals
 from servicekit import logs
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
@@ -51,7 +50,7 @@ _NAMESPACE = UUID("0d9d1c2a-7a0e-4b53-8a43-1f3f9d4b6e77")
 ABANDONED_AFTER = timedelta(seconds=60)
 """An enqueue that has not finished after this long never will: its deadline is far shorter."""
 
-_log = logs.get_logger("bulksms_campaign.enqueue")
+_log = logs.get_logger("bulksms.campaign.enqueue")
 
 
 class Enqueued(NamedTuple):
@@ -65,7 +64,7 @@ class Enqueued(NamedTuple):
     """As they are now, where that is known without reading them."""
 
 
-class _Intent(NamedTuple):
+class _Request(NamedTuple):
     campaign: Campaign
     reservation: Reservation
     abandoned: bool
@@ -74,12 +73,12 @@ class _Intent(NamedTuple):
 class Enqueue:
     """EnqueueCampaign and RetryFailedRecipients."""
 
-    def __init__(self, database: Database, ledger: LedgerPeer, bells: Bells, *, batch_size: int) -> None:
+    def __init__(self, database: Database, ledger: LedgerPeer, signals: Signals, *, batch_size: int) -> None:
         self._database = database
         self._ledger = ledger
-        self._bells = bells
+        self._signals = signals
         self._batch_size = batch_size
-        self._enqueues = metrics.get_meter("bulksms_campaign").create_counter(
+        self._enqueues = metrics.get_meter("bulksms.campaign.enqueue").create_counter(
             "campaign.enqueues", description="Enqueues by outcome: the reason, or OK"
         )
 
@@ -94,74 +93,79 @@ class Enqueue:
         return enqueued
 
     async def _run(self, key: MutationKey, campaign_id: UUID, step: Step) -> Enqueued:
-        intended = await self._database.run_raw_transaction(lambda c: _intend(c, key, campaign_id, step))
-        if not isinstance(intended, _Intent):
-            return intended
-        if intended.abandoned:
-            self._bells.settle.ring()
-        reservation = intended.reservation
+        requested = await self._database.run_raw_transaction(lambda c: _request(c, key, campaign_id, step))
+        if not isinstance(requested, _Request):
+            return requested
+        if requested.abandoned:
+            self._signals.close_reservation.notify()
+        reservation = requested.reservation
         try:
             await self._ledger.reserve(key.tenant_id, reservation.reservation_id, reservation.units, campaign_id)
         except DomainError as error:
             if not is_decision(error):
                 raise ledger_unavailable(error) from error
             reason = error.reason
-            await self._database.run_transaction(lambda c: _note_refusal(c, key.tenant_id, intended, reason))
+            await self._database.run_transaction(lambda c: _record_refusal(c, requested, reason))
             raise
         try:
-            started = await self._database.run_raw_transaction(lambda c: self._start(c, key, intended, step))
+            started = await self._database.run_raw_transaction(lambda c: self._start(c, key, requested, step))
         except OvertakenError:
-            return await self._overtaken(key, intended, step)
-        self._bells.launch.ring()
+            return await self._overtaken(key, requested, step)
+        self._signals.launch.notify()
         _log.info("campaign enqueued", campaign_id=str(campaign_id), recipients=started.created)
         return started
 
-    async def _start(self, driver: Any, key: MutationKey, intended: _Intent, step: Step) -> Enqueued:
-        reservation, units = intended.reservation, intended.reservation.units
+    async def _start(self, driver: Any, key: MutationKey, requested: _Request, step: Step) -> Enqueued:
+        reservation, units = requested.reservation, requested.reservation.units
+        locked = await lock_to_enqueue(driver, key.tenant_id, reservation.campaign_id)
+        if locked is None or locked.campaign.revision != requested.campaign.revision:
+            raise OvertakenError
         batches = -(-units // self._batch_size)
-        campaign = await flip_to_sending(driver, intended.campaign, reservation, current_traceparent())
         detail = f"{units} recipients, {units} credits reserved, {batches} batches"
-        await adopt_hold(driver, key, reservation, step, batches, detail)
+        traceparent = current_traceparent()
+        campaign = await start_sending(driver, key, reservation, step, batches, detail, traceparent, locked.now)
         counters = Counters(total=units, queued=units) if step is Step.ENQUEUE else None
         return Enqueued(campaign, units, batches, replayed=False, counters=counters)
 
-    async def _overtaken(self, key: MutationKey, intended: _Intent, step: Step) -> Enqueued:
-        found = await self._database.run_transaction(lambda c: _look_again(c, key, intended, step))
+    async def _overtaken(self, key: MutationKey, requested: _Request, step: Step) -> Enqueued:
+        found = await self._database.run_transaction(lambda c: _look_again(c, key, requested, step))
         if isinstance(found, DomainError):
-            self._bells.settle.ring()
+            self._signals.close_reservation.notify()
             raise found
         return found
 
 
-async def _intend(driver: Any, key: MutationKey, campaign_id: UUID, step: Step) -> _Intent | Enqueued:
-    campaign = await lock_to_enqueue(driver, key.tenant_id, campaign_id)
-    if campaign is None:
+async def _request(driver: Any, key: MutationKey, campaign_id: UUID, step: Step) -> _Request | Enqueued:
+    locked = await lock_to_enqueue(driver, key.tenant_id, campaign_id)
+    if locked is None:
         raise campaign_not_found(campaign_id)
-    found = await find_intentions(driver, key, campaign, campaign.content.audience.single_list)
-    if found.answer is not None:
-        return _replayed(campaign, found.answer)
+    campaign, now = locked
+    found = await find_requested(driver, key, campaign, campaign.content.audience.single_list)
+    if found.result is not None:
+        return _replayed(campaign, found.result)
     campaign.require(step)
     check = ArgumentCheck()
     check_content(check, campaign.content)
     check.finish()
-    units = await _count(driver, campaign, step, found.reachable)
-    for attempt, intended_units in found.intended:
-        if intended_units == units:
-            return _Intent(campaign, _reservation(campaign, attempt, units), abandoned=False)
+    units = await _count(driver, campaign, step, found.reachable, now)
+    for attempt, requested_units in found.requested:
+        if requested_units == units:
+            return _Request(campaign, _reservation(campaign, attempt, units), abandoned=False)
     reservation = _reservation(campaign, found.attempts + 1, units)
-    abandoned = [_reservation_id(campaign, attempt) for attempt, _ in found.intended]
-    await write_intention(driver, reservation, abandoned, ABANDONED_AFTER)
-    return _Intent(campaign, reservation, abandoned=bool(abandoned))
+    abandoned = [_reservation_id(campaign, attempt) for attempt, _ in found.requested]
+    await record_request(driver, reservation, abandoned, now, ABANDONED_AFTER)
+    return _Request(campaign, reservation, abandoned=bool(abandoned))
 
 
-async def _count(driver: Any, campaign: Campaign, step: Step, kept_size: int) -> int:
+async def _count(driver: Any, campaign: Campaign, step: Step, cached_size: int, now: datetime) -> int:
     audience = campaign.content.audience
     if step is Step.RETRY_FAILED:
-        units = await count_failed(driver, campaign.campaign_id, campaign.tenant_id)
+        units = await count_failed(driver, campaign.tenant_id, campaign.campaign_id)
         cure = "no recipient failed that could be sent to again"
     else:
-        composed = audience.single_list is None
-        units = (await size_of_audience(driver, campaign.tenant_id, audience)).reachable if composed else kept_size
+        units = cached_size
+        if audience.single_list is None:
+            units = (await size_of_audience(driver, campaign.tenant_id, audience, now)).reachable
         cure = "import contacts, choose other groups, or check opt-outs"
     if units == 0:
         raise invalid_argument(
@@ -179,7 +183,7 @@ def _reservation(campaign: Campaign, attempt: int, units: int) -> Reservation:
         tenant_id=campaign.tenant_id,
         enqueue_number=campaign.enqueue_number + 1,
         attempt=attempt,
-        state=ReservationState.INTENDED,
+        state=ReservationState.REQUESTED,
         units=units,
         accepted_before=0,
         close_attempts=0,
@@ -191,17 +195,18 @@ def _reservation_id(campaign: Campaign, attempt: int) -> UUID:
 
 
 async def _look_again(
-    connection: AsyncConnection, key: MutationKey, intended: _Intent, step: Step
+    connection: AsyncConnection, key: MutationKey, requested: _Request, step: Step
 ) -> Enqueued | DomainError:
-    """Somebody else's change came first. What was held for this one goes back, unless it is theirs."""
-    campaign = await locked(connection, key.tenant_id, intended.campaign.campaign_id)
-    answer = await find_answer(connection, key)
-    if answer is not None:
-        return _replayed(campaign, answer)
-    reservation = await lock_reservation(connection, intended.reservation.reservation_id)
-    if reservation is not None and reservation.state is ReservationState.INTENDED:
-        await change_reservation(connection, reservation.reservation_id, state=ReservationState.ABANDONED)
-        await ask_for_task(connection, TaskKind.SETTLE, reservation.reservation_id, reservation.tenant_id)
+    """Somebody else's change came first. What was reserved for this one is closed, unless it is theirs."""
+    campaign, now = await lock(connection, key.tenant_id, requested.campaign.campaign_id)
+    result = await find_result(connection, key)
+    if result is not None:
+        return _replayed(campaign, result)
+    reservation_id = requested.reservation.reservation_id
+    reservation = await lock_reservation(connection, key.tenant_id, reservation_id)
+    if reservation is not None and reservation.state is ReservationState.REQUESTED:
+        await change_reservation(connection, reservation, now, state=ReservationState.ABANDONED)
+        await ask_for_task(connection, TaskKind.CLOSE_RESERVATION, key.tenant_id, reservation_id, now)
     return _lost_race(campaign, step)
 
 
@@ -217,17 +222,17 @@ def _lost_race(campaign: Campaign, step: Step) -> DomainError:
     )
 
 
-async def _note_refusal(connection: AsyncConnection, tenant_id: str, intended: _Intent, reason: str) -> None:
-    campaign = await lock_campaign(connection, tenant_id, intended.campaign.campaign_id)
-    if campaign is None:  # a draft deleted meanwhile; nothing was held
+async def _record_refusal(connection: AsyncConnection, requested: _Request, reason: str) -> None:
+    tenant_id, reservation_id = requested.campaign.tenant_id, requested.reservation.reservation_id
+    locked = await lock_campaign(connection, tenant_id, requested.campaign.campaign_id)
+    if locked is None:  # a draft deleted meanwhile; nothing was reserved
         return
-    reservation_id = intended.reservation.reservation_id
-    reservation = await lock_reservation(connection, reservation_id)
-    if reservation is not None and reservation.state is ReservationState.INTENDED:
-        await change_reservation(connection, reservation_id, state=ReservationState.REFUSED)
-        await withdraw_task(connection, TaskKind.SETTLE, reservation_id)
-        await append_event(connection, campaign.campaign_id, "ENQUEUE_REFUSED", reason)
+    reservation = await lock_reservation(connection, tenant_id, reservation_id)
+    if reservation is not None and reservation.state is ReservationState.REQUESTED:
+        await change_reservation(connection, reservation, locked.now, state=ReservationState.REFUSED)
+        await withdraw_task(connection, TaskKind.CLOSE_RESERVATION, tenant_id, reservation_id)
+        await append_event(connection, locked, "ENQUEUE_REFUSED", reason)
 
 
-def _replayed(campaign: Campaign, answer: StoredAnswer) -> Enqueued:
-    return Enqueued(campaign, answer.created, answer.enqueued_jobs, replayed=True)
+def _replayed(campaign: Campaign, result: StoredResult) -> Enqueued:
+    return Enqueued(campaign, result.created, result.enqueued_jobs, replayed=True)

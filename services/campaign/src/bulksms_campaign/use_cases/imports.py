@@ -24,8 +24,9 @@ from bulksms_campaign.storage.imports import (
     read_import,
     stage,
 )
-from bulksms_campaign.use_cases.counting import count_again
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.storage.instants import read_instant
+from bulksms_campaign.use_cases.counting import ask_for_count
+from bulksms_campaign.use_cases.signals import Signals
 from servicekit import logs
 from servicekit.database import Database, violated_constraint
 from servicekit.errors import already_exists, not_found, overloaded
@@ -37,7 +38,7 @@ STAGE_ROWS = 5_000
 SHOWN_LINES = 100
 STAGE_BOUND = timedelta(seconds=10)
 
-_log = logs.get_logger("bulksms_campaign.imports")
+_log = logs.get_logger("bulksms.campaign.imports")
 
 
 class ImportHeader(NamedTuple):
@@ -65,13 +66,13 @@ class ImportReport(NamedTuple):
 class Imports:
     """ImportContacts and the reports of imports done."""
 
-    def __init__(self, database: Database, bells: Bells, *, concurrency: int, max_bytes: int) -> None:
+    def __init__(self, database: Database, signals: Signals, *, concurrency: int, max_bytes: int) -> None:
         self._database = database
-        self._bells = bells
+        self._signals = signals
         self._limit = concurrency
         self._running = 0
         self._max_bytes = max_bytes
-        self._lines = metrics.get_meter("bulksms_campaign").create_counter(
+        self._lines = metrics.get_meter("bulksms.campaign.imports").create_counter(
             "campaign.import_lines", description="Lines of imported files by outcome"
         )
 
@@ -96,7 +97,7 @@ class Imports:
             raise
         finally:
             self._running -= 1
-        self._bells.count.ring()
+        self._signals.count.notify()
         self._count(counts)
         _log.info("contacts imported", import_id=str(header.import_id), **counts._asdict())
         return ImportReport(counts, await self.lines(header.tenant_id, header.import_id, 0, SHOWN_LINES), False)
@@ -130,11 +131,12 @@ class Imports:
                 await create_stage(connection)
                 await self._stage(connection, header, pieces)
                 async with connection.begin():
+                    now = await read_instant(connection)
                     counts = await merge(
-                        connection, header.tenant_id, header.import_id, header.content_hash, header.groups
+                        connection, header.tenant_id, header.import_id, header.content_hash, header.groups, now
                     )
                     if header.groups:
-                        await count_again(connection, header.tenant_id)
+                        await ask_for_count(connection, header.tenant_id, now)
                     return counts
             finally:
                 await _leave_clean(connection)

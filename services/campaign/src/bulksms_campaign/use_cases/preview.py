@@ -10,8 +10,9 @@ from uuid import UUID
 from bulksms_campaign.domain.audiences import AudienceSize
 from bulksms_campaign.domain.campaigns import ALLOWED_STATES, Campaign, Step, campaign_not_found
 from bulksms_campaign.peers.ledger import LedgerPeer, subscription_is_active
-from bulksms_campaign.storage.audiences import read_audience, size_of_audience
+from bulksms_campaign.storage.audiences import read_audience
 from bulksms_campaign.storage.campaigns import read_campaign
+from bulksms_campaign.use_cases.counting import count_audience
 from servicekit.bulk import raw
 from servicekit.clock import Clock
 from servicekit.database import Database
@@ -61,7 +62,7 @@ class _Measured:
 
 
 class Previews:
-    """Reads only; a size that had to be counted is kept."""
+    """Reads only; a size that had to be counted is cached."""
 
     def __init__(
         self, database: Database, ledger: LedgerPeer, clock: Clock, *, batch_size: int, render_limit: int
@@ -79,7 +80,7 @@ class Previews:
         if campaign is None:
             raise campaign_not_found(campaign_id)
         audience = campaign.content.audience
-        size = await self._database.run_raw_transaction(lambda c: size_of_audience(c, tenant_id, audience))
+        size = await count_audience(self._database, tenant_id, audience)
         measured, shown = await self._render(campaign, size, samples)
         blockers, available = await self._blockers(campaign, size)
         counted = max(measured.recipients, 1)

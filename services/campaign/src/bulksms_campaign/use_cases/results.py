@@ -1,4 +1,4 @@
-"""Results: what the dispatcher and the gateway tell of recipients, recorded with the counters in one transaction."""
+"""Results: what the dispatcher and the gateway report of recipients, recorded with the counters in one transaction."""
 
 from __future__ import annotations
 
@@ -12,55 +12,61 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import UNDER_WAY, campaign_not_found
 from bulksms_campaign.domain.counters import movement
-from bulksms_campaign.storage.campaigns import read_campaign
+from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
+from bulksms_campaign.storage.campaigns import read_campaign, read_campaign_now
 from bulksms_campaign.storage.counters import move_counters
 from bulksms_campaign.storage.results import (
     BatchRow,
     RecordedReports,
-    ToldRecipients,
-    ToldReport,
+    ReportedRecipient,
     TouchedBatch,
     read_awaited,
     read_batches_of,
-    tell_batch,
-    tell_reports,
+    record_outcomes,
+    record_reports,
     upsert_batch,
 )
-from bulksms_campaign.use_cases.signals import Bells
+from bulksms_campaign.storage.tasks import TaskKind, ask_for_task
+from bulksms_campaign.use_cases.signals import Signals
 from servicekit.database import Database
 from servicekit.telemetry import context_from_traceparent
 
 MAX_BATCH_SPANS = 50
-"""Batches of one call whose traces are told of it; more than a call of 5,000 reports touches in practice."""
+"""Batches of one call whose traces get a span of it; more than a call of 5,000 reports touches in practice."""
 
 
 class Results:
     """Idempotent: a fact already known changes nothing and moves no counter."""
 
-    def __init__(self, database: Database, bells: Bells, tracer: trace.Tracer | None = None) -> None:
+    def __init__(self, database: Database, signals: Signals, tracer: trace.Tracer | None = None) -> None:
         self._database = database
-        self._bells = bells
-        self._tracer = tracer or trace.get_tracer("bulksms_campaign.results")
-        meter = metrics.get_meter("bulksms_campaign")
+        self._signals = signals
+        self._tracer = tracer or trace.get_tracer("bulksms.campaign.results")
+        meter = metrics.get_meter("bulksms.campaign.results")
         self._outcomes = meter.create_counter("campaign.recipient_changes", description="Recipients changed, by source")
         self._unknown = meter.create_counter("campaign.unknown_reports", description="Reports for unknown message ids")
 
-    async def record_batch(self, tenant_id: str, batch: BatchRow, groups: Sequence[ToldRecipients]) -> int:
+    async def record_batch(self, batch: BatchRow, groups: Sequence[OutcomeGroup]) -> int:
         """Record the outcomes of one batch; returns how many recipients changed. CAMPAIGN_NOT_FOUND."""
 
         async def body(connection: AsyncConnection) -> tuple[int, bool]:
-            campaign = await read_campaign(connection, tenant_id, batch.campaign_id)
-            if campaign is None:
+            key = batch.tenant_id, batch.campaign_id
+            read = await read_campaign_now(connection, *key)
+            if read is None:
                 raise campaign_not_found(batch.campaign_id)
-            transitions, changed = await tell_batch(connection, batch, groups)
-            await upsert_batch(connection, batch)
+            campaign, now = read
+            transitions, changed = await record_outcomes(connection, batch, groups, now)
+            await upsert_batch(connection, batch, now)
             if not transitions:
                 return 0, False
-            counters = await move_counters(connection, batch.campaign_id, movement(transitions))
-            return changed, counters.settled and campaign.state in UNDER_WAY
+            counters = await move_counters(connection, *key, movement(transitions), now)
+            may_end = counters.is_final and campaign.state in UNDER_WAY
+            if may_end:
+                await ask_for_task(connection, TaskKind.COMPLETE, *key, now)
+            return changed, may_end
 
         with self._span_in(batch.traceparent, "campaign.record_batch") as span:
-            changed, settled = await self._database.run_transaction(body)
+            changed, may_end = await self._database.run_transaction(body)
             span.set_attributes(
                 {
                     "bulksms.campaign_id": str(batch.campaign_id),
@@ -69,42 +75,42 @@ class Results:
                 }
             )
         self._outcomes.add(changed, {"source": "dispatcher"})
-        if settled:
-            self._bells.complete.ring()
+        if may_end:
+            self._signals.complete.notify()
         return changed
 
-    async def record_reports(self, reports: Mapping[str, ToldReport], tenant_id: str = "") -> tuple[set[str], int]:
+    async def record_reports(self, reports: Mapping[str, MessageReport], tenant_id: str = "") -> tuple[set[str], int]:
         """Record delivery reports by message id; returns the known ids and how many recipients changed.
 
         With a tenant, messages of other tenants count as unknown.
         """
 
         async def body(connection: AsyncConnection) -> RecordedReports:
-            recorded = await tell_reports(connection, reports, tenant_id)
-            for campaign_id in sorted(recorded.transitions):
-                await move_counters(connection, campaign_id, movement(recorded.transitions[campaign_id]))
+            recorded = await record_reports(connection, reports, tenant_id)
+            for key in sorted(recorded.transitions):
+                await move_counters(connection, *key, movement(recorded.transitions[key]), recorded.now)
             return recorded
 
         recorded = await self._database.run_transaction(body)
         self._outcomes.add(len(recorded.changed), {"source": "reports"})
         self._unknown.add(len(reports) - len(recorded.known))
         if recorded.changed:
-            await self._tell_traces(recorded.changed)
+            await self._trace_batches(recorded.changed)
         return recorded.known, len(recorded.changed)
 
     async def list_awaited(
         self, tenant_id: str, campaign_id: UUID, enqueue_number: int, *, after: int, last: int, limit: int
     ) -> list[tuple[int, str]]:
-        """(phone, message id) of a range's recipients that were accepted and have no final report."""
+        """(phone, provider message id) of a range's recipients that were accepted and have no final report."""
 
         async def body(connection: AsyncConnection) -> list[tuple[int, str]]:
             if await read_campaign(connection, tenant_id, campaign_id) is None:
                 raise campaign_not_found(campaign_id)
-            return await read_awaited(connection, campaign_id, enqueue_number, after, last, limit)
+            return await read_awaited(connection, tenant_id, campaign_id, enqueue_number, after, last, limit)
 
         return await self._database.run_transaction(body)
 
-    async def _tell_traces(self, changed: Sequence[tuple[UUID, int]]) -> None:
+    async def _trace_batches(self, changed: Sequence[ReportedRecipient]) -> None:
         """A span in the trace of each campaign whose batch was reported on, linked to the call that brought it."""
         async with self._database.connect() as connection:
             batches = await read_batches_of(connection, changed, MAX_BATCH_SPANS)

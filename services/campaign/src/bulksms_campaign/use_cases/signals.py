@@ -1,33 +1,33 @@
-"""Bells: who commits work rings, and this process's workers look for it at once; other replicas poll."""
+"""Signals: who commits work notifies this process's workers, which look for it at once; other replicas poll."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 
-class Bell:
-    """Rings at everyone who listens."""
+class Signal:
+    """Says that there may be work of one kind."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []
 
-    def listen(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called at every ring."""
-        self._listeners.append(wake)
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called at every notification."""
+        self._listeners.append(listener)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """There is something to do."""
-        for wake in self._listeners:
-            wake()
+        for listener in self._listeners:
+            listener()
 
 
-class Bells:
-    """One bell per kind of work."""
+class Signals:
+    """One signal per kind of work."""
 
     def __init__(self) -> None:
-        self.launch = Bell()
-        self.control = Bell()
-        self.settle = Bell()
-        self.suppress = Bell()
-        self.count = Bell()
-        self.complete = Bell()
+        self.launch = Signal()
+        self.control = Signal()
+        self.close_reservation = Signal()
+        self.deliver_opt_outs = Signal()
+        self.count = Signal()
+        self.complete = Signal()

@@ -57,7 +57,7 @@ class StatusReader:
             campaign = await read_campaign(connection, tenant_id, campaign_id)
             if campaign is None:
                 raise campaign_not_found(campaign_id)
-            rows = await read_counters(connection, [campaign_id])
+            rows = await read_counters(connection, tenant_id, [campaign_id])
         return status_from(campaign, rows[campaign_id])
 
     async def watch(

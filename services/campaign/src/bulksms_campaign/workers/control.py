@@ -1,4 +1,4 @@
-"""Control: the dispatcher is told what was decided of a campaign, until it has heard it."""
+"""Control: the dispatcher is asked to do what was decided of a campaign, until it has acknowledged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from bulksms_campaign.domain.campaigns import CampaignState
 from bulksms_campaign.peers.dispatcher import DispatcherPeer
-from bulksms_campaign.storage.campaigns import read_campaign_by_id
+from bulksms_campaign.storage.campaigns import read_campaign
 from bulksms_campaign.storage.tasks import Task
 from servicekit.database import Database
 
@@ -14,8 +14,8 @@ from servicekit.database import Database
 class Control:
     """Work of TaskKind.CONTROL; the subject is a campaign.
 
-    The task says nothing of what to tell: the campaign's state at that moment does. The lease makes one worker at a
-    time tell it, so that an old wish never arrives after a newer one.
+    The task says nothing of what to ask for: the campaign's state at that moment does. The lease makes one worker at a
+    time ask, so that an old request never arrives after a newer one.
     """
 
     def __init__(self, database: Database, dispatcher: DispatcherPeer) -> None:
@@ -23,9 +23,9 @@ class Control:
         self._dispatcher = dispatcher
 
     async def work(self, task: Task) -> timedelta | None:
-        """Tell the dispatcher; errors are repeated by the task."""
+        """Ask the dispatcher; the task repeats it after errors."""
         async with self._database.connect() as connection:
-            campaign = await read_campaign_by_id(connection, task.subject)
+            campaign = await read_campaign(connection, task.tenant_id, task.subject)
         if campaign is None:
             return None
         arguments = campaign.tenant_id, campaign.campaign_id, campaign.revision

@@ -1,4 +1,4 @@
-"""Counting: composed audiences whose kept size holds no longer are counted anew before somebody enqueues them."""
+"""Counting: composed audiences whose cached size is out of date are counted anew before somebody enqueues them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from datetime import timedelta
 from functools import partial
 
 from bulksms_campaign.storage.audience_sizes import follow_size, list_stale
-from bulksms_campaign.storage.audiences import size_of_audience
 from bulksms_campaign.storage.tasks import Task
+from bulksms_campaign.use_cases.counting import count_audience
 from servicekit import logs
 from servicekit.database import Database
 
-_log = logs.get_logger("bulksms_campaign.counting")
+_log = logs.get_logger("bulksms.campaign.counting")
 
 
 class Counting:
@@ -22,14 +22,15 @@ class Counting:
 
     async def work(self, task: Task) -> timedelta | None:
         """Count what is stale now; an import that makes it stale again asks again."""
-        tenant_id = task.tenant_id
         async with self._database.connect() as connection:
-            stale = await list_stale(connection, tenant_id)
+            stale = await list_stale(connection, task.tenant_id)
         for audience in stale:
-            # Committed first: what changes while it is being counted must find that it is to be followed.
-            for step in (follow_size, size_of_audience):
-                try:
-                    await self._database.run_raw_transaction(partial(step, tenant_id=tenant_id, audience=audience))
-                except TimeoutError:
-                    _log.warning("an audience was not counted ahead: its enqueue will", tenant_id=tenant_id)
+            try:
+                # Committed first: what changes while it is being counted must find that it is to be followed.
+                await self._database.run_raw_transaction(
+                    partial(follow_size, tenant_id=task.tenant_id, audience=audience)
+                )
+                await count_audience(self._database, task.tenant_id, audience)
+            except TimeoutError:
+                _log.warning("an audience was not counted ahead: its enqueue will", tenant_id=task.tenant_id)
         return None

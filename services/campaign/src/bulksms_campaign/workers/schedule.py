@@ -9,7 +9,7 @@ from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import Campaign, CampaignState, Step
-from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign_by_id, read_campaign_by_id
+from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign, read_campaign
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.requests import MutationKey
 from bulksms_campaign.storage.tasks import Task
@@ -27,12 +27,12 @@ class Schedule:
     def __init__(self, database: Database, enqueue: Enqueue, tracer: trace.Tracer | None = None) -> None:
         self._database = database
         self._enqueue = enqueue
-        self._tracer = tracer or trace.get_tracer("bulksms_campaign.schedule")
+        self._tracer = tracer or trace.get_tracer("bulksms.campaign.schedule")
 
     async def work(self, task: Task) -> timedelta | None:
         """Enqueue it. A refusal makes it a DRAFT again, with an event that says why; an outage is waited out."""
         async with self._database.connect() as connection:
-            campaign = await read_campaign_by_id(connection, task.subject)
+            campaign = await read_campaign(connection, task.tenant_id, task.subject)
         if campaign is None or campaign.state is not CampaignState.SCHEDULED:
             return None
         request_id = derived_id(_NAMESPACE, campaign.campaign_id, campaign.revision)
@@ -49,8 +49,8 @@ class Schedule:
 
 
 async def _back_to_draft(connection: AsyncConnection, scheduled: Campaign, reason: str) -> None:
-    campaign = await lock_campaign_by_id(connection, scheduled.campaign_id)
-    if campaign is None or campaign.state is not CampaignState.SCHEDULED or campaign.revision != scheduled.revision:
+    locked = await lock_campaign(connection, scheduled.tenant_id, scheduled.campaign_id)
+    if locked is None or (locked.campaign.state, locked.campaign.revision) != (scheduled.state, scheduled.revision):
         return
-    await append_event(connection, campaign.campaign_id, "ENQUEUE_REFUSED", f"{reason}; the schedule is taken back")
-    await change_campaign(connection, campaign.campaign_id, state=CampaignState.DRAFT, scheduled_at=None)
+    await append_event(connection, locked, "ENQUEUE_REFUSED", f"{reason}; the schedule is taken back")
+    await change_campaign(connection, locked, state=CampaignState.DRAFT, scheduled_at=None)

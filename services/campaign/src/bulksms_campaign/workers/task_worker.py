@@ -24,10 +24,10 @@ from servicekit.errors import DomainError
 from servicekit.worker import PeriodicWorker
 
 POLL = timedelta(seconds=1)
-"""How late work of another replica is noticed at most; work of this process rings a bell."""
+"""How late work of another replica is noticed at most; work of this process is signalled."""
 BACKOFF = Backoff(timedelta(milliseconds=250), longest=timedelta(minutes=1))
 
-_log = logs.get_logger("bulksms_campaign.tasks")
+_log = logs.get_logger("bulksms.campaign.tasks")
 
 Work = Callable[[Task], Awaitable[timedelta | None]]
 """Does a task; None when it is done, or how long to wait before going on with it."""
@@ -44,15 +44,15 @@ class TaskWorker:
         self._kind = kind
         self._work = work
         self._lease = lease
-        self._wakes: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], None]] = []
         self._unwritten: list[End] = []
 
     def worker(self, number: int = 0) -> PeriodicWorker:
         """The component that runs it."""
         # A launch takes as long as it takes: its steps have their own bounds, and its lease shows that it lives.
-        name = f"campaign.{self._kind.name.lower()}.{number}"
+        name = f"bulksms.campaign.{self._kind.name.lower()}.{number}"
         worker = PeriodicWorker(name, POLL, self.do_one, body_timeout=None)
-        self._wakes.append(worker.notify)
+        self._listeners.append(worker.notify)
         return worker
 
     async def do_one(self) -> bool:
@@ -81,13 +81,13 @@ class TaskWorker:
             postponed = delay
             await self._end(lambda c: postpone_task(c, task, postponed))
             if delay < POLL:
-                asyncio.get_running_loop().call_later(delay.total_seconds(), self._wake_all)
+                asyncio.get_running_loop().call_later(delay.total_seconds(), self._notify_all)
         return True
 
     async def _end(self, end: End) -> None:
         """Write how a claim ends; what the database is away for is written in a later round.
 
-        Without that the task would wait for the end of a lease whose holder has let go of it. Every end names its
+        Without that the task would wait for the end of a lease whose owner has let go of it. Every end names its
         lease, so it does nothing where that has run out and the task is another's.
         """
         try:
@@ -101,9 +101,9 @@ class TaskWorker:
         while self._unwritten:
             await self._end(self._unwritten.pop())
 
-    def _wake_all(self) -> None:
-        for wake in self._wakes:
-            wake()
+    def _notify_all(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     async def _under_lease(self, task: Task) -> timedelta | None:
         """Do it, extending the lease; stop doing it when the lease is lost."""

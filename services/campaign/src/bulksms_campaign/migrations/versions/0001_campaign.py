@@ -7,6 +7,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# The tenant comes first in every primary, unique and foreign key, so that the tables can be spread over servers by it.
+# No column has a clock as its default: the instant of a transaction is read once and passed on.
 _STATEMENTS = (
     # --- contacts ---------------------------------------------------------------------------------------------------
     # Phone numbers are E.164 digits as bigint: 8 bytes, in order, no collation.
@@ -42,24 +44,42 @@ _STATEMENTS = (
         PRIMARY KEY (tenant_id, phone)
     )
     """,
-    # How many contacts a tenant ('' as group_name) or a group has, and how many of those have opted out: kept, so
-    # that EnqueueCampaign need not count millions of rows.
+    # How many contacts a tenant ('' as group_name) or a group has, and how many of those have opted out: cached, so
+    # that EnqueueCampaign need not count millions of rows. `version` grows with every change of a list's size.
     """
     CREATE TABLE contact_counts (
         tenant_id text COLLATE "C" NOT NULL,
         group_name text COLLATE "C" NOT NULL,
         contacts bigint NOT NULL DEFAULT 0 CHECK (contacts >= 0),
         opted_out bigint NOT NULL DEFAULT 0 CHECK (opted_out BETWEEN 0 AND contacts),
+        version bigint NOT NULL DEFAULT 1,
         PRIMARY KEY (tenant_id, group_name)
     ) WITH (fillfactor = 50)
     """,
-    # What the dispatcher is still to be told of opt-outs and opt-ins, the last wish per number.
+    # Contacts in one of `groups` and in none of `exclude_groups`. Holds while `version` is the sum of those lists'
+    # versions, which -1 never is, and `since` is unset; else the numbers are the difference since that version.
     """
-    CREATE TABLE suppression_wishes (
+    CREATE TABLE audience_sizes (
+        tenant_id text COLLATE "C" NOT NULL,
+        audience_id uuid NOT NULL,
+        groups text[] NOT NULL,
+        exclude_groups text[] NOT NULL,
+        reachable bigint NOT NULL DEFAULT 0,
+        opted_out bigint NOT NULL DEFAULT 0,
+        version bigint NOT NULL DEFAULT -1,
+        since bigint,
+        used_at timestamptz NOT NULL,
+        PRIMARY KEY (tenant_id, audience_id),
+        CHECK (since IS NOT NULL OR (reachable >= 0 AND opted_out >= 0))
+    ) WITH (fillfactor = 50)
+    """,
+    # Opt-outs and opt-ins still to be delivered to the dispatcher, the last one per number.
+    """
+    CREATE TABLE opt_out_changes (
         tenant_id text COLLATE "C" NOT NULL,
         phone bigint NOT NULL,
-        suppressed boolean NOT NULL,
-        wish_id uuid NOT NULL,
+        opted_out boolean NOT NULL,
+        change_id uuid NOT NULL,
         PRIMARY KEY (tenant_id, phone)
     )
     """,
@@ -96,7 +116,7 @@ _STATEMENTS = (
     # --- campaigns --------------------------------------------------------------------------------------------------
     """
     CREATE TABLE campaigns (
-        campaign_id uuid PRIMARY KEY,
+        campaign_id uuid NOT NULL,
         tenant_id text COLLATE "C" NOT NULL,
         name text NOT NULL,
         text text NOT NULL,
@@ -116,19 +136,18 @@ _STATEMENTS = (
         reservation_id uuid,
         traceparent text NOT NULL,
         snapshot_at timestamptz,
-        submitted_at timestamptz
+        submitted_at timestamptz,
+        PRIMARY KEY (tenant_id, campaign_id)
     ) WITH (fillfactor = 70)
     """,
     "CREATE INDEX campaigns_newest ON campaigns (tenant_id, created_at DESC, campaign_id DESC)",
     "COMMENT ON INDEX campaigns_newest IS 'ListCampaigns'",
-    # 3, 4, 7: SENDING, PAUSED, CANCELLING. A campaign enters and leaves it once.
-    "CREATE INDEX campaigns_under_way ON campaigns (campaign_id) WHERE state IN (3, 4, 7)",
-    "COMMENT ON INDEX campaigns_under_way IS 'the completion worker: campaigns whose recipients may all be final'",
     # The counters change with every batch and every report: a row of their own, so that reading or locking a campaign
     # and counting do not wait for each other.
     """
     CREATE TABLE campaign_counters (
-        campaign_id uuid PRIMARY KEY REFERENCES campaigns ON DELETE CASCADE,
+        tenant_id text COLLATE "C" NOT NULL,
+        campaign_id uuid NOT NULL,
         total bigint NOT NULL DEFAULT 0,
         queued bigint NOT NULL DEFAULT 0 CHECK (queued >= 0),
         sent bigint NOT NULL DEFAULT 0,
@@ -143,6 +162,8 @@ _STATEMENTS = (
         earlier_processed bigint NOT NULL DEFAULT 0,
         later_at timestamptz,
         later_processed bigint NOT NULL DEFAULT 0,
+        PRIMARY KEY (tenant_id, campaign_id),
+        FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns ON DELETE CASCADE,
         CHECK (total = queued + sent + failed + unconfirmed + cancelled)
     ) WITH (fillfactor = 20)
     """,
@@ -158,41 +179,50 @@ _STATEMENTS = (
         status smallint NOT NULL DEFAULT 1,
         facts smallint NOT NULL DEFAULT 0,
         accepted_before smallint NOT NULL DEFAULT 0,
-        message_id text,
+        tenant_id text COLLATE "C" NOT NULL,
+        provider_message_id text,
         reason text,
         description text,
         report_description text,
         variables text[],
-        PRIMARY KEY (campaign_id, phone)
+        PRIMARY KEY (tenant_id, campaign_id, phone)
     ) WITH (fillfactor = 70)
     """,
-    "CREATE INDEX recipients_by_message_id ON recipients USING hash (message_id)",
-    "COMMENT ON INDEX recipients_by_message_id IS 'RecordDeliveryReports: the recipient of a provider message id'",
+    # Without the tenant: a report names the provider's message and nobody else.
+    "CREATE INDEX recipients_by_provider_message_id ON recipients USING hash (provider_message_id)",
+    """
+    COMMENT ON INDEX recipients_by_provider_message_id IS
+    'RecordDeliveryReports: the recipient of a provider message id, which is all that a report says; so of any tenant'
+    """,
     # Only its size changes much: analyse and vacuum it before a fifth of millions of rows has changed.
     "ALTER TABLE recipients SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02)",
     """
     CREATE TABLE campaign_batches (
-        batch_id uuid PRIMARY KEY,
+        batch_id uuid NOT NULL,
         campaign_id uuid NOT NULL,
         first_phone bigint NOT NULL,
         last_phone bigint NOT NULL,
         epoch bigint NOT NULL,
         enqueue_number integer NOT NULL,
+        tenant_id text COLLATE "C" NOT NULL,
         bulk_id text NOT NULL,
         traceparent text NOT NULL,
-        recorded_at timestamptz NOT NULL
+        recorded_at timestamptz NOT NULL,
+        PRIMARY KEY (tenant_id, batch_id)
     )
     """,
-    "CREATE INDEX campaign_batches_by_phone ON campaign_batches (campaign_id, first_phone)",
+    "CREATE INDEX campaign_batches_by_phone ON campaign_batches (tenant_id, campaign_id, first_phone)",
     "COMMENT ON INDEX campaign_batches_by_phone IS 'the batch a delivery report belongs to, for its trace'",
     """
     CREATE TABLE campaign_events (
-        campaign_id uuid NOT NULL REFERENCES campaigns ON DELETE CASCADE,
+        tenant_id text COLLATE "C" NOT NULL,
+        campaign_id uuid NOT NULL,
         sequence bigint NOT NULL,
         kind text NOT NULL,
         detail text NOT NULL,
         at timestamptz NOT NULL,
-        PRIMARY KEY (campaign_id, sequence)
+        PRIMARY KEY (tenant_id, campaign_id, sequence),
+        FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns ON DELETE CASCADE
     )
     """,
     # --- idempotency, credits, work ---------------------------------------------------------------------------------
@@ -212,7 +242,7 @@ _STATEMENTS = (
     # A reservation is written down before the ledger is asked for it, so that none can be forgotten.
     """
     CREATE TABLE reservations (
-        reservation_id uuid PRIMARY KEY,
+        reservation_id uuid NOT NULL,
         campaign_id uuid NOT NULL,
         tenant_id text COLLATE "C" NOT NULL,
         enqueue_number integer NOT NULL,
@@ -223,7 +253,8 @@ _STATEMENTS = (
         close_attempts integer NOT NULL,
         created_at timestamptz NOT NULL,
         updated_at timestamptz NOT NULL,
-        UNIQUE (campaign_id, enqueue_number, attempt)
+        PRIMARY KEY (tenant_id, reservation_id),
+        UNIQUE (tenant_id, campaign_id, enqueue_number, attempt)
     )
     """,
     # Work that goes on without a caller. A row is both the job and its lease; database time decides.
@@ -237,11 +268,11 @@ _STATEMENTS = (
         due_at timestamptz NOT NULL,
         lease_id uuid,
         leased_until timestamptz,
-        PRIMARY KEY (kind, subject)
+        PRIMARY KEY (tenant_id, kind, subject)
     ) WITH (fillfactor = 50)
     """,
     "CREATE INDEX tasks_due ON tasks (kind, due_at)",
-    "COMMENT ON INDEX tasks_due IS 'a worker claims the task of its kind that is due longest'",
+    "COMMENT ON INDEX tasks_due IS 'a worker claims the task of its kind that is due longest, of whatever tenant'",
 )
 
 
@@ -253,7 +284,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in (
         "tasks", "reservations", "requests", "campaign_events", "campaign_batches", "recipients", "campaign_counters",
-        "campaigns", "import_lines", "imports", "suppression_wishes", "contact_counts", "opt_outs", "contact_groups",
-        "contacts",
+        "campaigns", "import_lines", "imports", "opt_out_changes", "audience_sizes", "contact_counts",
+        "opt_outs", "contact_groups", "contacts",
     ):  # fmt: skip
         op.execute(f"DROP TABLE {table}")
