@@ -13,6 +13,7 @@ from benchmarks.dispatcher.processes import Bench
 from benchmarks.report import Figure, Meter
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
+from devstack.eventually import eventually
 from servicekit.grpc.client import open_channel
 
 _CHUNK = 5000
@@ -124,8 +125,6 @@ def header_for(tenant_id: str = "acme", priority: pb.Priority.ValueType = pb.PRI
 async def until(url: str, question: str) -> None:
     connection = await asyncpg.connect(url)
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while not await connection.fetchval(question):  # noqa: ASYNC110 - another process's work
-                await asyncio.sleep(_POLL_SECONDS)
+        await eventually(lambda: connection.fetchval(question), _PATIENCE_SECONDS, every_seconds=_POLL_SECONDS)
     finally:
         await connection.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import msgspec
 
 from benchmarks.processes import peers
 from benchmarks.report import Figure, Meter, machine, publish
+from devstack.eventually import eventually_blocking
 from devstack.mitto.process import SimulatorProcess
 from devstack.mitto.report_posts import ReportSettings
 from devstack.ports import choose_port, release_port
@@ -75,7 +74,12 @@ def _figures(folder: Path, reports: int, array: int) -> list[Figure]:
             owed = _accept(simulator.base_url, reports // 2)
             meter = Meter(gateway=gateway.pid or 0, simulator=simulator.pid)
             control.resume_reports()
-            _wait(lambda: control.stats().reports.acknowledged >= owed and not _spooled(spool))
+            eventually_blocking(
+                lambda: control.stats().reports.acknowledged >= owed and not _spooled(spool),
+                _PATIENCE_SECONDS,
+                "all reports to be taken",
+                every_seconds=_POLL_SECONDS,
+            )
             return meter.figure(scenario, owed)
 
         return [
@@ -100,14 +104,6 @@ def _accept(url: str, messages: int) -> int:
         answer = httpx.post(f"{url}/api/v1.1/Messages/sendmessagesbulk", content=content, timeout=60, trust_env=False)
         answer.raise_for_status()
     return 2 * messages
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not all reports were taken within {_PATIENCE_SECONDS:g} s")
-        time.sleep(_POLL_SECONDS)
 
 
 def _spooled(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +14,9 @@ from bulksms_client import Client
 from devstack.books import Books
 from devstack.mitto.accepted_log import AcceptedMessage, read_accepted
 
-__all__ = ["differences", "settled", "wait_until"]
+__all__ = ["differences", "settled"]
 
 _FINAL = {messages_pb2.MESSAGE_STATUS_DELIVERED, messages_pb2.MESSAGE_STATUS_FAILED}
-_POLL_SECONDS = 0.25
 
 
 def settled(client: Client, traffic: Traffic) -> Callable[[], bool]:
@@ -56,16 +54,6 @@ def differences(client: Client, traffic: Traffic, simulator_log: Path) -> Iterat
         yield f"{balance.captured} credits captured, {accepted} messages accepted by the provider"
     if balance.reserved:
         yield f"{balance.reserved} credits still reserved"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True
 
 
 def _is_over(client: Client, campaign_id: str) -> bool:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from benchmarks.soak.accounts import differences, settled, wait_until
+from benchmarks.soak.accounts import differences, settled
 from benchmarks.soak.traffic import DELIVERY, REPORTS, Pace, Traffic
 from benchmarks.soak.watch import Growth, Watch, backlog, errors_logged
 from bulksms_client import Client
+from devstack.eventually import eventually_blocking
 from devstack.mitto.client import Simulator
 from devstack.mitto.statistics import Statistics
 from devstack.stack import Stack
@@ -28,6 +29,7 @@ ENVIRONMENT = {
 # Each dispatcher keeps the segment it writes to.
 _AT_REST = {"journal segments": REPLICAS["dispatcher"]}
 _SETTLE_SECONDS = 180.0
+_POLL_SECONDS = 0.25
 # Below that a process is still warming up: allocators, caches, pools of connections that open on demand.
 _JUDGED_FROM_SECONDS = 300.0
 _MAX_GROWTH = 0.15
@@ -86,10 +88,16 @@ def soak(stack: Stack, pace: Pace) -> Soaked:
         traffic.prepare()
         with watch.running():
             traffic.run()
-        ended = wait_until(settled(client, traffic), _SETTLE_SECONDS)
-        wait_until(lambda: not _above_rest(backlog(stack)), _SETTLE_SECONDS)
+        problems = []
+        for condition, what in (
+            (settled(client, traffic), "everything sent to come to its end"),
+            (lambda: not _above_rest(backlog(stack)), "queues and outboxes to be emptied"),
+        ):
+            try:
+                eventually_blocking(condition, _SETTLE_SECONDS, what, every_seconds=_POLL_SECONDS)
+            except TimeoutError as late:
+                problems.append(str(late))
         seconds, left, errors = time.monotonic() - started, backlog(stack), errors_logged(stack)
-        problems = [] if ended else [f"not everything had ended {_SETTLE_SECONDS:g} s after the last message"]
         problems += differences(client, traffic, stack.simulator.log_path)
         problems += [f"left behind: {count} {name}" for name, count in _above_rest(left).items()]
         problems += [f"logged {count} times: {event}" for event, count in errors.items()]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import secrets
-import time
-from collections.abc import Callable, Sequence
-
-import pytest
+from collections.abc import Sequence
 
 from bulksms.campaign.v1 import campaign_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import Client
 from devstack.books import Books, read_books
+from devstack.eventually import eventually_blocking
 from devstack.stack import Stack
 
 ENDED = {
@@ -54,7 +52,7 @@ class Shop:
             waiting = until_delivered and status.counters.awaiting_report > 0
             return status.state in ENDED and not waiting and self._closed(campaign_id)
 
-        wait_until(done, seconds, f"campaign {campaign_id} to end")
+        eventually_blocking(done, seconds, f"campaign {campaign_id} to end")
         return self.books(campaign_id)
 
     def books(self, campaign_id: str) -> Books:
@@ -64,12 +62,3 @@ class Shop:
     def _closed(self, campaign_id: str) -> bool:
         reservation = self.client.campaigns.get(campaign_id).reservation_id
         return self.client.credits.reservation(reservation).state == ledger_pb2.RESERVATION_STATE_CLOSED
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str, *, every_seconds: float = 0.05) -> None:
-    """Wait for a condition with a deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds:g} s for {what}")
-        time.sleep(every_seconds)

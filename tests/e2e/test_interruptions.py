@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from bulksms.campaign.v1 import campaign_pb2
+from devstack.eventually import eventually_blocking
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.client import Simulator
 from devstack.mitto.report_posts import ReportSettings
 from devstack.mitto.rules import Rule
 from devstack.stack import Stack
-from tests.e2e.shop import Shop, wait_until
+from tests.e2e.shop import Shop
 
 UNCONFIRMED = campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED
 SLOW = Rule(Behaviour(latency=Latency(constant_seconds=0.5)))
@@ -46,7 +47,7 @@ def test_a_killed_dispatcher_sends_nobody_a_second_text(shop: Shop, stack: Stack
     def all_sent_or_unconfirmed() -> bool:
         return shop.client.campaigns.status(campaign_id).counters.queued == 0
 
-    wait_until(all_sent_or_unconfirmed, 60, "every batch to be sent or known as unconfirmed")
+    eventually_blocking(all_sent_or_unconfirmed, 60, "every batch to be sent or known as unconfirmed")
 
     def only_the_unsent_are_unconfirmed() -> bool:
         books = shop.books(campaign_id)
@@ -54,7 +55,7 @@ def test_a_killed_dispatcher_sends_nobody_a_second_text(shop: Shop, stack: Stack
         unconfirmed = {phone for phone, row in books.recipients.items() if row.status == UNCONFIRMED}
         return accepted.isdisjoint(unconfirmed)
 
-    wait_until(only_the_unsent_are_unconfirmed, 120, "delivery reports to resolve what was sent")
+    eventually_blocking(only_the_unsent_are_unconfirmed, 120, "delivery reports to resolve what was sent")
     books = shop.books(campaign_id)
     destinations = [message.destination for message in books.accepted]
     assert len(destinations) == len(set(destinations)), "nobody twice"
@@ -69,5 +70,5 @@ def test_a_killed_dispatcher_sends_nobody_a_second_text(shop: Shop, stack: Stack
 def wait_for_requests(stack: Stack, simulator: Simulator) -> None:
     """Wait until the provider takes a further request."""
     before = simulator.stats().accepted_requests
-    wait_until(lambda: simulator.stats().accepted_requests > before, 20, "the provider to get a request")
+    eventually_blocking(lambda: simulator.stats().accepted_requests > before, 20, "the provider to get a request")
     stack.check()

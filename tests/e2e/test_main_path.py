@@ -13,6 +13,7 @@ from pathlib import Path
 from bulksms.campaign.v1 import campaign_pb2
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms.ledger.v1 import ledger_pb2
+from devstack.eventually import eventually_blocking
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.client import Simulator
 from devstack.mitto.delivery import Delivery, Outcome
@@ -21,7 +22,7 @@ from devstack.mitto.rules import Rule
 from devstack.span_store import SpanReader
 from devstack.stack import Stack
 from devstack.tracetree import read_trace
-from tests.e2e.shop import Shop, wait_until
+from tests.e2e.shop import Shop
 
 ROOT = Path(__file__).parents[2]
 SLOW = Rule(Behaviour(latency=Latency(constant_seconds=1.0)))
@@ -92,9 +93,9 @@ def test_a_paused_campaign_sends_nothing_new_and_goes_on_when_resumed(shop: Shop
     shop.add_contacts(5_000)
     campaign_id = shop.draft()
     shop.client.campaigns.enqueue(campaign_id)
-    wait_until(lambda: shop.client.campaigns.status(campaign_id).counters.sent > 0, 20, "the first batch")
+    eventually_blocking(lambda: shop.client.campaigns.status(campaign_id).counters.sent > 0, 20, "the first batch")
     shop.client.campaigns.pause(campaign_id)
-    wait_until(lambda: not _in_flight(shop, campaign_id), 20, "batches under way to end")
+    eventually_blocking(lambda: not _in_flight(shop, campaign_id), 20, "batches under way to end")
     before = len(shop.books(campaign_id).accepted)
     simulator.reset()
     shop.client.campaigns.resume(campaign_id)
@@ -109,7 +110,7 @@ def test_a_cancelled_campaign_gives_back_what_was_not_sent(shop: Shop, simulator
     shop.add_contacts(5_000)
     campaign_id = shop.draft()
     shop.client.campaigns.enqueue(campaign_id)
-    wait_until(lambda: shop.client.campaigns.status(campaign_id).counters.sent > 0, 20, "the first batch")
+    eventually_blocking(lambda: shop.client.campaigns.status(campaign_id).counters.sent > 0, 20, "the first batch")
     shop.client.campaigns.cancel(campaign_id, reason="typo")
     books = shop.finish(campaign_id)
     assert books.campaign.state == campaign_pb2.CAMPAIGN_STATE_CANCELLED
@@ -148,7 +149,9 @@ def test_the_trace_of_a_campaign_crosses_all_services_from_enqueue_to_report(sho
     def services() -> set[str]:
         return set(read_trace(SpanReader(stack.trace_store), trace_id).services)
 
-    wait_until(lambda: services() >= {"campaign", "dispatcher", "ledger", "dlr-gateway"}, 20, "all services' spans")
+    eventually_blocking(
+        lambda: services() >= {"campaign", "dispatcher", "ledger", "dlr-gateway"}, 20, "all services' spans"
+    )
 
 
 def test_no_number_and_no_text_reaches_a_log_or_a_span(shop: Shop, stack: Stack) -> None:

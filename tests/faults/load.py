@@ -13,8 +13,9 @@ from bulksms.campaign.v1 import campaign_pb2
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_client import BulkSmsError
 from devstack.books import Books
+from devstack.eventually import eventually_blocking
 from devstack.mitto.client import Simulator
-from tests.e2e.shop import Shop, wait_until
+from tests.e2e.shop import Shop
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class Load:
 
     def wait_until_accepted(self, messages: int) -> None:
         """Wait until the provider has taken so many messages in all."""
-        wait_until(lambda: self.accepted() >= messages, 90, f"{messages} messages at the provider")
+        eventually_blocking(lambda: self.accepted() >= messages, 90, f"{messages} messages at the provider")
 
     def finish(self, seconds: float = 120.0) -> list[Books]:
         """Wait until everybody's message is delivered, or known not to be sent, and return the books.
@@ -94,7 +95,7 @@ class Load:
             return not unfinished
 
         what = "everybody's message to be delivered or known unsent"
-        wait_until(finished, OPERATOR_PATIENCE_SECONDS + seconds, what, every_seconds=0.3)
+        eventually_blocking(finished, OPERATOR_PATIENCE_SECONDS + seconds, what, every_seconds=0.3)
         return [self.shop.finish(campaign_id, seconds=120) for campaign_id in self.campaigns]
 
     def _counters(self, campaign_id: str) -> campaign_pb2.CampaignCounters:

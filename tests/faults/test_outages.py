@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from devstack.eventually import eventually_blocking
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.client import Simulator
 from devstack.mitto.rules import Rule
 from devstack.stack import Stack
-from tests.e2e.shop import Shop, wait_until
+from tests.e2e.shop import Shop
 from tests.faults.load import Load, check
 from tests.faults.transitions import TransitionLog, ambiguous, armed_by
 
@@ -92,7 +93,11 @@ def test_a_gateway_killed_while_reports_come_loses_none_even_if_the_provider_rep
     for _ in range(OUTAGES):
         in_the_middle(load)
         acknowledged = simulator.stats().reports.acknowledged
-        wait_until(lambda least=acknowledged: simulator.stats().reports.acknowledged > least, 30, "reports")  # type: ignore[misc]
+        eventually_blocking(
+            lambda least=acknowledged: simulator.stats().reports.acknowledged > least,  # type: ignore[misc]
+            30,
+            "reports",
+        )
         with outage(gateway.kill, gateway.start, SECONDS / OUTAGES):
             pass
     assert simulator.stats().reports.failed > 0, "some were lost: the provider is asked for them"

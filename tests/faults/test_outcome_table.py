@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from bulksms.campaign.v1 import campaign_pb2
+from devstack.eventually import eventually_blocking
 from devstack.mitto.behaviours import NAMED
 from devstack.mitto.client import Simulator
 from devstack.mitto.rules import Match
-from tests.e2e.shop import Shop, wait_until
+from tests.e2e.shop import Shop
 from tests.faults.conftest import BATCH_SIZE
 from tests.faults.load import Load, check, patiently
 from tests.faults.transitions import TransitionLog
@@ -33,7 +34,7 @@ def test_whatever_the_provider_does_nobody_is_sent_to_twice_and_everybody_has_a_
     def all_tried() -> bool:
         return not patiently(lambda: shop.client.campaigns.status(campaign_id)).counters.queued
 
-    wait_until(all_tried, 100, "every recipient to have been tried", every_seconds=0.3)
+    eventually_blocking(all_tried, 100, "every recipient to have been tried", every_seconds=0.3)
     books = shop.books(campaign_id)
     assert simulator.stats().script_steps_remaining == 0
     assert len(books.recipients) == recipients

@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 
 import pytest
 
+from devstack.eventually import eventually_blocking
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.client import Simulator
 from devstack.mitto.rules import Rule
 from devstack.processes import ManagedProcess
 from devstack.stack import Stack
-from tests.e2e.shop import Shop, wait_until
+from tests.e2e.shop import Shop
 from tests.faults.load import Load, check
 from tests.faults.transitions import TransitionLog, Try, ambiguous, armed_by
 
@@ -92,7 +93,7 @@ def _advance(load: Load, moment: int) -> None:
             load.top_up()
         return load.accepted() >= moment
 
-    wait_until(reached, 300, f"{moment} messages at the provider", every_seconds=0.02)
+    eventually_blocking(reached, 300, f"{moment} messages at the provider", every_seconds=0.02)
 
 
 @dataclass(frozen=True, slots=True)

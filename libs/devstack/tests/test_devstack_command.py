@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from devstack.eventually import eventually_blocking
 from devstack.span_store import Span, SpanKey, SpanWriter
 from devstack.sql import execute, fetch
 from devstack.state import StackState, read_state
@@ -30,13 +30,6 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=90, check=False
     )
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def state_of(folder: Path) -> StackState:
@@ -106,8 +99,9 @@ def test_a_second_up_says_that_it_runs_already_and_down_stops_it_from_outside(
 def test_a_crash_is_reported_and_the_process_started_again(foreground: subprocess.Popen[str], tmp_path: Path) -> None:
     before = next(record for record in state_of(tmp_path).processes if record.name == "simulator")
     os.kill(before.pid, signal.SIGKILL)
-    wait_until(
-        lambda: any(r.name == "simulator" and r.pid != before.pid and r.running for r in state_of(tmp_path).processes)
+    eventually_blocking(
+        lambda: any(r.name == "simulator" and r.pid != before.pid and r.running for r in state_of(tmp_path).processes),
+        60,
     )
     assert foreground.stdout
     seen = ""
@@ -183,7 +177,7 @@ def test_the_data_is_there_after_every_kind_of_stop_and_nothing_is_left_elsewher
             execute(url, [f"INSERT INTO starts VALUES ({starts})"])
             state = state_of(folder)
             stop(folder)
-            wait_until(lambda state=state: none_left(state))  # type: ignore[misc]
+            eventually_blocking(lambda state=state: none_left(state), 60)  # type: ignore[misc]
         assert set(temporary.iterdir()) == before
         assert "Data deleted." in run(folder, "down", "--delete-data").stdout
         assert list(folder.iterdir()) == []
@@ -206,9 +200,9 @@ def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(
         command("up", *NO_SERVICES), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        wait_until((tmp_path / ".devstack" / "lock").exists)
+        eventually_blocking((tmp_path / ".devstack" / "lock").exists, 60)
         me = psutil.Process(process.pid)
-        wait_until(lambda: bool(me.children()))
+        eventually_blocking(lambda: bool(me.children()), 60)
         children = me.children(recursive=True)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)

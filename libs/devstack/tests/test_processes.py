@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from devstack.eventually import eventually_blocking
 from devstack.processes import ManagedProcess, ProcessFailed
 
 COUNTER = """
@@ -41,13 +41,6 @@ time.sleep(600)
 """
 
 Make = Callable[..., ManagedProcess]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -111,10 +104,10 @@ def test_it_can_be_paused_and_resumed(make: Make, tmp_path: Path) -> None:
     process = make(COUNTER, word="started")
     process.start()
     process.pause()
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    eventually_blocking(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 15)
     size = (tmp_path / "it.log").stat().st_size
     process.resume()
-    wait_until(lambda: (tmp_path / "it.log").stat().st_size > size)
+    eventually_blocking(lambda: (tmp_path / "it.log").stat().st_size > size, 15)
 
 
 def test_a_paused_process_can_be_stopped(make: Make) -> None:
@@ -139,7 +132,9 @@ def test_killing_takes_its_children_along_whatever_session_they_are_in(make: Mak
     process.start()
     child = int(process.last_log_lines(1)[0].split()[1])
     process.kill()
-    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    eventually_blocking(
+        lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 15
+    )
 
 
 def test_only_an_end_nobody_asked_for_is_a_crash(make: Make) -> None:
@@ -196,4 +191,6 @@ time.sleep(600)
         child = int(supervisor.stdout.readline())
         assert psutil.pid_exists(child)
         supervisor.kill()
-    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    eventually_blocking(
+        lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 15
+    )

@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from devstack.eventually import eventually_blocking
 from devstack.health import is_serving
 from devstack.processes import ManagedProcess, ProcessFailed
 from devstack.services import Service
@@ -40,13 +40,6 @@ def options(folder: Path, *, fault: str = "", **more: object) -> StackOptions:
         redis_url=None,
         **more,  # type: ignore[arg-type]
     )
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def crash(process: ManagedProcess) -> None:
@@ -147,7 +140,7 @@ def test_a_stop_while_starting_leaves_nothing(tmp_path: Path, left_behind: Calla
 
     starter = threading.Thread(target=start)
     starter.start()
-    wait_until(lambda: "campaign-0" in stack.processes)
+    eventually_blocking(lambda: "campaign-0" in stack.processes, 20)
     stack.stop()
     starter.join(30)
     assert failures
@@ -177,7 +170,7 @@ def test_a_crashed_process_is_started_again_until_it_has_crashed_too_often(tmp_p
         for _ in range(RESTARTS_PER_MINUTE):
             pid, seen = process.pid, len(reports)
             crash(process)
-            wait_until(lambda seen=seen: any("running again" in report for report in reports[seen:]))  # type: ignore[misc]
+            eventually_blocking(lambda seen=seen: any("running again" in report for report in reports[seen:]), 20)  # type: ignore[misc]
             assert process.running
             assert process.pid != pid
         crash(process)
@@ -192,7 +185,7 @@ def test_postgres_is_started_again_too(tmp_path: Path) -> None:
     with Stack(options(tmp_path, traces=False), supervisor.on_crash) as stack:
         supervisor.stack = stack
         crash(stack.processes["postgres"])
-        wait_until(lambda: any("postgres is running again" in report for report in reports))
+        eventually_blocking(lambda: any("postgres is running again" in report for report in reports), 20)
         assert fetch(stack.database_url("campaign"), "SELECT count(*) FROM migrated") == [(1,)]
         supervisor.stopping.set()
 

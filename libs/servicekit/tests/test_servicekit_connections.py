@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,6 @@ from servicekit.settings import Endpoint, ServiceSettings
 SERVICE = "test.Peers"
 NAME = "peers.test"
 CODEC = {"request_serializer": StringValue.SerializeToString, "response_deserializer": StringValue.FromString}
-Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 class Peers:

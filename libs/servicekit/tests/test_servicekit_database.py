@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,14 +16,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from devstack.eventually import eventually
 from servicekit import database as databases
 from servicekit import migrations, statement_spans
 from servicekit.bulk import copy_records, execute_long, raw
 from servicekit.database import Database, DatabaseUnavailable
 from servicekit.errors import Category
 from servicekit.settings import ServiceSettings, SettingsError
-
-Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 @pytest.fixture
@@ -189,13 +188,11 @@ async def kill_others(database_url: str) -> None:
     await connection.close()
 
 
-async def test_idle_connections_the_server_has_killed_are_never_noticed(
-    database: Database, database_url: str, eventually: Eventually
-) -> None:
+async def test_idle_connections_the_server_has_killed_are_never_noticed(database: Database, database_url: str) -> None:
     async with database.connect() as one, database.connect() as two:
         drivers = [await raw(one), await raw(two)]
     await kill_others(database_url)
-    await eventually(lambda: all(driver.is_closed() for driver in drivers))
+    await eventually(lambda: all(driver.is_closed() for driver in drivers), 10)
     for _ in range(5):
         assert await count_items(database) == 0
 
@@ -279,9 +276,7 @@ async def test_a_raw_transaction_is_repeated_when_its_connection_is_lost_before_
     assert await count_items(database) == 1
 
 
-async def test_a_cancelled_raw_transaction_is_rolled_back_and_its_connection_given_back(
-    database: Database, eventually: Eventually
-) -> None:
+async def test_a_cancelled_raw_transaction_is_rolled_back_and_its_connection_given_back(database: Database) -> None:
     inserted = asyncio.Event()
 
     async def body(driver: asyncpg.Connection) -> None:
@@ -292,7 +287,7 @@ async def test_a_cancelled_raw_transaction_is_rolled_back_and_its_connection_giv
     for _ in range(4):  # one more than the pool has; the row's key is free again each time
         inserted.clear()
         task = asyncio.create_task(database.run_raw_transaction(body))
-        await eventually(inserted.is_set)
+        await eventually(inserted.is_set, 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from devstack.eventually import eventually
 from servicekit import deadlines, errors
 from servicekit.errors import Category, DomainError, FieldViolation
 from servicekit.grpc.client import open_channel
@@ -32,7 +33,6 @@ from servicekit.settings import Endpoint, ServiceSettings, SettingsError
 
 SERVICE = "test.Echo"
 PATIENCE = 5.0
-Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 class EchoServicer:
@@ -139,7 +139,6 @@ class Rig:
     reader: InMemoryMetricReader
     tracer_provider: TracerProvider
     meter_provider: MeterProvider
-    eventually: Eventually
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     def open(self, **options: object) -> grpc.aio.Channel:
@@ -156,12 +155,12 @@ class Rig:
         def found() -> list[ReadableSpan]:
             return [span for span in self.exporter.get_finished_spans() if span.kind is kind]
 
-        await self.eventually(lambda: len(found()) >= count)
+        await eventually(lambda: len(found()) >= count, 10)
         return found()
 
 
 @asynccontextmanager
-async def rigged(eventually: Eventually, **settings: object) -> AsyncIterator[Rig]:
+async def rigged(**settings: object) -> AsyncIterator[Rig]:
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers, meters = TracerProvider(), MeterProvider([reader])
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
@@ -175,7 +174,7 @@ async def rigged(eventually: Eventually, **settings: object) -> AsyncIterator[Ri
         meter_provider=meters,
     )
     await server.start()
-    rig = Rig(servicer, server, None, exporter, reader, tracers, meters, eventually)
+    rig = Rig(servicer, server, None, exporter, reader, tracers, meters)
     rig.channel = rig.open(idempotent_methods=[f"{SERVICE}/Say"])
     servicer.peer = rig.open()
     try:
@@ -190,8 +189,8 @@ async def rigged(eventually: Eventually, **settings: object) -> AsyncIterator[Ri
 
 
 @pytest.fixture
-async def rig(eventually: Eventually) -> AsyncIterator[Rig]:
-    async with rigged(eventually) as rig:
+async def rig() -> AsyncIterator[Rig]:
+    async with rigged() as rig:
         yield rig
 
 
@@ -368,9 +367,9 @@ async def test_a_cancelled_call_is_cancelled_at_the_server_and_recorded_at_both_
     assert code_of(server) == code_of(client) == 1
 
 
-async def test_cancelling_passes_through_a_service_to_its_peer(rig: Rig, eventually: Eventually) -> None:
+async def test_cancelling_passes_through_a_service_to_its_peer(rig: Rig) -> None:
     call = asyncio.ensure_future(_await(say(rig.channel, "relay-slow")))
-    await eventually(lambda: len(rig.servicer.seen_timeouts) == 2)
+    await eventually(lambda: len(rig.servicer.seen_timeouts) == 2, 10)
     call.cancel()
     await asyncio.wait_for(rig.servicer.cancelled.wait(), PATIENCE)
     assert [code_of(span) for span in await rig.spans(SpanKind.SERVER, 2)] == [1, 1]
@@ -425,8 +424,8 @@ async def test_a_call_with_no_time_left_fails_without_being_sent(rig: Rig) -> No
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_calls_beyond_the_bound_are_refused_with_a_delay(eventually: Eventually) -> None:
-    async with rigged(eventually, grpc_max_concurrent_rpcs=1) as rig:
+async def test_calls_beyond_the_bound_are_refused_with_a_delay() -> None:
+    async with rigged(grpc_max_concurrent_rpcs=1) as rig:
         first = asyncio.ensure_future(_await(say(rig.channel, "wait")))
         await asyncio.wait_for(rig.servicer.entered.wait(), PATIENCE)
         with pytest.raises(DomainError) as caught, domain_errors("echo"):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
 
 import pytest
 
+from devstack.eventually import eventually
 from servicekit.lifecycle import ComponentEnded, closing, running
 from servicekit.worker import PeriodicWorker
 
-Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 FOREVER = timedelta(hours=1)
 PATIENCE = 5.0
 
@@ -90,7 +89,7 @@ async def test_a_failing_body_is_called_again_after_a_pause_that_no_notification
     assert loop.time() - began > 0.4  # 0.2 s and 0.4 s, each ±25 %
 
 
-async def test_a_body_over_its_time_is_a_failure_not_a_hang(eventually: Eventually) -> None:
+async def test_a_body_over_its_time_is_a_failure_not_a_hang() -> None:
     entered = 0
 
     async def body() -> None:
@@ -99,7 +98,7 @@ async def test_a_body_over_its_time_is_a_failure_not_a_hang(eventually: Eventual
         await asyncio.Event().wait()
 
     async with running([PeriodicWorker("w", FOREVER, body, body_timeout=timedelta(milliseconds=10))]):
-        await eventually(lambda: entered == 2)
+        await eventually(lambda: entered == 2, 10)
 
 
 async def test_stopping_lets_the_round_in_progress_finish() -> None:
