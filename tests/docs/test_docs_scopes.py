@@ -15,7 +15,7 @@ from tests.docs.tree import ROOT
 _NAMED = {"get_logger", "get_meter", "get_tracer", "PeriodicWorker"}
 _SCHEME = re.compile(r"bulksms\.(?:campaign|dispatcher|dlr_gateway|ledger|servicekit)(?:\.[a-z_0-9]+)+")
 # Services whose names are still others; none at the end.
-_OTHERS_STILL_IN = ("services/campaign/", "services/dispatcher/", "services/ledger/")
+_OTHERS_STILL_IN = ("services/campaign/", "services/dispatcher/")
 
 
 def names_given(source: str) -> Iterator[str]:
