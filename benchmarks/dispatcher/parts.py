@@ -15,7 +15,7 @@ from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, Phase, classify
 from bulksms_dispatcher.domain.recipients import Recipients, pack, pack_ids, unpack, unpack_ids
 from bulksms_dispatcher.domain.requests import render_bulk
-from bulksms_dispatcher.domain.submissions import Cutter, Progress
+from bulksms_dispatcher.domain.submissions import Cutter, SubmissionProgress
 from devstack.mitto.message_ids import new_blocks
 from smstext.parts import count_parts
 from smstext.template import Template
@@ -37,7 +37,7 @@ def part_by_part(batch_size: int) -> list[Figure]:
     known = KnownIds()
 
     def cut() -> object:
-        cutter = Cutter(batch_size, len(_NAME), Progress())
+        cutter = Cutter(batch_size, len(_NAME), SubmissionProgress())
         cutter.add(0, recipients.phones, names)
         return pack(cutter.peek())
 

@@ -28,8 +28,8 @@ _WINDOW_SHARE = 0.15
 _DISPATCHER_BACKLOG = {
     "outbox": "SELECT count(*) FROM outbox",
     "evidence": "SELECT count(*) FROM evidence",
-    "refreshes": "SELECT count(*) FROM refreshes",
-    "uncaptured": "SELECT count(*) FROM uncaptured",
+    "refreshes": "SELECT count(*) FROM report_refreshes",
+    "uncaptured": "SELECT count(*) FROM uncaptured_credits",
 }
 
 

@@ -37,7 +37,7 @@ SERVICES = (CAMPAIGN, DISPATCHER, GATEWAY, LEDGER)
 
 RETIRED = (
     # Telling others.
-    Retired(r"[Tt]ellers?\b|_teller", "publisher", still_in=(DISPATCHER,)),
+    Retired(r"[Tt]ellers?\b|_teller", "publisher"),
     Retired(r"told_by", "entry_version"),
     Retired(
         r"\b_?tell_|_tell\b|(?<!file\.)\btell\(|_TELL\b|\btold\(|_told\b|\btold_",
@@ -97,13 +97,11 @@ RETIRED = (
     ),
     # Ambiguity.
     Retired(r"(?i)doubt", "unresolved", still_in=(CAMPAIGN, DISPATCHER, "docs/operations.md", SPANNING)),
-    Retired(r"[Ss]ighting|SIGHTING", "provider record", still_in=(DISPATCHER,)),
-    Retired(r"\b[Tt]wins?\b|_twins\b", "indistinguishable candidates", only=SERVICES, still_in=(DISPATCHER,)),
-    Retired(
-        r"OperatorsWord|class Word\b|\bword\.", "lookup result; resolution", only=(DISPATCHER,), still_in=(DISPATCHER,)
-    ),
-    Retired(r"[Vv]ouched|\bvouch", "operator-confirmed", still_in=(CAMPAIGN, DISPATCHER, PROTOS)),
-    Retired(r"left_out|LEFT_OUT", "opted-out positions", still_in=(CAMPAIGN, DISPATCHER, LIBS)),
+    Retired(r"[Ss]ighting|SIGHTING", "provider record"),
+    Retired(r"\b[Tt]wins?\b|_twins\b", "indistinguishable candidates", only=SERVICES),
+    Retired(r"OperatorsWord|class Word\b|\bword\.", "lookup result; resolution", only=(DISPATCHER,)),
+    Retired(r"[Vv]ouched|\bvouch", "operator-confirmed", still_in=(CAMPAIGN, PROTOS)),
+    Retired(r"left_out|LEFT_OUT", "opted-out positions", still_in=(CAMPAIGN, LIBS)),
     Retired(
         r"BATCH_STATE_UNKNOWN|BatchState\.UNKNOWN|OUTCOME_UNKNOWN|Outcome\.UNKNOWN|_S\.UNKNOWN",
         ("UNRESOLVED; UNCONFIRMED"),

@@ -1,4 +1,4 @@
-"""What the dispatcher's tests share: peers that remember what they were told, and a dispatcher that runs for real."""
+"""What the dispatcher's tests share: peers that remember what was reported, and a dispatcher that runs for real."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ class Provider(Simulator):
 
 
 class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
-    """Keeps the last outcome of each recipient, and everything it was told."""
+    """Keeps the last outcome of each recipient, and everything that was reported to it."""
 
     def __init__(self) -> None:
-        self.told: list[results_pb2.RecordBatchResultRequest] = []
+        self.results: list[results_pb2.RecordBatchResultRequest] = []
         self.refuse_with: errors.DomainError | None = None
         self.final: dict[str, results_pb2.DeliveryReport] = {}
         self.awaited_calls = 0
@@ -94,9 +94,9 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
         self.awaited_calls += 1
         awaited = sorted(
             (phone, message_id)
-            for told in self.told
-            for group in told.groups
-            if (told.campaign_id, told.enqueue_number) == (request.campaign_id, request.enqueue_number)
+            for reported in self.results
+            for group in reported.groups
+            if (reported.campaign_id, reported.enqueue_number) == (request.campaign_id, request.enqueue_number)
             for phone, message_id in zip(group.phones, group.provider_message_ids, strict=False)
             if request.after_phone < phone <= request.last_phone and message_id not in self.final
         )[: request.page_size]
@@ -107,9 +107,9 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
     async def RecordDeliveryReports(self, request: Any, context: Any) -> Any:
         known = {
             message_id
-            for told in self.told
-            if request.tenant_id in ("", told.tenant_id)
-            for group in told.groups
+            for reported in self.results
+            if request.tenant_id in ("", reported.tenant_id)
+            for group in reported.groups
             for message_id in group.provider_message_ids
         }
         self.final |= {
@@ -122,14 +122,14 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
     async def RecordBatchResult(self, request: Any, context: Any) -> Any:
         if self.refuse_with is not None:
             raise self.refuse_with
-        self.told.append(request)
+        self.results.append(request)
         return results_pb2.RecordBatchResultResponse(changed=1)
 
     @property
     def recipients(self) -> dict[int, tuple[str, str, str]]:
         """Phone → (outcome, reason, message id): a definite outcome is not overwritten by an ambiguous one."""
         folded: dict[int, tuple[str, str, str]] = {}
-        for request in self.told:
+        for request in self.results:
             for group in request.groups:
                 name = Outcome.Name(group.outcome).removeprefix("RECIPIENT_OUTCOME_")
                 reason = types_pb2.OutcomeReason.Name(group.reason).removeprefix("OUTCOME_REASON_")

@@ -1,4 +1,4 @@
-"""SMS_BATCH_SIZE=auto: batches grow while the provider answers well, and shrink when they are too much for it."""
+"""SMS_BATCH_SIZE=auto: batches grow while the provider responds well, and shrink when they are too much for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .dispatcher_support import Peers, Provider, eventually, header, phones, ser
 AUTO = {"sms_batch_size": "auto", "sms_batch_size_min": 10, "sms_batch_size_max": 100}
 
 
-async def test_batches_grow_while_the_provider_answers_well(
+async def test_batches_grow_while_the_provider_responds_well(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     async with serving(configure(**AUTO)) as dispatcher:
@@ -37,7 +37,7 @@ async def test_batches_that_were_cut_too_large_are_cut_again_and_every_recipient
 ) -> None:
     simulator.script(behaviour, match=Match(path="bulk"))
     async with serving(configure(**AUTO)) as first, serving(configure(**AUTO)):
-        # One batch alone: the answers to others would let the size grow again before it is tried anew.
+        # One batch alone: the responses to others would let the size grow again before it is tried anew.
         await submit(
             first,
             numbers := phones(20),

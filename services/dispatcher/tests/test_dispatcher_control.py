@@ -1,4 +1,4 @@
-"""Pause, resume, cancel, suppress, priorities and the operators' view."""
+"""Pause, resume, cancel, opt-outs, priorities and the operators' view."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_paused_campaign_waits_and_goes_on_when_resumed(
     await submit(dispatcher, phones(30), head)
     other = await submit(dispatcher, phones(10, first=447_700_900_000))
     await eventually(lambda: len(peers.campaign.recipients) == 10)  # the others are not held up
-    assert {told.campaign_id for told in peers.campaign.told} == {other.campaign_id}
+    assert {reported.campaign_id for reported in peers.campaign.results} == {other.campaign_id}
     assert (await dispatcher.states())["READY"] == 3
 
     resumed = await dispatcher.resume(head)
@@ -81,7 +81,7 @@ async def test_a_batch_that_comes_back_under_a_cancelled_campaign_is_cancelled(
     assert simulator.times_accepted() == {}
 
 
-async def test_who_opts_out_before_sending_is_left_out_and_told_as_suppressed(
+async def test_who_opts_out_before_sending_is_not_written_to_and_is_reported_as_opted_out(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     head, numbers = header(), phones(30)
@@ -102,7 +102,7 @@ async def test_who_opts_out_before_sending_is_left_out_and_told_as_suppressed(
     assert await dispatcher.states() == {"ACCEPTED": 2, "CANCELLED": 1}  # one batch had nobody left
 
 
-async def test_an_ambiguous_batch_tells_the_suppressed_apart(
+async def test_an_ambiguous_batch_reports_who_opted_out_as_such(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     numbers = phones(4)
@@ -121,11 +121,11 @@ async def test_the_stats_show_depth_workers_and_pacing(dispatcher: Dispatcher, p
     await submit(dispatcher, phones(10), header(tenant_id="other"))
     await eventually(lambda: len(peers.campaign.recipients) == 10)
 
-    async def told() -> Any:
+    async def reported() -> Any:
         stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
         return stats if stats.outbox_pending == 0 and stats.workers_alive else None
 
-    stats = await eventually(told)
+    stats = await eventually(reported)
     (lane,) = stats.lanes
     assert (lane.state, lane.priority, lane.batches, lane.recipients) == (
         queue_pb2.BATCH_STATE_READY,

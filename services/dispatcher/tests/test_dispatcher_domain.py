@@ -18,7 +18,7 @@ from bulksms_dispatcher.domain.protocol import (
     ProtocolError,
     check_transition,
 )
-from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Refusal, Verdict
+from bulksms_dispatcher.domain.provider_outcomes import FollowUp, ProviderRejection, Verdict
 from bulksms_dispatcher.domain.recipients import (
     Recipients,
     pack,
@@ -38,7 +38,7 @@ from bulksms_dispatcher.domain.results import (
     whole,
 )
 from bulksms_dispatcher.domain.retries import RetryPolicy
-from bulksms_dispatcher.domain.verdicts import decide, groups_of
+from bulksms_dispatcher.domain.verdicts import groups_of, transition_after
 from smstext.parts import measure
 
 PHONES = st.lists(st.integers(10**6, 10**15 - 1), min_size=1, max_size=200, unique=True).map(sorted)
@@ -53,7 +53,7 @@ def test_what_may_have_been_sent_never_becomes_ready_again() -> None:
             reachable.add(following)
             border.append(following)
     assert BatchState.READY not in reachable
-    assert {BatchState.ACCEPTED, BatchState.REJECTED, BatchState.UNKNOWN, BatchState.CANCELLED} == FINAL
+    assert {BatchState.ACCEPTED, BatchState.REJECTED, BatchState.UNRESOLVED, BatchState.CANCELLED} == FINAL
 
 
 def test_a_move_the_protocol_does_not_have_is_our_own_mistake() -> None:
@@ -97,7 +97,7 @@ def test_every_recipient_stands_in_exactly_one_group() -> None:
     groups = (
         Group(RecipientOutcome.ACCEPTED),
         Group(RecipientOutcome.FAILED, "PROVIDER_REJECTED", "no", (4, 1)),
-        Group(RecipientOutcome.SUPPRESSED, "OPTED_OUT", "", (0,)),
+        Group(RecipientOutcome.OPTED_OUT, "OPTED_OUT", "", (0,)),
     )
     resolved = resolve(decode_groups(encode_groups(groups)), 6)
     assert [list(group.positions) for group in resolved] == [[2, 3, 5], [1, 4], [0]]
@@ -118,39 +118,41 @@ def test_the_backoff_is_3_6_12_24_48_seconds_and_then_ends() -> None:
 
 
 def test_decisions() -> None:
-    refused = OutcomeKind.REFUSED
-    retry = Verdict(refused, "RATE_LIMITED", FollowUp.RETRY, timedelta(seconds=7))
-    decision = decide(retry, 0, RETRIES, PAUSE)
-    assert (decision.target, decision.delay, decision.costs_retry, decision.account_rest) == (
+    rejected = OutcomeKind.REJECTED
+    retry = Verdict(rejected, "RATE_LIMITED", FollowUp.RETRY, timedelta(seconds=7))
+    transition = transition_after(retry, 0, RETRIES, PAUSE)
+    assert (transition.target, transition.delay, transition.costs_retry, transition.account_rest) == (
         BatchState.READY,
         timedelta(seconds=7),
         True,
         timedelta(seconds=7),
     )
-    assert decide(retry, 5, RETRIES, PAUSE).target is BatchState.DEAD
-    paused = decide(Verdict(refused, "ACCOUNT_REFUSED", FollowUp.PAUSE_ACCOUNT), 5, RETRIES, PAUSE)
+    assert transition_after(retry, 5, RETRIES, PAUSE).target is BatchState.DEAD
+    paused = transition_after(Verdict(rejected, "ACCOUNT_REFUSED", FollowUp.PAUSE_ACCOUNT), 5, RETRIES, PAUSE)
     assert (paused.target, paused.delay, paused.costs_retry) == (BatchState.READY, PAUSE, False)
-    not_sent = decide(Verdict(OutcomeKind.NOT_SENT, "CONNECT_FAILED", FollowUp.RETRY), 1, RETRIES, PAUSE)
+    not_sent = transition_after(Verdict(OutcomeKind.NOT_SENT, "CONNECT_FAILED", FollowUp.RETRY), 1, RETRIES, PAUSE)
     assert (not_sent.delay, not_sent.account_rest) == (timedelta(seconds=6), None)
 
 
 @given(
     recipients=st.integers(1, 30),
-    left_out=st.sets(st.integers(0, 29)),
-    refused=st.sets(st.integers(0, 29)),
+    opted_out_positions=st.sets(st.integers(0, 29)),
+    rejected=st.sets(st.integers(0, 29)),
 )
-def test_partial_results_name_the_right_recipients(recipients: int, left_out: set[int], refused: set[int]) -> None:
-    out = sorted(p for p in left_out if p < recipients)
+def test_partial_results_name_the_right_recipients(
+    recipients: int, opted_out_positions: set[int], rejected: set[int]
+) -> None:
+    out = sorted(p for p in opted_out_positions if p < recipients)
     asked = [p for p in range(recipients) if p not in out]
-    no = tuple(sorted(p for p in refused if p < len(asked)))
+    no = tuple(sorted(p for p in rejected if p < len(asked)))
     if not asked:
         return
     accepted = len(asked) - len(no)
-    kind = OutcomeKind.ACCEPTED if accepted else OutcomeKind.REFUSED
-    verdict = Verdict(kind, "", refusals=(Refusal(no, "bad"),) if no else (), message_ids=["x"] * accepted)
-    groups = resolve(groups_of(decide(verdict, 0, RETRIES, PAUSE), verdict, recipients, out), recipients)
+    kind = OutcomeKind.ACCEPTED if accepted else OutcomeKind.REJECTED
+    verdict = Verdict(kind, "", rejections=(ProviderRejection(no, "bad"),) if no else (), message_ids=["x"] * accepted)
+    groups = resolve(groups_of(transition_after(verdict, 0, RETRIES, PAUSE), verdict, recipients, out), recipients)
     by_outcome = {group.outcome: list(group.positions) for group in groups}
-    assert by_outcome.get(RecipientOutcome.SUPPRESSED, []) == out
+    assert by_outcome.get(RecipientOutcome.OPTED_OUT, []) == out
     assert by_outcome.get(RecipientOutcome.FAILED, []) == [asked[p] for p in no]
     assert by_outcome.get(RecipientOutcome.ACCEPTED, []) == [asked[p] for p in range(len(asked)) if p not in no]
 
@@ -192,7 +194,7 @@ def test_a_constant_text_with_percent_signs_is_sent_as_it_is() -> None:
     assert message["destination"] == "+306900000001"
 
 
-def test_positions_left_out_are_not_in_the_request() -> None:
+def test_opted_out_positions_are_not_in_the_request() -> None:
     recipients = Recipients([1000001, 1000002, 1000003], ["a", "b", "c"])
     request = render_bulk("acc", "Shop", "Hi {{n}}", ["n"], recipients, {1})
     assert [m["sms"]["text"] for m in json.loads(request.body)["messages"]] == ["Hi a", "Hi c"]

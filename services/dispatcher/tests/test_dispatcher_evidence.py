@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
-from bulksms_dispatcher.providers.status import read_answer
+from bulksms_dispatcher.providers.lookup import read_response
 from bulksms_dispatcher.settings import Settings
 from devstack.mitto.behaviours import Behaviour, Latency
 from servicekit.database import Database
@@ -30,7 +30,7 @@ from .dispatcher_support import (
     submit,
 )
 
-# On the wire together: neither of two is in doubt yet when the other one is sent.
+# On the wire together: neither of two is ambiguous yet when the other one is sent.
 CUT_OFF_LATE = Behaviour(latency=Latency(constant_seconds=2.0), answer="reset")
 
 
@@ -70,7 +70,7 @@ async def test_reports_of_all_its_recipients_resolve_a_batch_to_what_the_provide
     sent = {int(message.destination[1:]): message.message_id for message in simulator.accepted()}
     assert await offer(dispatcher, *sent.values()) == list(range(10))  # campaign does not know them yet
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
-    assert {phone: told[2] for phone, told in peers.campaign.recipients.items()} == sent
+    assert {phone: reported[2] for phone, reported in peers.campaign.recipients.items()} == sent
     batch = await only_batch(dispatcher)
     assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
     await eventually(lambda: peers.ledger.captured == 10)
@@ -111,14 +111,14 @@ async def test_messages_that_cannot_be_told_apart_resolve_their_recipients_only_
     await offer(dispatcher, sent[0].message_id)
     await eventually(lambda: evidence_reason(database, sent[0].message_id, "NOT_UNIQUE"))
     await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": 10})
-    # Two messages that cannot be told apart, and two recipients who were sent one at most: each was sent one.
+    # Two messages that cannot be distinguished, and two recipients who were sent one at most: each was sent one.
     await offer(dispatcher, *(message.message_id for message in sent))
     await eventually(lambda: _in_state(dispatcher, "ACCEPTED", 2))
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
     await eventually(lambda: peers.ledger.captured == 20)
     bulks = {message.message_id: message.bulk_id for message in sent}
-    for told in peers.campaign.told:
-        ids = [message_id for group in told.groups for message_id in group.provider_message_ids]
+    for reported in peers.campaign.results:
+        ids = [message_id for group in reported.groups for message_id in group.provider_message_ids]
         assert len({bulks[message_id] for message_id in ids}) <= 1, "not mixed up"
 
 
@@ -159,11 +159,11 @@ async def test_the_sender_tells_messages_apart_that_are_otherwise_the_same(
         b"[" * 100_000,
     ],
 )
-def test_a_sighting_that_is_not_whole_is_none(body: bytes) -> None:
-    assert read_answer(body, "id").sighting is None
+def test_a_provider_record_that_is_not_whole_is_none(body: bytes) -> None:
+    assert read_response(body, "id").provider_record is None
 
 
-def test_a_sighting_is_read_wherever_clients_have_found_it() -> None:
+def test_a_provider_record_is_read_wherever_clients_have_found_it() -> None:
     bodies = (
         (
             b'{"messageId":"id","text":"Hi","conversation":{"participants":[{"messagingAppIdentifier":"+306900000001"}]},'
@@ -175,7 +175,7 @@ def test_a_sighting_is_read_wherever_clients_have_found_it() -> None:
         ),
         b'{"text":"Hi","destination":306900000001,"createdAt":"2026-11-22 10:00:00.123456"}',
     )
-    found = [read_answer(body, "id").sighting for body in bodies]
+    found = [read_response(body, "id").provider_record for body in bodies]
     assert found[0] is not None
     assert found == [found[0]] * 3
     assert (found[0].destination, found[0].sender) == (306_900_000_001, None)
@@ -188,7 +188,7 @@ async def test_an_id_of_an_accepted_batch_is_not_taken_for_evidence_of_another_w
         await submit(first, phones(10))
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
     known = next(iter(simulator.accepted())).message_id
-    # Another process: the id is not in its memory, only in the answers.
+    # Another process: the id is not in its memory, only in the stored responses.
     async with serving(configure()) as second:
         simulator.script("500")  # not accepted, but who knows
         await submit(second, phones(10))
@@ -205,8 +205,8 @@ async def test_another_text_or_an_id_the_provider_does_not_know_proves_nothing(
     await submit(dispatcher, phones(10), header(text="Other"))
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
     other = next(iter(simulator.accepted())).message_id
-    async with database.begin() as connection:  # as if this answer had never been recorded, here or anywhere
-        await connection.execute(text("DELETE FROM answers"))
+    async with database.begin() as connection:  # as if this response had never been recorded, here or anywhere
+        await connection.execute(text("DELETE FROM provider_responses"))
     simulator.script("accept-then-reset")
     await submit(dispatcher, phones(10))
     await eventually(lambda: _in_state(dispatcher, "AMBIGUOUS", 1))
@@ -264,7 +264,9 @@ async def test_evidence_after_the_horizon_is_told_and_a_capture_refused_for_good
 
     async def uncaptured() -> list[tuple[int, str]]:
         async with database.connect() as connection:
-            return [tuple(row) for row in await connection.execute(text("SELECT units, reason FROM uncaptured"))]
+            return [
+                tuple(row) for row in await connection.execute(text("SELECT units, reason FROM uncaptured_credits"))
+            ]
 
     await eventually(uncaptured)
     assert await uncaptured() == [(1, "RESERVATION_STATE")]
@@ -287,18 +289,18 @@ async def test_an_operator_s_acceptance_is_told_captured_and_kept_with_its_autho
         evidence="Mitto's invoice",
     )
     for _ in range(2):
-        answer = await dispatcher.queue.ResolveBatch(request, metadata=[("x-operator", "maria")])
-        assert answer.batch.state == queue_pb2.BATCH_STATE_ACCEPTED
+        reply = await dispatcher.queue.ResolveBatch(request, metadata=[("x-operator", "maria")])
+        assert reply.batch.state == queue_pb2.BATCH_STATE_ACCEPTED
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
-    assert sorted(told[2] for told in peers.campaign.recipients.values()) == [""] * 9 + [named.message_id]
+    assert sorted(reported[2] for reported in peers.campaign.recipients.values()) == [""] * 9 + [named.message_id]
     await eventually(lambda: peers.ledger.captured == 10)
     async with database.connect() as connection:
-        (kept,) = await connection.execute(text("SELECT kind, reason, operator FROM operations"))
+        (kept,) = await connection.execute(text("SELECT kind, reason, operator FROM operator_actions"))
     assert (kept.kind, kept.reason) == ("RESOLVE_ACCEPTED", "Mitto's invoice")
     assert kept.operator.startswith("maria ")
     # The others' reports still come: now campaign learns their ids, and nothing is captured twice.
     await offer(dispatcher, *(message.message_id for message in simulator.accepted()))
-    await eventually(lambda: all(told[2] for told in peers.campaign.recipients.values()))
+    await eventually(lambda: all(reported[2] for reported in peers.campaign.recipients.values()))
     assert peers.ledger.captured == 10
 
 
@@ -317,9 +319,9 @@ async def test_an_operator_s_not_sent_fails_the_recipients_and_is_refused_where_
     with pytest.raises(grpc.aio.AioRpcError) as reused:
         await resolve(dispatcher, batch.batch_id, queue_pb2.RESOLUTION_ACCEPTED, request_id=request_id)
     assert reason_of(reused.value) == "REQUEST_ID_REUSED"
-    with pytest.raises(grpc.aio.AioRpcError) as settled:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
         await resolve(dispatcher, batch.batch_id, queue_pb2.RESOLUTION_ACCEPTED)
-    assert reason_of(settled.value) == "BATCH_STATE"
+    assert reason_of(refused.value) == "BATCH_STATE"
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await resolve(dispatcher, str(uuid.uuid4()), queue_pb2.RESOLUTION_ACCEPTED)
     assert reason_of(unknown.value) == "BATCH_NOT_FOUND"
@@ -332,9 +334,9 @@ async def test_an_operator_s_not_sent_fails_the_recipients_and_is_refused_where_
     await eventually(lambda: _in_state(dispatcher, "AMBIGUOUS", 1))
     await offer(dispatcher, next(iter(simulator.accepted())).message_id)
     await eventually(lambda: peers.campaign.outcomes["ACCEPTED"] == 1)
-    (doubtful,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_AMBIGUOUS)
+    (unresolved,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_AMBIGUOUS)
     with pytest.raises(grpc.aio.AioRpcError) as refuted:
-        await resolve(dispatcher, doubtful.batch_id, queue_pb2.RESOLUTION_NOT_SENT)
+        await resolve(dispatcher, unresolved.batch_id, queue_pb2.RESOLUTION_NOT_SENT)
     assert reason_of(refuted.value) == "BATCH_STATE"
 
 

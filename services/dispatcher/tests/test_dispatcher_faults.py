@@ -44,10 +44,10 @@ AMBIGUOUS_AFTER_ACCEPTANCE = {
     "ids-null": "ID_MISSING",
     "ids-missing": "ID_MISSING",
     "ids-empty": "",
-    "html-with-200": "ANSWER_UNREADABLE",
+    "html-with-200": "RESPONSE_UNREADABLE",
     "huge-answer": "RESPONSE_TOO_LARGE",
-    "truncated-json": "ANSWER_UNREADABLE",
-    "empty-answer": "ANSWER_UNREADABLE",
+    "truncated-json": "RESPONSE_UNREADABLE",
+    "empty-answer": "RESPONSE_UNREADABLE",
     "slow-drip": "READ_TIMEOUT",
 }
 
@@ -100,7 +100,7 @@ async def test_what_the_provider_refused_whole_is_sent_again_and_only_once(
     assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
     assert simulator.times_accepted() == {1: RECIPIENTS}
     attempts = await dispatcher.attempts(batch.batch_id)
-    assert [attempt.outcome for attempt in attempts] == ["REFUSED", "ACCEPTED"]
+    assert [attempt.outcome for attempt in attempts] == ["REJECTED", "ACCEPTED"]
     assert attempts[0].http_status == int(behaviour[:3])
     assert attempts[1].epoch > attempts[0].epoch
 
@@ -150,7 +150,7 @@ async def test_ids_that_were_given_out_before_prove_nothing(
 async def test_ids_in_another_order_cannot_be_told_from_the_right_one_and_do_no_more_harm_than_that(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    """The answer names no destination: position is all there is. Nobody is sent to twice, everyone has an id."""
+    """The response names no destination: position is all there is. Nobody is sent to twice, everyone has an id."""
     simulator.script("ids-shuffled")
     batch = await send_one_batch(dispatcher, peers)
 
@@ -166,19 +166,19 @@ async def test_only_the_refused_part_of_a_bulk_fails(dispatcher: Dispatcher, sim
 
     assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
     numbers = phones(RECIPIENTS)
-    told = peers.campaign.recipients
-    assert [told[number][0] for number in numbers] == ["ACCEPTED", "FAILED", "ACCEPTED", "FAILED"]
+    reported = peers.campaign.recipients
+    assert [reported[number][0] for number in numbers] == ["ACCEPTED", "FAILED", "ACCEPTED", "FAILED"]
     truth = {int(message.destination[1:]): message.message_id for message in simulator.accepted()}
-    assert {number: told[number][2] for number in numbers if told[number][2]} == truth
+    assert {number: reported[number][2] for number in numbers if reported[number][2]} == truth
     await eventually(lambda: peers.ledger.captured == 2)
 
 
-async def test_what_is_refused_for_now_is_sent_in_a_batch_of_its_own(
+async def test_what_is_rejected_for_now_is_sent_in_a_batch_of_its_own(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    refusal = PartialRefusal(form="item_error", positions=(1, 3), error_text="Handset busy, try later")
-    simulator.script(Behaviour(partial=refusal), repeat=1)
-    async with serving(configure(retryable_refusals=("try later",))) as dispatcher:
+    rejection = PartialRefusal(form="item_error", positions=(1, 3), error_text="Handset busy, try later")
+    simulator.script(Behaviour(partial=rejection), repeat=1)
+    async with serving(configure(retryable_rejections=("try later",))) as dispatcher:
         numbers = phones(RECIPIENTS)
         await submit(dispatcher, numbers)
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
@@ -186,17 +186,17 @@ async def test_what_is_refused_for_now_is_sent_in_a_batch_of_its_own(
         _, rest = await dispatcher.batches()
         assert (rest.recipients, rest.epoch, rest.attempts) == (2, 1, 1)
     truth = {int(message.destination[1:]): message.message_id for message in simulator.accepted()}
-    assert {number: told[2] for number, told in peers.campaign.recipients.items()} == truth
+    assert {number: reported[2] for number, reported in peers.campaign.recipients.items()} == truth
     assert simulator.times_accepted() == {1: RECIPIENTS}
     assert peers.ledger.captured == RECIPIENTS
 
 
-async def test_what_is_refused_for_now_again_and_again_fails_at_last(
+async def test_what_is_rejected_for_now_again_and_again_fails_at_last(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    refusal = PartialRefusal(form="item_error", destination_suffix="1", error_text="Handset busy, try later")
-    simulator.script(Behaviour(partial=refusal), repeat=10)
-    async with serving(configure(retryable_refusals=("try later",), queue_max_retries=2)) as dispatcher:
+    rejection = PartialRefusal(form="item_error", destination_suffix="1", error_text="Handset busy, try later")
+    simulator.script(Behaviour(partial=rejection), repeat=10)
+    async with serving(configure(retryable_rejections=("try later",), queue_max_retries=2)) as dispatcher:
         await submit(dispatcher, phones(RECIPIENTS))
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS - 1, "FAILED": 1})
         assert await dispatcher.states() == {"ACCEPTED": 1, "REJECTED": 2}
@@ -212,7 +212,7 @@ async def test_a_refusal_that_does_not_say_whom_it_refuses_is_ambiguous(
     assert batch.state == queue_pb2.BATCH_STATE_AMBIGUOUS
 
 
-async def test_a_late_answer_resolves_what_was_ambiguous(
+async def test_a_late_response_resolves_what_was_ambiguous(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     simulator.script(Behaviour(latency=Latency(constant_seconds=1.0)))

@@ -1,4 +1,4 @@
-"""Faults at every place they can happen: each of 200 bytes of request and answer, each status there is."""
+"""Faults wherever they can happen: each of 200 bytes of request and response, each status there is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def send_into(
 ) -> Counter[str]:
     """One request into each of the steps, several at a time; the states of all batches once everybody has a status.
 
-    Nobody is sent to twice, and everyone who was not accepted is told why.
+    Nobody is sent to twice, and everyone who was not accepted is reported why.
     """
     count = len(steps) * size
     simulator.script(*steps)
@@ -40,8 +40,8 @@ async def send_into(
         await submit(dispatcher, phones(count))
         await eventually(lambda: len(peers.campaign.recipients) == count, 90)
         states = await dispatcher.states()
-    told = peers.campaign.recipients.values()
-    assert all(reason for outcome, reason, _ in told if outcome != "ACCEPTED")
+    reported = peers.campaign.recipients.values()
+    assert all(reason for outcome, reason, _ in reported if outcome != "ACCEPTED")
     assert set(simulator.times_accepted()) <= {1}, "nobody twice"
     assert simulator.stats().script_steps_remaining == 0, "each step was met"
     return states
@@ -57,7 +57,7 @@ async def test_an_answer_cut_at_any_byte_never_leads_to_a_second_send(
     steps = [Behaviour(answer="cut", cut_at_byte=byte, cut_end=next(ends)) for byte in cuts]  # type: ignore[arg-type]
     with Provider(simulator) as provider:
         states = await send_into(configure, provider, peers, steps, use_bulk=use_bulk, size=size)
-        assert states == {"AMBIGUOUS": POSITIONS}, "without its last byte it is no answer"
+        assert states == {"AMBIGUOUS": POSITIONS}, "without its last byte it is no response"
         assert provider.times_accepted() == {1: POSITIONS * size}
 
 
@@ -65,7 +65,7 @@ async def test_an_answer_cut_at_any_byte_never_leads_to_a_second_send(
 async def test_a_request_cut_at_any_byte_never_leads_to_a_second_send(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers, use_bulk: bool, size: int
 ) -> None:
-    # To beyond the last byte: then the whole request was read, and a reset is the answer.
+    # To beyond the last byte: then the whole request was read, and a reset is the response.
     steps = [Behaviour(cut_request_at_byte=byte) for byte in range(1, 3 * POSITIONS, 3)]
     states = await send_into(configure, simulator, peers, steps, use_bulk=use_bulk, size=size)
 
@@ -74,12 +74,12 @@ async def test_a_request_cut_at_any_byte_never_leads_to_a_second_send(
 
 
 def answer_length(simulator: Provider, use_bulk: bool, size: int) -> int:
-    """How many bytes a polite answer has, its head included."""
+    """How many bytes a polite response has, its head included."""
     message = {"trafficAccountId": ACCOUNT, "destination": "+306900000000", "sms": {"text": "Hello", "sender": "Shop"}}
     path, body = (BULK_PATH, {"messages": [message] * size}) if use_bulk else (SEND_PATH, message)
-    answer = httpx.post(simulator.base_url + path, json=body, headers={"X-Mitto-API-Key": "key"}, trust_env=False)
-    head = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in answer.headers.raw), b"", b""]
-    return len(b"\r\n".join(head)) + len(answer.content)
+    response = httpx.post(simulator.base_url + path, json=body, headers={"X-Mitto-API-Key": "key"}, trust_env=False)
+    head = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in response.headers.raw), b"", b""]
+    return len(b"\r\n".join(head)) + len(response.content)
 
 
 async def test_every_status_there_is_comes_to_something_that_is_true(
@@ -91,8 +91,8 @@ async def test_every_status_there_is_comes_to_something_that_is_true(
     await send_into(configure, simulator, peers, [*before, *after])
 
     accepted = {int(message.destination[1:]) for message in simulator.accepted()}
-    told = {phone: outcome for phone, (outcome, _, _) in peers.campaign.recipients.items()}
-    assert set(told.values()) == {"ACCEPTED", "FAILED", "AMBIGUOUS"}
-    assert {phone for phone, outcome in told.items() if outcome == "ACCEPTED"} <= accepted
-    assert {phone for phone, outcome in told.items() if outcome == "FAILED"}.isdisjoint(accepted)
+    reported = {phone: outcome for phone, (outcome, _, _) in peers.campaign.recipients.items()}
+    assert set(reported.values()) == {"ACCEPTED", "FAILED", "AMBIGUOUS"}
+    assert {phone for phone, outcome in reported.items() if outcome == "ACCEPTED"} <= accepted
+    assert {phone for phone, outcome in reported.items() if outcome == "FAILED"}.isdisjoint(accepted)
     assert len(accepted) >= 210

@@ -94,14 +94,14 @@ async def test_an_answer_the_database_never_got_resolves_its_batch_after_the_cra
         await submit(dispatcher, phones(10), head, [str(n) for n in range(10)])
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
         (batch,) = await dispatcher.batches()
-    told = peers.campaign.recipients
-    peers.campaign.told.clear()
+    reported = peers.campaign.recipients
+    peers.campaign.results.clear()
     peers.ledger.captures.clear()
     body = await as_if_the_commit_had_been_lost(database, state)
     leave_behind(configure().journal_path, batch.batch_id, body)
     async with serving(configure()) as dispatcher:
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
-        assert peers.campaign.recipients == told
+        assert peers.campaign.recipients == reported
         await eventually(lambda: peers.ledger.captured == 10)
         assert await dispatcher.states() == {"ACCEPTED": 1}
     assert simulator.times_accepted() == {1: 10}
@@ -136,8 +136,8 @@ async def as_if_the_commit_had_been_lost(database: Database, state: str) -> byte
     number = {"ARMED": 3, "AMBIGUOUS": 6}[state]
     lease = "clock_timestamp() + interval '1 hour'" if state == "ARMED" else "NULL"
     async with database.begin() as connection:
-        row = (await connection.execute(text("SELECT bulk_id, message_ids FROM answers"))).one()
-        await connection.execute(text("DELETE FROM answers"))
+        row = (await connection.execute(text("SELECT bulk_id, message_ids FROM provider_responses"))).one()
+        await connection.execute(text("DELETE FROM provider_responses"))
         await connection.execute(text("DELETE FROM outbox"))
         await connection.execute(text("UPDATE attempts SET ended_at = NULL, outcome = '', accepted = 0"))
         await connection.execute(text(f"UPDATE batches SET state = {number}, bulk_id = '', lease_until = {lease}"))

@@ -312,7 +312,7 @@ async def test_a_blocked_account_waits_for_as_long_as_it_was_told(redis: Redis, 
 
 
 async def test_a_429_halves_the_rate_once_however_many_workers_get_one(redis: Redis, redis_key_prefix: str) -> None:
-    slow = Slowdown(hold=HOUR, recovery=HOUR)
+    slow = Slowdown(halved_for=HOUR, recovery=HOUR)
     paced = limiter(redis, redis_key_prefix, account=Limit(100, window=HOUR), slowdown=slow)
     shares = await asyncio.gather(*(paced.back_off(timedelta(milliseconds=1)) for _ in range(20)))
     assert set(shares) == {0.5}
@@ -328,7 +328,7 @@ async def _rested(redis: Redis, prefix: str) -> bool:
 async def test_a_slowed_account_comes_back_little_by_little(redis: Redis, redis_key_prefix: str) -> None:
     """20 workers: in no window are there more than the share of its end allows, and at last all of it is used."""
     recovery = timedelta(seconds=2)
-    slow = Slowdown(hold=timedelta(milliseconds=400), recovery=recovery)
+    slow = Slowdown(halved_for=timedelta(milliseconds=400), recovery=recovery)
     paced = limiter(redis, redis_key_prefix, account=Limit(20, window=WINDOW), slowdown=slow)
     await paced.back_off(timedelta(milliseconds=1))
     stored = await redis.hgetall(f"{redis_key_prefix}{{pacing}}:slowed:account")

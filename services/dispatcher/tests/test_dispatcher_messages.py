@@ -1,4 +1,4 @@
-"""Single messages: the same protocol in the urgent lane, a credit each, and an answer within one provider call."""
+"""Single messages: the same protocol in the urgent lane, a credit each, and a reply within one provider call."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_message_is_sent_captured_and_read_again(
     ((reservation_id, close),) = peers.ledger.closed.items()
     assert reservation_id in peers.ledger.reserved
     assert close.expected_captured == 1
-    assert peers.campaign.told == []
+    assert peers.campaign.results == []
     (batch,) = await dispatcher.batches()
     assert (batch.campaign_id, batch.priority) == ("", dispatch_pb2.PRIORITY_URGENT)
 
@@ -96,7 +96,7 @@ async def test_what_becomes_of_a_message_is_said_at_once(
     message = (await dispatcher.messages.SendMessage(asking())).message
     assert (message.status, message.reason) == (status, reason)
     if captured is None:
-        assert peers.ledger.closed == {}  # held until it is resolved
+        assert peers.ledger.closed == {}  # reserved until it is resolved
     else:
         await eventually(lambda: len(peers.ledger.closed) == 1)
         assert peers.ledger.captured == captured

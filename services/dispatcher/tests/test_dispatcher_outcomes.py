@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.protocol import OutcomeKind
-from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, FollowUp, Phase, Refusal, classify
-from bulksms_dispatcher.domain.provider_responses import parse_answer
+from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, FollowUp, Phase, ProviderRejection, classify
+from bulksms_dispatcher.domain.provider_responses import parse_response
 from bulksms_dispatcher.providers.retry_after import MAX_RETRY_AFTER, parse_retry_after
 
-A, R, N, X = OutcomeKind.ACCEPTED, OutcomeKind.REFUSED, OutcomeKind.NOT_SENT, OutcomeKind.AMBIGUOUS
+A, R, N, X = OutcomeKind.ACCEPTED, OutcomeKind.REJECTED, OutcomeKind.NOT_SENT, OutcomeKind.AMBIGUOUS
 NO, RETRY, PAUSE, PARK = FollowUp.NONE, FollowUp.RETRY, FollowUp.PAUSE_ACCOUNT, FollowUp.PARK
 
 
@@ -25,7 +25,7 @@ def bulk(*items: object, bulk_id: str = "b") -> bytes:
 
 
 TWO = bulk("one", "two")
-REFUSED_ITEM = {"error": {"code": "bad", "message": "Invalid destination"}}
+REJECTED_ITEM = {"error": {"code": "bad", "message": "Invalid destination"}}
 
 FAULTS = [
     (Phase.WAITING, Fault.POOL_TIMEOUT, N, RETRY),
@@ -54,33 +54,33 @@ def test_an_exchange_that_broke_off(
     assert (verdict.kind, verdict.reason, verdict.follow_up) == (kind, fault.value, follow_up)
 
 
-ANSWERS = [
+RESPONSES = [
     (200, TWO, A, "", NO),
     (202, TWO, A, "", NO),
     (299, TWO, A, "", NO),
     (200, bulk("one", {"id": "two"}), A, "", NO),
-    (200, bulk("one", REFUSED_ITEM), A, "", NO),
+    (200, bulk("one", REJECTED_ITEM), A, "", NO),
     (200, bulk("one", {"messageId": None, "error": "no"}), A, "", NO),
-    (200, bulk(REFUSED_ITEM, REFUSED_ITEM), R, "PROVIDER_REJECTED", NO),
+    (200, bulk(REJECTED_ITEM, REJECTED_ITEM), R, "PROVIDER_REJECTED", NO),
     (200, bulk("one"), X, "ID_COUNT_MISMATCH", NO),
     (200, bulk("one", "two", "three"), X, "ID_COUNT_MISMATCH", NO),
     (200, bulk(), X, "ID_COUNT_MISMATCH", NO),
     (200, b"{}", X, "ID_COUNT_MISMATCH", NO),
     (200, bulk("one", None), X, "ID_MISSING", NO),
     (200, bulk("one", {}), X, "ID_MISSING", NO),
-    (200, bulk("one", {"messageId": "two", "error": "no"}), X, "ANSWER_UNREADABLE", NO),
+    (200, bulk("one", {"messageId": "two", "error": "no"}), X, "RESPONSE_UNREADABLE", NO),
     (200, bulk("one", "one"), X, "ID_REPEATED", NO),
     (200, bulk("one", "known"), X, "ID_KNOWN", NO),
     (200, bulk("one", ""), X, "ID_MALFORMED", NO),
     (200, bulk("one", "x" * 65), X, "ID_MALFORMED", NO),
     (200, bulk("one", "new\nline"), X, "ID_MALFORMED", NO),
-    (200, bulk("one", {"messageId": 7}), X, "ANSWER_UNREADABLE", NO),
-    (200, b"", X, "ANSWER_UNREADABLE", NO),
-    (200, b"<html>OK</html>", X, "ANSWER_UNREADABLE", NO),
-    (200, b"\xff\xfe", X, "ANSWER_UNREADABLE", NO),
-    (200, TWO[:-3], X, "ANSWER_UNREADABLE", NO),
-    (200, b"[" * 100_000, X, "ANSWER_UNREADABLE", NO),
-    (204, b"", X, "ANSWER_UNREADABLE", NO),
+    (200, bulk("one", {"messageId": 7}), X, "RESPONSE_UNREADABLE", NO),
+    (200, b"", X, "RESPONSE_UNREADABLE", NO),
+    (200, b"<html>OK</html>", X, "RESPONSE_UNREADABLE", NO),
+    (200, b"\xff\xfe", X, "RESPONSE_UNREADABLE", NO),
+    (200, TWO[:-3], X, "RESPONSE_UNREADABLE", NO),
+    (200, b"[" * 100_000, X, "RESPONSE_UNREADABLE", NO),
+    (204, b"", X, "RESPONSE_UNREADABLE", NO),
     (301, TWO, X, "UNEXPECTED_STATUS", NO),
     (307, b"", X, "UNEXPECTED_STATUS", NO),
     (400, b'{"message":"Invalid sender"}', R, "PROVIDER_REJECTED", NO),
@@ -110,8 +110,8 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "kind", "reason", "follow_up"), ANSWERS)
-def test_an_answer_read_to_its_end(
+@pytest.mark.parametrize(("status", "body", "kind", "reason", "follow_up"), RESPONSES)
+def test_a_response_read_to_its_end(
     status: int, body: bytes, kind: OutcomeKind, reason: str, follow_up: FollowUp
 ) -> None:
     known = KnownIds()
@@ -137,26 +137,26 @@ def test_whatever_comes_gets_a_verdict_and_only_certainty_is_sent_again(
         assert status in (401, 403, 429)
         assert b"messageId" not in body
     if verdict.kind is A:
-        assert len(verdict.message_ids) + sum(len(r.positions) for r in verdict.refusals) == 2
+        assert len(verdict.message_ids) + sum(len(r.positions) for r in verdict.rejections) == 2
 
 
 def test_a_partial_refusal_says_who_and_why() -> None:
     body = bulk("one", {"error": "bad number +306900000001"}, {"error": "bad number +306900000002"}, "four")
     verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), 4, KnownIds())
     assert verdict.message_ids == ["one", "four"]
-    assert verdict.refusals == (Refusal((1, 2), "bad number ***"),)
+    assert verdict.rejections == (ProviderRejection((1, 2), "bad number ***"),)
 
 
 @pytest.mark.parametrize("body", [b'{"messageId":"m"}', b'{"id":"m"}', b'{"messages":[{"messageId":"m"}]}'])
-def test_a_single_send_answers_in_three_shapes(body: bytes) -> None:
+def test_a_single_send_is_responded_to_in_three_shapes(body: bytes) -> None:
     verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), 1, KnownIds())
     assert (verdict.kind, verdict.message_ids) == (A, ["m"])
 
 
 def test_descriptions_are_short_and_hold_no_number() -> None:
-    answer = parse_answer(json.dumps({"message": "Cannot  send to +30 690 000-0001:\n" + "x" * 500}).encode())
-    assert answer.description.startswith("Cannot send to ***: xxx")
-    assert len(answer.description) == 200
+    response = parse_response(json.dumps({"message": "Cannot  send to +30 690 000-0001:\n" + "x" * 500}).encode())
+    assert response.description.startswith("Cannot send to ***: xxx")
+    assert len(response.description) == 200
 
 
 def test_remembered_ids_are_bounded() -> None:

@@ -154,7 +154,7 @@ async def test_three_replicas_use_their_limits_and_never_exceed_them(
                 await submit(first, phones(440, first=int(prefix.ljust(12, "0"))), head)
             for head in heads.values():
                 await first.resume(head)
-            await eventually(lambda: len(peers.campaign.told) == 1320, 200)
+            await eventually(lambda: len(peers.campaign.results) == 1320, 200)
     arrivals = sorted(request.arrived_at for request in simulator.requests())
     assert simulator.times_accepted() == {1: 1320}
     assert busiest_window(arrivals, timedelta(seconds=1)) <= 100

@@ -1,5 +1,5 @@
-"""The send protocol, every interleaving of it: one batch, two workers, crashes, freezes, lost answers and a cancel;
-evidence, the journal of answers, an operator's word and the end of patience.
+"""The send protocol, every interleaving of it: one batch, two workers, crashes, freezes, lost responses and a cancel;
+evidence, the journal of responses, an operator's resolution and the end of patience.
 
 A model, not the code: it shows that the rules are enough, and that each of them is needed. The rules are switches, and
 each one switched off must produce its violation.
@@ -15,14 +15,14 @@ import pytest
 
 from bulksms_dispatcher.domain.protocol import TRANSITIONS, BatchState
 
-READY, LEASED, ARMED, ACCEPTED, REJECTED, AMBIGUOUS, UNKNOWN, CANCELLED = (
+READY, LEASED, ARMED, ACCEPTED, REJECTED, AMBIGUOUS, UNRESOLVED, CANCELLED = (
     BatchState.READY,
     BatchState.LEASED,
     BatchState.ARMED,
     BatchState.ACCEPTED,
     BatchState.REJECTED,
     BatchState.AMBIGUOUS,
-    BatchState.UNKNOWN,
+    BatchState.UNRESOLVED,
     BatchState.CANCELLED,
 )
 MAX_EPOCH = 3
@@ -37,11 +37,11 @@ class Step(Enum):
     SENT = 3
     """The provider has accepted; the worker does not know yet."""
     KNOWS = 4
-    """It has read the answer."""
+    """It has read the response."""
     UNSURE = 5
-    """The answer was lost."""
-    REFUSED = 7
-    """The provider has refused it whole, and the worker knows."""
+    """The response was lost."""
+    REJECTED = 7
+    """The provider has rejected it whole, and the worker knows."""
     PERHAPS_ARMED = 6
     """The database did not confirm the arming: nothing is sent, the batch is handed back."""
 
@@ -63,8 +63,8 @@ class World:
     workers: tuple[Worker, Worker] = (Worker(), Worker())
     journal: frozenset[int] = frozenset()
     """Epochs whose acceptance is on a disk; it stays there when its worker crashes."""
-    refusals: frozenset[int] = frozenset()
-    """The same of refusals (429)."""
+    rejections: frozenset[int] = frozenset()
+    """The same of rejections (429)."""
     moves: frozenset[tuple[BatchState, BatchState]] = frozenset()
 
 
@@ -116,13 +116,13 @@ def resolutions(world: World, rules: Rules) -> Iterator[World]:
     """What may be learnt of a batch from elsewhere, at any time."""
     if world.epoch in world.journal and world.state in (ARMED, AMBIGUOUS):
         yield moved(world, ACCEPTED)
-    refused = world.epoch in world.refusals or (world.refusals and not rules.journal_asks_for_the_epoch)
-    if refused and world.state is ARMED and world.epoch < MAX_EPOCH:
+    rejected = world.epoch in world.rejections or (world.rejections and not rules.journal_asks_for_the_epoch)
+    if rejected and world.state is ARMED and world.epoch < MAX_EPOCH:
         yield moved(world, CANCELLED if world.cancelled else READY, epoch=world.epoch + 1)
     if world.state is AMBIGUOUS:
         if world.sends or not rules.evidence_must_match:
             yield moved(world, ACCEPTED)
-        yield moved(world, UNKNOWN)
+        yield moved(world, UNRESOLVED)
     # An operator says what is true when he says it.
     if world.state is AMBIGUOUS:
         may_still_send = any(worker.step is Step.ARMED for worker in world.workers)
@@ -147,9 +147,9 @@ def worker_steps(world: World, index: int, rules: Rules) -> Iterator[World]:
             yield replace(world, workers=at(world, index, Step.SENT), sends=world.sends + 1)
             if world.state is ARMED and mine:  # provably not sent (rule 3)
                 yield from handed_back(world, index)
-            refusals = world.refusals | {worker.epoch}
-            yield replace(world, workers=at(world, index, Step.REFUSED), refusals=refusals)
-        case Step.REFUSED:
+            rejections = world.rejections | {worker.epoch}
+            yield replace(world, workers=at(world, index, Step.REJECTED), rejections=rejections)
+        case Step.REJECTED:
             if world.state is ARMED and mine:
                 yield from handed_back(world, index)
         case Step.PERHAPS_ARMED:
@@ -227,9 +227,9 @@ def violations(world: World) -> set[str]:
     if world.sends > 1:
         found.add("sent twice")
     if world.sends and world.state in (READY, CANCELLED, REJECTED):
-        found.add("sent, and told as not sent")
+        found.add("sent, and reported as not sent")
     if world.state is ACCEPTED and not world.sends:
-        found.add("not sent, and told as sent")
+        found.add("not sent, and reported as sent")
     return found
 
 
@@ -249,7 +249,7 @@ def test_every_move_of_the_model_is_one_of_the_protocol_s() -> None:
 
 def test_nothing_gets_stuck() -> None:
     """From everywhere a final state, or AMBIGUOUS, can be reached."""
-    resting = (ACCEPTED, REJECTED, AMBIGUOUS, UNKNOWN, CANCELLED)
+    resting = (ACCEPTED, REJECTED, AMBIGUOUS, UNRESOLVED, CANCELLED)
     for world in reachable(Rules()):
         if world.epoch == MAX_EPOCH:
             continue  # the model ends here, the protocol does not
@@ -271,12 +271,12 @@ def test_nothing_gets_stuck() -> None:
         ("epochs", "sent twice"),
         ("expired_armed_is_ambiguous", "sent twice"),
         ("no_retry_when_unsure", "sent twice"),
-        ("cancel_spares_armed", "sent, and told as not sent"),
-        ("evidence_must_match", "not sent, and told as sent"),
+        ("cancel_spares_armed", "sent, and reported as not sent"),
+        ("evidence_must_match", "not sent, and reported as sent"),
         ("journal_asks_for_the_epoch", "sent twice"),
         # A frozen worker that was armed sends when it wakes up: only who knows that it is gone may say "not sent".
-        ("operator_knows_that_nobody_will_send", "sent, and told as not sent"),
-        ("only_what_was_not_sent_is_taken_back", "sent, and told as not sent"),
+        ("operator_knows_that_nobody_will_send", "sent, and reported as not sent"),
+        ("only_what_was_not_sent_is_taken_back", "sent, and reported as not sent"),
     ],
 )
 def test_each_rule_is_needed(switched_off: str, violation: str) -> None:

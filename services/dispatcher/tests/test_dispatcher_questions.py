@@ -1,4 +1,4 @@
-"""Questions to the provider: each in its place, and a rest when the provider wants none."""
+"""Questions to the provider: each in its slot, and a rest when the provider wants none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
-from bulksms_dispatcher.providers.status import LookupResult, MessageLookup
+from bulksms_dispatcher.providers.lookup import LookupOutcome, MessageLookup
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.rules import Match
@@ -52,9 +52,9 @@ async def test_a_question_that_finds_no_place_in_time_is_not_asked(
 ) -> None:
     limiter = limiter_of(redis, redis_key_prefix, account=1)
     async with questions_of(limiter, simulator, QuestionKind.EVIDENCE) as questions:
-        word = await questions.ask("nobody's", SOON)
-        assert word is not None
-        assert word.result is LookupResult.UNKNOWN
+        result = await questions.ask("nobody's", SOON)
+        assert result is not None
+        assert result.outcome is LookupOutcome.NOT_FOUND
         assert await questions.ask("nobody's", SHORTLY) is None
     assert asked(simulator) == 1
     assert isinstance(await limiter.acquire("tenant", 1), Refusal)  # it counted as one of the account's requests
@@ -77,8 +77,8 @@ async def test_no_more_questions_are_under_way_than_may_be_at_once(
     slow = Behaviour(latency=Latency(constant_seconds=answering.total_seconds()))
     simulator.script(slow, repeat=6, match=Match(path="get"))
     async with questions_of(limiter, simulator, QuestionKind.REFRESH, at_once=2) as questions:
-        words = await asyncio.gather(*(questions.ask(f"nobody's {number}", SOON) for number in range(6)))
-    assert all(word is not None and word.result is LookupResult.UNKNOWN for word in words)
+        results = await asyncio.gather(*(questions.ask(f"nobody's {number}", SOON) for number in range(6)))
+    assert all(result is not None and result.outcome is LookupOutcome.NOT_FOUND for result in results)
     times = [request.arrived_at for request in simulator.requests() if request.method == "GET"]
     assert len(times) == 6
     assert busiest_window(times, answering) == 2
@@ -90,9 +90,9 @@ async def test_a_429_to_any_question_lets_the_refreshes_rest_and_sends_go_on(
     limiter = limiter_of(redis, redis_key_prefix, account=0)
     simulator.script(Behaviour(status=429, retry_after="seconds", retry_after_seconds=60), match=Match(path="get"))
     async with questions_of(limiter, simulator, QuestionKind.EVIDENCE) as questions:
-        word = await questions.ask("nobody's", SOON)
-    assert word is not None
-    assert (word.result, word.retry_after) == (LookupResult.TOO_FAST, timedelta(minutes=1))
+        result = await questions.ask("nobody's", SOON)
+    assert result is not None
+    assert (result.outcome, result.retry_after) == (LookupOutcome.TOO_FAST, timedelta(minutes=1))
     refused = await limiter.acquire_refresh()
     assert isinstance(refused, Refusal)
     assert refused.wait > timedelta(seconds=50)

@@ -15,14 +15,14 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 
 from bulksms_dispatcher.app import MIGRATIONS
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, StoredResponse
 from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.rate_limits import Limits
 from bulksms_dispatcher.domain.recipients import Recipients, pack_positions
 from bulksms_dispatcher.domain.results import RecipientOutcome, decode_groups, whole
 from bulksms_dispatcher.domain.retries import RetryPolicy
-from bulksms_dispatcher.domain.settlements import Answered, Settlement, Tried
-from bulksms_dispatcher.domain.submissions import Progress, Submission
+from bulksms_dispatcher.domain.submissions import Submission, SubmissionProgress
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.storage import campaigns, claims, outcomes, queue, submissions, suppressions
@@ -66,7 +66,9 @@ async def store(
             first = 306_900_000_000 + number * size
             await submissions.insert_batch(connection, submission, number, Recipients(range(first, first + size)))
         await submissions.save_progress(
-            connection, submission.submission_id, Progress(batches * size, first + size - 1, batches, complete=True)
+            connection,
+            submission.submission_id,
+            SubmissionProgress(batches * size, first + size - 1, batches, complete=True),
         )
     return submission
 
@@ -87,16 +89,16 @@ async def must_claim(database: Database, submission: Submission, worker: str = "
 
 
 async def arm(database: Database, batch: LeasedBatch, worker: str = "w", **changes: Any) -> bool:
-    values: dict[str, Any] = {"suppression_version": 0, "left_out": None, "traceparent": ""} | changes
+    values: dict[str, Any] = {"suppression_version": 0, "opted_out_positions": None, "traceparent": ""} | changes
     async with database.begin() as connection:
         return await claims.arm(connection, batch.batch_id, batch.epoch, worker, lease=LEASE, **values)
 
 
-async def settle(database: Database, batch: LeasedBatch, origin: BatchState, target: BatchState, **values: Any) -> bool:
+async def record(database: Database, batch: LeasedBatch, origin: BatchState, target: BatchState, **values: Any) -> bool:
     outcome = {BatchState.ACCEPTED: RecipientOutcome.ACCEPTED, AMBIGUOUS: RecipientOutcome.AMBIGUOUS}[target]
-    settlement = Settlement(target, whole(outcome), tried=Tried(OutcomeKind.ACCEPTED), **values)
+    outcome = BatchOutcome(target, whole(outcome), attempt=AttemptResult(OutcomeKind.ACCEPTED), **values)
     async with database.begin() as connection:
-        return await outcomes.settle(connection, batch.batch_id, batch.epoch, (origin,), settlement)
+        return await outcomes.record(connection, batch.batch_id, batch.epoch, (origin,), outcome)
 
 
 async def expire(database: Database) -> None:
@@ -113,7 +115,7 @@ async def state_of(database: Database, batch: LeasedBatch) -> tuple[BatchState, 
     return record.state, record.epoch
 
 
-async def told(database: Database) -> list[tuple[int, int]]:
+async def reported(database: Database) -> list[tuple[int, int]]:
     """(kind, state) of every outbox entry."""
     async with database.connect() as connection:
         rows = await connection.execute(text("SELECT kind, state FROM outbox ORDER BY outbox_id"))
@@ -199,31 +201,31 @@ async def test_an_expired_lease_goes_back_under_a_new_epoch_and_the_old_holder_c
     successor = await must_claim(database, submission, "successor")
     assert not await arm(database, zombie)
     assert await arm(database, successor, "successor")
-    assert not await settle(database, zombie, ARMED, BatchState.ACCEPTED)
-    assert await told(database) == []
+    assert not await record(database, zombie, ARMED, BatchState.ACCEPTED)
+    assert await reported(database) == []
 
 
-async def test_an_expired_armed_batch_becomes_ambiguous_and_a_late_answer_resolves_it(
+async def test_an_expired_armed_batch_becomes_ambiguous_and_a_late_response_resolves_it(
     database: Database, reaper: Reaper
 ) -> None:
     submission = await store(database, 1)
     batch = await must_claim(database, submission)
-    await arm(database, batch, left_out=pack_positions([1]))
+    await arm(database, batch, opted_out_positions=pack_positions([1]))
     await expire(database)
     await asyncio.gather(*(reaper.reap_once() for _ in range(4)))
     assert await state_of(database, batch) == (AMBIGUOUS, batch.epoch)
-    assert await told(database) == [(1, AMBIGUOUS)]
+    assert await reported(database) == [(1, AMBIGUOUS)]
     async with database.connect() as connection:
         groups = decode_groups((await connection.execute(text("SELECT groups FROM outbox"))).scalar_one())
     assert [(group.outcome, group.positions) for group in groups] == [
         (RecipientOutcome.AMBIGUOUS, None),
-        (RecipientOutcome.SUPPRESSED, (1,)),
+        (RecipientOutcome.OPTED_OUT, (1,)),
     ]
 
-    answer = Answered(200, "bulk", ["a", "b"])
-    assert await settle(database, batch, AMBIGUOUS, BatchState.ACCEPTED, answered=answer)
-    assert not await settle(database, batch, AMBIGUOUS, BatchState.ACCEPTED, answered=answer)
-    assert await told(database) == [(1, AMBIGUOUS), (1, BatchState.ACCEPTED), (2, BatchState.ACCEPTED)]
+    response = StoredResponse(200, "bulk", ["a", "b"])
+    assert await record(database, batch, AMBIGUOUS, BatchState.ACCEPTED, response=response)
+    assert not await record(database, batch, AMBIGUOUS, BatchState.ACCEPTED, response=response)
+    assert await reported(database) == [(1, AMBIGUOUS), (1, BatchState.ACCEPTED), (2, BatchState.ACCEPTED)]
 
 
 async def test_a_lease_that_has_time_left_is_not_touched(database: Database, reaper: Reaper) -> None:
@@ -259,7 +261,7 @@ def recorder_of(redis: Redis, redis_key_prefix: str) -> Callable[[Database], Rec
         worker="w",
         retry_policy=RetryPolicy(),
         account_pause=timedelta(seconds=1),
-        on_settled=lambda _batch: None,
+        on_recorded=lambda _batch: None,
         on_returned=lambda _batch, _delay: None,
     )
 
@@ -288,7 +290,9 @@ async def test_who_sent_nothing_gets_the_batch_back_after_an_outage_longer_than_
     assert (await state_of(database, dead))[0] is AMBIGUOUS
 
 
-async def test_a_reaper_that_could_not_reach_the_database_for_long_waits_before_it_doubts(database: Database) -> None:
+async def test_a_reaper_that_could_not_reach_the_database_for_long_waits_before_it_expires_an_arm(
+    database: Database,
+) -> None:
     clock, grace = ManualClock(), timedelta(seconds=1)
     reaper = Reaper(database, HORIZON, lambda: None, grace=grace, clock=clock)
     submission = await store(database, 2)
@@ -298,7 +302,7 @@ async def test_a_reaper_that_could_not_reach_the_database_for_long_waits_before_
     clock.advance(timedelta(seconds=1.5))
     await reaper.reap_once()
     assert (await state_of(database, armed))[0] is ARMED
-    assert (await state_of(database, leased))[0] is READY, "of a lease nobody has anything to tell"
+    assert (await state_of(database, leased))[0] is READY, "of a lease nobody has anything to report"
     clock.advance(grace)
     await reaper.reap_once()
     assert (await state_of(database, armed))[0] is AMBIGUOUS
@@ -309,7 +313,7 @@ async def test_when_the_reaper_was_first_what_was_not_sent_is_refused_and_never_
 ) -> None:
     submission = await store(database, 1)
     batch = await must_claim(database, submission)
-    await arm(database, batch, left_out=pack_positions([1]))
+    await arm(database, batch, opted_out_positions=pack_positions([1]))
     await expire(database)
     await reaper.reap_once()
     assert (await state_of(database, batch))[0] is AMBIGUOUS
@@ -320,26 +324,28 @@ async def test_when_the_reaper_was_first_what_was_not_sent_is_refused_and_never_
         attempts = await queue.list_attempts(connection, batch.batch_id)
     assert [(group.outcome, group.positions) for group in decode_groups(rows[-1])] == [
         (RecipientOutcome.FAILED, None),
-        (RecipientOutcome.SUPPRESSED, (1,)),
+        (RecipientOutcome.OPTED_OUT, (1,)),
     ]
     assert [(attempt.outcome, attempt.reason) for attempt in attempts] == [("NOT_SENT", "NOT_SENT")]
 
 
-async def test_time_alone_turns_ambiguous_into_unknown_and_never_into_ready(database: Database, reaper: Reaper) -> None:
+async def test_time_alone_turns_ambiguous_into_unresolved_and_never_into_ready(
+    database: Database, reaper: Reaper
+) -> None:
     submission = await store(database, 2)
     old, young = await must_claim(database, submission), await must_claim(database, submission)
     for batch in (old, young):
         await arm(database, batch)
-        await settle(database, batch, ARMED, AMBIGUOUS)
+        await record(database, batch, ARMED, AMBIGUOUS)
     async with database.begin() as connection:
         await connection.execute(
             text("UPDATE batches SET updated_at = now() - interval '73 hours' WHERE batch_id = :id"),
             {"id": old.batch_id},
         )
     await reaper.reap_once()
-    assert (await state_of(database, old))[0] is BatchState.UNKNOWN
+    assert (await state_of(database, old))[0] is BatchState.UNRESOLVED
     assert (await state_of(database, young))[0] is AMBIGUOUS
-    assert (1, BatchState.UNKNOWN) in await told(database)
+    assert (1, BatchState.UNRESOLVED) in await reported(database)
 
 
 async def test_a_cancel_and_a_batch_coming_back_at_the_same_time_leave_nothing_ready(database: Database) -> None:
@@ -360,7 +366,7 @@ async def test_a_cancel_and_a_batch_coming_back_at_the_same_time_leave_nothing_r
 
     await asyncio.gather(*map(come_back, armed[:10]), cancel(), *map(come_back, armed[10:]))
     assert {(await state_of(database, batch))[0] for batch in armed} == {BatchState.CANCELLED}
-    assert await told(database) == [(1, BatchState.CANCELLED)] * 20
+    assert await reported(database) == [(1, BatchState.CANCELLED)] * 20
 
 
 async def test_a_batch_that_comes_back_after_the_cancel_is_cancelled_with_its_news(database: Database) -> None:
@@ -373,7 +379,7 @@ async def test_a_batch_that_comes_back_after_the_cancel_is_cancelled_with_its_ne
     async with database.begin() as connection:
         assert await outcomes.return_to_queue(connection, batch.batch_id, batch.epoch, batch.campaign_id, (ARMED,))
     assert await state_of(database, batch) == (BatchState.CANCELLED, batch.epoch + 1)
-    assert await told(database) == [(1, BatchState.CANCELLED)]
+    assert await reported(database) == [(1, BatchState.CANCELLED)]
 
 
 async def test_the_migrated_schema_is_what_the_claims_are_indexed_by(database: Database) -> None:

@@ -41,19 +41,21 @@ async def test_the_queue_is_seen_as_metrics(
     head = header()
     await dispatcher.pause(head)
     await submit(dispatcher, phones(25), head)
-    async with database.begin() as connection:  # one that was to be told two hours ago and is not due before tomorrow
+    async with (
+        database.begin() as connection
+    ):  # one that was to be reported two hours ago and is not due before tomorrow
         await connection.execute(
             text("""
-                INSERT INTO outbox (kind, batch_id, epoch, state, next_try, created_at)
+                INSERT INTO outbox (kind, batch_id, epoch, state, next_attempt_at, created_at)
                 SELECT 1, batch_id, 99, 6, now() + interval '1 day', now() - interval '2 hours' FROM batches LIMIT 1
             """)
         )
 
-    async def settled() -> dict[str, Any] | None:
+    async def seen_pending() -> dict[str, Any] | None:
         seen = await gauges(database)
         return seen if seen["dispatcher.outbox.pending"] == 1 else None
 
-    seen = await eventually(settled)
+    seen = await eventually(seen_pending)
     assert seen["dispatcher.queue.batches READY"] == 3
     assert seen["dispatcher.queue.batches AMBIGUOUS"] == 1
     assert seen["dispatcher.queue.batches LEASED"] == 0  # a state that empties is said to be empty

@@ -88,7 +88,7 @@ async def _resume(settings: Settings, head: pb.SubmissionHeader) -> None:
     await database.stop()
 
 
-async def test_a_frozen_worker_that_wakes_up_resolves_its_batch_by_the_late_answer(
+async def test_a_frozen_worker_that_goes_on_resolves_its_batch_by_the_late_response(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     settings = configure()
@@ -122,7 +122,7 @@ async def test_a_graceful_stop_finishes_what_is_armed_and_leaves_nothing_ambiguo
     for _ in range(3):
         wanted = min(len(peers.campaign.recipients) + 5, 60)
         async with serving(settings):
-            await eventually(partial(_has_told, peers, wanted))
+            await eventually(partial(_has_reported, peers, wanted))
     async with serving(settings) as last:
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})
         assert await last.states() == {"ACCEPTED": 60}
@@ -183,7 +183,7 @@ async def test_connections_to_the_database_cut_in_mid_campaign_cost_nothing(
     async with serving(settings) as dispatcher:
         await submit(dispatcher, phones(100))
         for share in (10, 30, 50, 70):
-            await eventually(partial(_has_told, peers, share))
+            await eventually(partial(_has_reported, peers, share))
             async with killer.connect() as connection:
                 await connection.execute(
                     text(
@@ -199,7 +199,7 @@ async def test_connections_to_the_database_cut_in_mid_campaign_cost_nothing(
     assert peers.campaign.outcomes == {"ACCEPTED": 100}
 
 
-def _has_told(peers: Peers, recipients: int) -> bool:
+def _has_reported(peers: Peers, recipients: int) -> bool:
     return len(peers.campaign.recipients) >= recipients
 
 

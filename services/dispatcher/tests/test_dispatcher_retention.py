@@ -1,4 +1,4 @@
-"""Settled batches are deleted after their time; what is needed by anybody is not."""
+"""Final batches are deleted after their time; what is needed by anybody is not."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from devstack.mitto.behaviours import Behaviour, Latency
 from .dispatcher_support import Dispatcher, Peers, Provider, eventually, header, phones, serving, submit
 
 
-async def test_a_submission_is_sent_once_and_everybody_is_told(
+async def test_a_submission_is_sent_once_and_everybody_is_reported(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     head = header(text="Hi {{first_name|friend}}, 20% off", variable_names=["first_name"])
@@ -24,7 +24,7 @@ async def test_a_submission_is_sent_once_and_everybody_is_told(
     assert sorted(message.destination for message in accepted) == [f"+{number}" for number in numbers]
     assert {m.text for m in accepted} >= {"Hi friend, 20% off", "Hi Νίκος 1, 20% off"}
     truth = {int(message.destination[1:]): message.message_id for message in accepted}
-    assert {phone: told[2] for phone, told in peers.campaign.recipients.items()} == truth
+    assert {phone: reported[2] for phone, reported in peers.campaign.recipients.items()} == truth
     assert peers.campaign.outcomes == {"ACCEPTED": 95}
     assert await dispatcher.states() == {"ACCEPTED": 10}
     assert {batch.attempts for batch in await dispatcher.batches()} == {1}

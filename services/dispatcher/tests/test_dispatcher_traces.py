@@ -22,7 +22,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
-    for module in ("send_spans", "result_teller", "credit_tellers"):
+    for module in ("send_spans", "result_publisher", "capture_publisher"):
         monkeypatch.setattr(f"bulksms_dispatcher.workers.{module}._tracer", tracer)
     yield exporter
     provider.shutdown()
@@ -66,7 +66,7 @@ async def test_a_batch_is_one_consumer_span_in_the_enqueue_s_trace_with_its_step
     (arm,) = [span for span in finished if span.name == "arm"]
     assert arm.parent is not None
     assert format_span_id(arm.parent.span_id) == id_of(post)
-    assert peers.campaign.told[0].traceparent.split("-")[2] == id_of(batch)
+    assert peers.campaign.results[0].traceparent.split("-")[2] == id_of(batch)
 
 
 async def test_no_span_holds_a_number_or_a_text(

@@ -28,8 +28,8 @@ from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import Limiter
+from bulksms_dispatcher.providers.lookup import MessageLookup
 from bulksms_dispatcher.providers.mitto import MittoClient
-from bulksms_dispatcher.providers.status import MessageLookup
 from bulksms_dispatcher.servicers.dispatch import DispatchServicer
 from bulksms_dispatcher.servicers.messages import MessageServicer
 from bulksms_dispatcher.servicers.queue import QueueServicer
@@ -37,31 +37,31 @@ from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.storage.outbox import OutboxKind
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
-from bulksms_dispatcher.use_cases.evidence import EvidenceBook
+from bulksms_dispatcher.use_cases.evidence import EvidenceSearch
 from bulksms_dispatcher.use_cases.intake import Intake
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
 from bulksms_dispatcher.use_cases.resolutions import Resolutions
-from bulksms_dispatcher.use_cases.signals import Notices
+from bulksms_dispatcher.use_cases.signals import MessageSignals
 from bulksms_dispatcher.use_cases.single_sends import SingleSends
 from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
-from bulksms_dispatcher.workers.credit_tellers import CaptureTeller, CreditTeller
+from bulksms_dispatcher.workers.capture_publisher import CapturePublisher, CreditPublisher
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
 from bulksms_dispatcher.workers.holder import Holder
 from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
-from bulksms_dispatcher.workers.outbox import Teller, flush
+from bulksms_dispatcher.workers.outbox import Publisher, flush
 from bulksms_dispatcher.workers.pool import SenderPool
 from bulksms_dispatcher.workers.preparation import Preparation
+from bulksms_dispatcher.workers.queue_signal import QueueSignal
 from bulksms_dispatcher.workers.queue_watch import QueueWatch
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
-from bulksms_dispatcher.workers.refresher import Refresher
-from bulksms_dispatcher.workers.result_teller import ResultTeller
+from bulksms_dispatcher.workers.report_refresher import ReportRefresher
+from bulksms_dispatcher.workers.result_publisher import ResultPublisher
 from bulksms_dispatcher.workers.retention import Retention
 from bulksms_dispatcher.workers.sender import Sender
 from bulksms_dispatcher.workers.sweeper import Sweeper
 from bulksms_dispatcher.workers.transmission import Transmission
-from bulksms_dispatcher.workers.wakeups import Wakeups
 from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.grpc.client import open_channel
@@ -74,7 +74,7 @@ __all__ = ["MIGRATIONS", "build"]
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _OUTBOX_POLL = timedelta(seconds=1)
-# One round tells all that was recorded meanwhile: a round has six round trips to the database, however little it tells.
+# One round delivers all that was recorded meanwhile: it has six round trips to the database, however little it does.
 _OUTBOX_LINGER = timedelta(milliseconds=50)
 _REDIS_TIMEOUT_SECONDS = 2.0
 _REFRESH_POLL = timedelta(seconds=1)
@@ -91,7 +91,7 @@ _OUTBOX_FLUSH = timedelta(seconds=3)
 
 async def build(settings: Settings) -> Sequence[Component]:
     """All components of a dispatcher process."""
-    clock, metrics, notices, known = SystemClock(), Metrics(), Notices(), KnownIds()
+    clock, metrics, signals, known = SystemClock(), Metrics(), MessageSignals(), KnownIds()
     worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     database = Database.from_settings(settings, application_name=settings.name)
     redis = _open_redis(settings)
@@ -106,16 +106,14 @@ async def build(settings: Settings) -> Sequence[Component]:
     )
 
     ledger = LedgerServiceStub(ledger_channel)
-    tellers: list[Teller] = [
-        ResultTeller(database, ResultServiceStub(campaign_channel), metrics, worker),
-        CaptureTeller(database, ledger, metrics, worker),
-        CreditTeller(database, ledger, metrics, worker),
+    publishers: list[Publisher] = [
+        ResultPublisher(database, ResultServiceStub(campaign_channel), metrics, worker),
+        CapturePublisher(database, ledger, metrics, worker),
+        CreditPublisher(database, ledger, metrics, worker),
     ]
     outbox = {
-        teller.kind: PeriodicWorker(
-            f"outbox {type(teller).__name__}", _OUTBOX_POLL, teller.tell_once, linger=_OUTBOX_LINGER
-        )
-        for teller in tellers
+        publisher.kind: PeriodicWorker(publisher.name, _OUTBOX_POLL, publisher.deliver_once, linger=_OUTBOX_LINGER)
+        for publisher in publishers
     }
 
     limits = CurrentLimits(database, settings.limits)
@@ -129,26 +127,26 @@ async def build(settings: Settings) -> Sequence[Component]:
     )
     arrivals = Arrivals(limiter, timedelta(milliseconds=settings.rate_limit_arrival_grace_ms), metrics)
     lanes = Lanes(database, worker, settings.lease, clock)
-    gate = PacingGate(limiter, metrics, lanes.wake)
-    wakeups = Wakeups(redis, settings.redis_key_prefix, lanes.wake)
+    gate = PacingGate(limiter, metrics, lanes.notify)
+    queue_signal = QueueSignal(redis, settings.redis_key_prefix, lanes.notify)
 
-    def on_settled(batch: LeasedBatch) -> None:
+    def on_recorded(batch: LeasedBatch) -> None:
         if batch.is_single_message:
             outbox[OutboxKind.MESSAGE_CREDIT].notify()
-            notices.tell(batch.submission_id)
+            signals.notify(batch.submission_id)
         else:
             outbox[OutboxKind.CAMPAIGN].notify()
             outbox[OutboxKind.CAPTURE].notify()
 
     def on_returned(batch: LeasedBatch, delay: timedelta) -> None:
-        lanes.wake_after(delay)
+        lanes.notify_after(delay)
         if batch.is_single_message:
-            notices.tell(batch.submission_id)
+            signals.notify(batch.submission_id)
 
     def on_change() -> None:
-        for told in outbox.values():
-            told.notify()
-        wakeups.send()
+        for publisher in outbox.values():
+            publisher.notify()
+        queue_signal.notify()
 
     sizes = BatchSizes(database, settings.mitto_traffic_account_id, settings.batch_sizes)
     recorder = Recorder(
@@ -158,8 +156,8 @@ async def build(settings: Settings) -> Sequence[Component]:
         worker=worker,
         retry_policy=settings.retry_policy,
         account_pause=timedelta(seconds=settings.account_pause_seconds),
-        retryable_refusals=settings.retryable_refusals,
-        on_settled=on_settled,
+        retryable_rejections=settings.retryable_rejections,
+        on_recorded=on_recorded,
         on_returned=on_returned,
     )
     journal = Journal(settings.journal_path, metrics)
@@ -186,7 +184,7 @@ async def build(settings: Settings) -> Sequence[Component]:
     )
     questions = partial(PacedQuestions, limiter, arrivals, lookup)
     awaited = AwaitedReports(database, ResultServiceStub(campaign_channel))
-    refresher = Refresher(
+    report_refresher = ReportRefresher(
         database,
         questions(QuestionKind.REFRESH, at_once=_REFRESHES_AT_ONCE),
         awaited,
@@ -194,7 +192,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         settings.refresh_schedule,
     )
 
-    evidence = EvidenceBook(
+    evidence = EvidenceSearch(
         database,
         questions(QuestionKind.EVIDENCE, at_once=_EVIDENCE_AT_ONCE),
         known,
@@ -211,11 +209,11 @@ async def build(settings: Settings) -> Sequence[Component]:
         clock,
         batch_size=lambda: sizes.current,
         backlog_limit=settings.backlog_limit,
-        on_stored=wakeups.send,
+        on_stored=queue_signal.notify,
     )
-    # Their places are not the refresher's: who asks waits for the answer.
+    # Their slots are not the refresher's: who asks waits for the answer.
     statuses = StatusQuestions(database, questions(QuestionKind.REFRESH, at_once=_STATUS_QUESTIONS_AT_ONCE), awaited)
-    singles = SingleSends(database, ledger, notices, clock, wake=wakeups.send)
+    singles = SingleSends(database, ledger, signals, clock, notify=queue_signal.notify)
     servicers: list[Servicer] = [
         (
             add_DispatchServiceServicer_to_server,
@@ -241,25 +239,33 @@ async def build(settings: Settings) -> Sequence[Component]:
         closing("provider", provider.close),
         closing("message lookup", lookup.close),
         arrivals,
-        PeriodicWorker("batch sizes", timedelta(seconds=1), sizes.refresh_once),
-        PeriodicWorker("rate limits", timedelta(seconds=1), limits.refresh_once),
-        PeriodicWorker("pacing gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),
+        PeriodicWorker("bulksms.dispatcher.batch_sizes", timedelta(seconds=1), sizes.refresh_once),
+        PeriodicWorker("bulksms.dispatcher.rate_limits", timedelta(seconds=1), limits.refresh_once),
+        PeriodicWorker("bulksms.dispatcher.pacing_gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),
         Heartbeat(database, worker),
-        *([PeriodicWorker("refresher", _REFRESH_POLL, refresher.refresh_once)] if settings.status_refresh_max else []),
-        PeriodicWorker("queue watch", _WATCH_POLL, QueueWatch(database, metrics).look_once),
-        PeriodicWorker("evidence", _EVIDENCE_POLL, evidence.look_once),
         *(
-            [PeriodicWorker("retention", _RETENTION_POLL, Retention(database, settings.retention).delete_once)]
+            [PeriodicWorker("report_refresher", _REFRESH_POLL, report_refresher.refresh_once)]
+            if settings.status_refresh_max
+            else []
+        ),
+        PeriodicWorker("bulksms.dispatcher.queue_watch", _WATCH_POLL, QueueWatch(database, metrics).look_once),
+        PeriodicWorker("bulksms.dispatcher.evidence", _EVIDENCE_POLL, evidence.look_once),
+        *(
+            [
+                PeriodicWorker(
+                    "bulksms.dispatcher.retention", _RETENTION_POLL, Retention(database, settings.retention).delete_once
+                )
+            ]
             if settings.retention_days
             else []
         ),
-        PeriodicWorker("sweeper", _SWEEP_POLL, Sweeper(database, ledger).sweep_once),
-        PeriodicWorker("reaper", timedelta(seconds=1), reaper.reap_once),
+        PeriodicWorker("bulksms.dispatcher.sweeper", _SWEEP_POLL, Sweeper(database, ledger).sweep_once),
+        PeriodicWorker("bulksms.dispatcher.reaper", timedelta(seconds=1), reaper.reap_once),
         *outbox.values(),
-        closing("outbox flush", partial(flush, tellers, _OUTBOX_FLUSH)),
-        wakeups,
+        closing("outbox flush", partial(flush, publishers, _OUTBOX_FLUSH)),
+        queue_signal,
         journal,
-        PeriodicWorker("journal recovery", _RECOVERY_POLL, recovery.recover_once),
+        PeriodicWorker("bulksms.dispatcher.journal_recovery", _RECOVERY_POLL, recovery.recover_once),
         SenderPool(lanes, sender, gate, settings.worker_concurrency),
         build_server(settings, servicers),
     ]

@@ -12,7 +12,7 @@ class Metrics:
 
     def __init__(self, meter_provider: metrics.MeterProvider | None = None) -> None:
         meter = metrics.get_meter("bulksms.dispatcher", meter_provider=meter_provider)
-        self.batches = meter.create_counter("dispatcher.batches", description="Tries of batches by outcome and reason")
+        self.batches = meter.create_counter("dispatcher.batches", description="Attempts by outcome and reason")
         self.messages = meter.create_counter("dispatcher.messages", description="Messages by outcome")
         self.provider_seconds = meter.create_histogram(
             "dispatcher.provider.duration", unit="s", description="From the first byte of a request to its outcome"
@@ -31,17 +31,21 @@ class Metrics:
         self.queue_oldest_ready = meter.create_gauge(
             "dispatcher.queue.oldest_ready", unit="s", description="How long the batch that waits longest has been due"
         )
-        self.outbox_pending = meter.create_gauge("dispatcher.outbox.pending", description="Outbox entries not told yet")
+        self.outbox_pending = meter.create_gauge(
+            "dispatcher.outbox.pending", description="Outbox entries not acknowledged yet"
+        )
         self.outbox_oldest = meter.create_gauge(
             "dispatcher.outbox.oldest", unit="s", description="Age of the oldest outbox entry that was not refused"
         )
-        self.outbox_told = meter.create_counter("dispatcher.outbox.told", description="Outbox entries acknowledged")
+        self.outbox_acknowledged = meter.create_counter(
+            "dispatcher.outbox.acknowledged", description="Outbox entries acknowledged"
+        )
         self.outbox_refused = meter.create_counter(
             "dispatcher.outbox.refused", description="Outbox entries refused for good, by reason; they are kept"
         )
         self.alarms = meter.create_counter(
             "dispatcher.alarms",
-            description="What a person should look at: answers that cannot be matched, parked batches",
+            description="What a person should look at: responses that cannot be matched, parked batches",
         )
         self.evidence = meter.create_counter(
             "dispatcher.evidence", description="Reports for unknown message ids, by what they proved"
@@ -50,11 +54,11 @@ class Metrics:
             "dispatcher.credits.uncaptured", description="Messages proved sent after their reservation was closed"
         )
         self.journal_failures = meter.create_counter(
-            "dispatcher.journal.failures", description="Answers that could not be written to the journal"
+            "dispatcher.journal.failures", description="Responses that could not be written to the journal"
         )
         self.journal_recovered = meter.create_counter(
-            "dispatcher.journal.recovered", description="Answers of a process that died, read back from its journal"
+            "dispatcher.journal.recovered", description="Responses of a process that died, read back from its journal"
         )
-        self.held = meter.create_counter(
-            "dispatcher.held", description="Recipients held back because an earlier message to them is unresolved"
+        self.deferred = meter.create_counter(
+            "dispatcher.deferred", description="Recipients deferred because an earlier message to them is unresolved"
         )

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
-from bulksms_dispatcher.domain.refreshes import RefreshSchedule
+from bulksms_dispatcher.domain.report_refreshes import RefreshSchedule
 from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.providers.mitto import Timeouts
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizeRange
@@ -18,7 +18,7 @@ from servicekit.settings import CommaSeparated, ServiceSettings, Target
 
 __all__ = ["Settings"]
 
-# What an armed batch needs beyond the provider's answer: marking it late, and a pause of the process.
+# What an armed batch needs beyond the provider's response: marking it late, and a pause of the process.
 _LEASE_MARGIN_SECONDS = 10.0
 
 
@@ -73,7 +73,7 @@ class Settings(ServiceSettings):
     queue_backoff: float = Field(3.0, gt=0, le=3600)
     lease_seconds: float = Field(60.0, gt=0, le=3600)
     worker_concurrency: int = Field(8, ge=1, le=256)
-    retryable_refusals: CommaSeparated = ()
+    retryable_rejections: CommaSeparated = ()
     retention_days: float = Field(90.0, ge=0)
     deferred_recheck_seconds: float = Field(30.0, gt=0, le=3600)
     journal_path: Path = Path("/var/lib/bulksms/journal")
@@ -119,18 +119,18 @@ class Settings(ServiceSettings):
             return BatchSizeRange.fixed(1)
         if self.sms_batch_size != "auto":
             return BatchSizeRange.fixed(self.sms_batch_size)
-        least, most = self.sms_batch_size_min, self.sms_batch_size_max
+        min_size, max_size = self.sms_batch_size_min, self.sms_batch_size_max
         return BatchSizeRange(
-            least,
-            most,
-            start=max(least, most // 5),
-            step=max(1, most // 20),
+            min_size,
+            max_size,
+            start=max(min_size, max_size // 5),
+            step=max(1, max_size // 20),
             quick=timedelta(seconds=self.mitto_soft_timeout_seconds / 4),
         )
 
     @property
     def retry_policy(self) -> RetryPolicy:
-        """When what was provably not sent is tried again."""
+        """When what was provably not sent is attempted again."""
         return RetryPolicy(self.queue_max_retries, Backoff(timedelta(seconds=self.queue_backoff)))
 
     @property
@@ -146,7 +146,7 @@ class Settings(ServiceSettings):
 
     @property
     def retention(self) -> timedelta:
-        """How long settled batches are kept."""
+        """How long final batches are kept."""
         return timedelta(days=self.retention_days)
 
     @property

@@ -36,7 +36,7 @@ def batch_id_of(submission_id: UUID, number: int) -> UUID:
 
 
 def capture_id_of(batch_id: UUID, epoch: int, part: int = 0) -> UUID:
-    """The ledger's request id for an accepted batch, or for a late `part` of it: captured once however often told."""
+    """The ledger's request id for an accepted batch, or for a late `part` of it: it is captured once."""
     return derived_id(_CAPTURES, batch_id, epoch, part) if part else derived_id(_CAPTURES, batch_id, epoch)
 
 
@@ -105,7 +105,7 @@ class BatchRecord:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to send a batch."""
+    """One attempt to send a batch."""
 
     number: int
     epoch: int

@@ -1,4 +1,4 @@
-"""Message ids this process has been given lately: an id that comes twice proves that answers were mixed up."""
+"""Message ids this process has been given lately: an id that comes twice proves that responses were mixed up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["KnownIds"]
 
 
 class KnownIds:
-    """The ids of the latest answers, at most about `capacity` of them (64-bit hashes: some 4 MB at the default).
+    """The ids of the latest responses, at most about `capacity` of them (64-bit hashes: some 4 MB at the default).
 
     Older ids, and those given to other replicas, are caught by bulk id and first id in the database.
     """
@@ -17,16 +17,16 @@ class KnownIds:
     def __init__(self, capacity: int = 50_000) -> None:
         self._capacity = capacity
         self._hashes: set[int] = set()
-        self._answers: deque[tuple[int, ...]] = deque()
+        self._responses: deque[tuple[int, ...]] = deque()
 
     def includes_any(self, message_ids: Sequence[str]) -> bool:
         """True when one of them was added before."""
         return not self._hashes.isdisjoint(map(hash, message_ids))
 
     def add(self, message_ids: Sequence[str]) -> None:
-        """Remember the ids of an answer that was believed."""
+        """Remember the ids of a response that was believed."""
         hashes = tuple(map(hash, message_ids))
-        self._answers.append(hashes)
+        self._responses.append(hashes)
         self._hashes.update(hashes)
-        while len(self._hashes) > self._capacity and len(self._answers) > 1:
-            self._hashes.difference_update(self._answers.popleft())
+        while len(self._hashes) > self._capacity and len(self._responses) > 1:
+            self._hashes.difference_update(self._responses.popleft())

@@ -75,7 +75,7 @@ def reservation_id_of(message_id: UUID) -> UUID:
 
 
 def fingerprint_of(phone: int, text: str, sender: str) -> bytes:
-    """The same for the same content, without telling it."""
+    """The same for the same content, without disclosing it."""
     return hashlib.sha256(msgspec.json.encode((phone, text, sender))).digest()
 
 

@@ -17,16 +17,16 @@ class BatchState(IntEnum):
     ACCEPTED = 4
     REJECTED = 5
     AMBIGUOUS = 6
-    UNKNOWN = 7
+    UNRESOLVED = 7
     CANCELLED = 8
     DEAD = 9
 
 
 class OutcomeKind(Enum):
-    """What one try came to. Only NOT_SENT and REFUSED prove that nothing was accepted."""
+    """What one attempt came to. Only NOT_SENT and REJECTED prove that nothing was accepted."""
 
     ACCEPTED = "ACCEPTED"
-    REFUSED = "REFUSED"
+    REJECTED = "REJECTED"
     NOT_SENT = "NOT_SENT"
     AMBIGUOUS = "AMBIGUOUS"
 
@@ -35,16 +35,16 @@ _S = BatchState
 
 TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
     _S.READY: frozenset({_S.LEASED, _S.CANCELLED}),
-    # To READY: handed back, or the lease ran out. To DEAD: the last try could not even connect.
+    # To READY: handed back, or the lease ran out. To DEAD: the last attempt could not even connect.
     _S.LEASED: frozenset({_S.READY, _S.ARMED, _S.CANCELLED, _S.DEAD}),
     # To READY and DEAD only with proof that nothing was accepted (rule 3); a lost worker leads to AMBIGUOUS (rule 2).
     _S.ARMED: frozenset({_S.ACCEPTED, _S.REJECTED, _S.AMBIGUOUS, _S.READY, _S.DEAD}),
     # Never back to READY: what may have been sent is not sent again (rule 5).
-    _S.AMBIGUOUS: frozenset({_S.ACCEPTED, _S.REJECTED, _S.UNKNOWN}),
+    _S.AMBIGUOUS: frozenset({_S.ACCEPTED, _S.REJECTED, _S.UNRESOLVED}),
     _S.DEAD: frozenset({_S.READY}),
     _S.ACCEPTED: frozenset(),
     _S.REJECTED: frozenset(),
-    _S.UNKNOWN: frozenset(),
+    _S.UNRESOLVED: frozenset(),
     _S.CANCELLED: frozenset(),
 }
 

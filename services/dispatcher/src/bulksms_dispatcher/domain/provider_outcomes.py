@@ -9,11 +9,17 @@ from enum import Enum, IntEnum
 
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.protocol import OutcomeKind
-from bulksms_dispatcher.domain.provider_responses import Answer, Shape, parse_answer, shape_of, shape_of_refusal
+from bulksms_dispatcher.domain.provider_responses import (
+    ProviderResponse,
+    Shape,
+    parse_response,
+    shape_of,
+    shape_of_rejection,
+)
 
-__all__ = ["TABLE", "Exchange", "Fault", "FollowUp", "Phase", "Refusal", "Row", "Verdict", "classify"]
+__all__ = ["TABLE", "Exchange", "Fault", "FollowUp", "Phase", "ProviderRejection", "Row", "Verdict", "classify"]
 
-MAX_REFUSAL_GROUPS = 20
+MAX_REJECTION_GROUPS = 20
 
 
 class Phase(IntEnum):
@@ -49,15 +55,15 @@ class FollowUp(Enum):
     """What is done about a batch that was provably not accepted."""
 
     NONE = "nothing: final"
-    RETRY = "another try after the backoff, or after what the provider asked for"
-    PAUSE_ACCOUNT = "another try once the traffic account is no longer paused; costs no retry"
-    CUT = "another try at once, in smaller batches; costs no retry (only where sizes follow the provider)"
+    RETRY = "another attempt after the backoff, or after what the provider asked for"
+    PAUSE_ACCOUNT = "another attempt once the traffic account is no longer paused; costs no retry"
+    CUT = "another attempt at once, in smaller batches; costs no retry (only where sizes follow the provider)"
     PARK = "a person must change the configuration first; may be requeued"
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What was seen of one request and its answer."""
+    """What was seen of one request and its response."""
 
     phase: Phase
     fault: Fault = Fault.NONE
@@ -96,26 +102,26 @@ _O, _F = OutcomeKind, FollowUp
 TABLE: tuple[Row, ...] = (
     # Pool, DNS, TCP and TLS errors, and arming that failed: no byte of the request left the process (rule 3).
     Row(_NOTHING_LEFT, None, None, _O.NOT_SENT, None, _F.RETRY),
-    # Timeouts, resets, answers cut or malformed or too large: it may have arrived (rule 4).
+    # Timeouts, resets, responses cut or malformed or too large: it may have arrived (rule 4).
     Row(_UNDER_WAY, None, None, _O.AMBIGUOUS, None),
     # Any 2xx is success, if every message can be given its id by position.
     Row(_DONE, _2XX, {Shape.MATCHED, Shape.PARTLY}, _O.ACCEPTED, ""),
-    Row(_DONE, _2XX, {Shape.ALL_REFUSED}, _O.REFUSED, "PROVIDER_REJECTED"),
+    Row(_DONE, _2XX, {Shape.ALL_REJECTED}, _O.REJECTED, "PROVIDER_REJECTED"),
     # Counts differ, ids missing, repeated or known, HTML with 200: nothing may be matched by position.
     Row(_DONE, _2XX, None, _O.AMBIGUOUS, None),
-    # A refusal that gives out ids contradicts itself.
+    # A rejection that gives out ids contradicts itself.
     Row(_DONE, _4XX, {Shape.HAS_IDS}, _O.AMBIGUOUS, "REFUSAL_WITH_IDS"),
     # Size is a matter of our configuration (SMS_BATCH_SIZE), not of the recipients.
-    Row(_DONE, {400}, {Shape.NO_IDS_TOO_LARGE}, _O.REFUSED, "BATCH_TOO_LARGE", _F.PARK),
-    Row(_DONE, {413}, None, _O.REFUSED, "BATCH_TOO_LARGE", _F.PARK),
-    # Documented (400) or its usual relatives: read, judged, refused whole.
-    Row(_DONE, {400, 402, 422}, None, _O.REFUSED, "PROVIDER_REJECTED"),
-    # Key, allow-list or account: every other batch would get the same answer.
-    Row(_DONE, {401, 403}, None, _O.REFUSED, "ACCOUNT_REFUSED", _F.PAUSE_ACCOUNT),
+    Row(_DONE, {400}, {Shape.NO_IDS_TOO_LARGE}, _O.REJECTED, "BATCH_TOO_LARGE", _F.PARK),
+    Row(_DONE, {413}, None, _O.REJECTED, "BATCH_TOO_LARGE", _F.PARK),
+    # Documented (400) or its usual relatives: read, judged, rejected whole.
+    Row(_DONE, {400, 402, 422}, None, _O.REJECTED, "PROVIDER_REJECTED"),
+    # Key, allow-list or account: every other batch would get the same response.
+    Row(_DONE, {401, 403}, None, _O.REJECTED, "ACCOUNT_REFUSED", _F.PAUSE_ACCOUNT),
     # A wrong MITTO_BASE_URL looks like this: nothing that sends messages was reached.
-    Row(_DONE, {404, 405, 415}, None, _O.REFUSED, "PROVIDER_CONFIGURATION", _F.PARK),
-    Row(_DONE, {429}, None, _O.REFUSED, "RATE_LIMITED", _F.RETRY),
-    # Before or after acceptance? Nobody knows; the seeds of this project retried these and paid with duplicates.
+    Row(_DONE, {404, 405, 415}, None, _O.REJECTED, "PROVIDER_CONFIGURATION", _F.PARK),
+    Row(_DONE, {429}, None, _O.REJECTED, "RATE_LIMITED", _F.RETRY),
+    # Before or after acceptance? Nobody knows: sent again, they would be duplicates.
     Row(_DONE, _5XX, None, _O.AMBIGUOUS, "SERVER_ERROR"),
     # Redirects (never followed), 408, 409 and whatever else: unproven.
     Row(_DONE, None, None, _O.AMBIGUOUS, "UNEXPECTED_STATUS"),
@@ -123,8 +129,8 @@ TABLE: tuple[Row, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Messages of a bulk that were refused for the same reason, by position in the request."""
+class ProviderRejection:
+    """Messages of a bulk that were rejected for the same reason, by position in the request."""
 
     positions: tuple[int, ...]
     description: str
@@ -132,7 +138,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an exchange proves, and what the answer said."""
+    """What an exchange proves, and what the response said."""
 
     kind: OutcomeKind
     reason: str
@@ -143,19 +149,19 @@ class Verdict:
     bulk_id: str = ""
     message_ids: Sequence[str] = ()
     """Of the accepted messages, in the request's order."""
-    refusals: tuple[Refusal, ...] = ()
-    """Of the others, when only some were accepted or each was refused by itself."""
+    rejections: tuple[ProviderRejection, ...] = ()
+    """Of the others, when only some were accepted or each was rejected by itself."""
     body: bytes = b""
     """Kept as evidence unless everything in it was understood."""
 
 
 def classify(exchange: Exchange, expected: int, known: KnownIds) -> Verdict:
     """Judge an exchange about `expected` messages."""
-    answer, shape = None, None
+    response, shape = None, None
     if exchange.phase is Phase.RECEIVED:
-        answer = parse_answer(exchange.body)
+        response = parse_response(exchange.body)
         is_success = exchange.status in _2XX
-        shape = shape_of(answer, expected, known) if is_success else shape_of_refusal(answer)
+        shape = shape_of(response, expected, known) if is_success else shape_of_rejection(response)
     row = next(row for row in TABLE if row.matches(exchange, shape))
     own_name = exchange.fault.value or (shape.name if shape else "")
     reason = own_name if row.reason is None else row.reason
@@ -166,18 +172,18 @@ def classify(exchange: Exchange, expected: int, known: KnownIds) -> Verdict:
         follow_up=row.follow_up,
         retry_after=exchange.retry_after,
         http_status=exchange.status,
-        description=answer.description if answer else "",
-        bulk_id=answer.bulk_id if answer and believed else "",
-        message_ids=[i for i in answer.ids if i is not None] if answer and believed else (),
-        refusals=_refusals(answer) if answer and shape in (Shape.PARTLY, Shape.ALL_REFUSED) else (),
+        description=response.description if response else "",
+        bulk_id=response.bulk_id if response and believed else "",
+        message_ids=[i for i in response.ids if i is not None] if response and believed else (),
+        rejections=_rejections(response) if response and shape in (Shape.PARTLY, Shape.ALL_REJECTED) else (),
         body=b"" if shape is Shape.MATCHED else exchange.body,
     )
 
 
-def _refusals(answer: Answer) -> tuple[Refusal, ...]:
+def _rejections(response: ProviderResponse) -> tuple[ProviderRejection, ...]:
     by_description: dict[str, list[int]] = {}
-    for position, (message_id, error) in enumerate(zip(answer.ids, answer.errors, strict=True)):
+    for position, (message_id, error) in enumerate(zip(response.ids, response.errors, strict=True)):
         if message_id is None:
-            description = error if error in by_description or len(by_description) < MAX_REFUSAL_GROUPS else "…"
+            description = error if error in by_description or len(by_description) < MAX_REJECTION_GROUPS else "…"
             by_description.setdefault(description, []).append(position)
-    return tuple(Refusal(tuple(positions), description) for description, positions in by_description.items())
+    return tuple(ProviderRejection(tuple(positions), description) for description, positions in by_description.items())

@@ -1,4 +1,4 @@
-"""Sightings: what the provider says of a message whose id nobody knows; read leniently, believed only whole."""
+"""Provider records: what the provider says of a message whose id nobody knows; read leniently, believed only whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["Sighting", "sighting_of", "text_digest"]
+__all__ = ["ProviderRecord", "read_provider_record", "text_digest"]
 
 _DESTINATION = re.compile(r"(?:\+|00)?([1-9][0-9]{6,14})")
 # `2026-11-22T10:00:00.1234567Z`: PostgreSQL and Python know six fractional digits, Mitto writes seven.
@@ -21,7 +21,7 @@ _YEARS = range(2000, 2200)
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class ProviderRecord:
     """A message as the provider has it."""
 
     destination: int
@@ -37,8 +37,8 @@ def text_digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def sighting_of(parsed: Any, message_id: str) -> Sighting | None:
-    """What a decoded answer says of a message; never raises.
+def read_provider_record(parsed: Any, message_id: str) -> ProviderRecord | None:
+    """What a decoded response says of a message; never raises.
 
     None unless it is about this message and has exactly one destination, a text and a time.
     """
@@ -52,7 +52,7 @@ def sighting_of(parsed: Any, message_id: str) -> Sighting | None:
         return None
     sender = _at(parsed, "requestInfo", "sms", "sender")
     is_said = isinstance(sender, str) and 0 < len(sender) <= _LONGEST_SENDER and sender.isprintable()
-    return Sighting(destinations.pop(), texts, created_at, sender if is_said else None)
+    return ProviderRecord(destinations.pop(), texts, created_at, sender if is_said else None)
 
 
 def _destinations(parsed: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Answers of the provider: read leniently whatever the status, matched to the request strictly."""
+"""Responses of the provider: read leniently whatever the status, matched to the request strictly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from servicekit.privacy import clean_text
 
-__all__ = ["Answer", "Shape", "parse_answer", "shape_of"]
+__all__ = ["ProviderResponse", "Shape", "parse_response", "shape_of"]
 
 MAX_ID_LENGTH = 64
 MAX_DESCRIPTION_LENGTH = 200
@@ -24,20 +24,20 @@ _ID_NAMES = (b"messageId", b'"id"')
 
 
 class Shape(Enum):
-    """What an answer's body is, seen against the request; the reason of an ambiguous outcome is the shape's name."""
+    """What a response's body is, seen against the request; the reason of an ambiguous outcome is the shape's name."""
 
     MATCHED = "every position has an id, all different, none seen before"
     PARTLY = "every position has an id or an error, and both occur"
-    ALL_REFUSED = "every position has an error"
+    ALL_REJECTED = "every position has an error"
     ID_COUNT_MISMATCH = "fewer or more positions than were asked for"
     ID_MISSING = "a position has neither an id nor an error"
     ID_REPEATED = "an id stands at two positions"
     ID_KNOWN = "an id was given out before"
     ID_MALFORMED = "an id is empty, too long or not printable"
-    ANSWER_UNREADABLE = "not JSON, or JSON of another form"
-    NO_IDS = "no id anywhere: what a refusal looks like"
+    RESPONSE_UNREADABLE = "not JSON, or JSON of another form"
+    NO_IDS = "no id anywhere: what a rejection looks like"
     NO_IDS_TOO_LARGE = "no id anywhere, and the words say that the request is too large"
-    HAS_IDS = "a refusal that gives out ids all the same"
+    HAS_IDS = "a rejection that gives out ids all the same"
 
 
 class _Item(msgspec.Struct, rename="camel", gc=False):
@@ -65,7 +65,7 @@ _decoder = msgspec.json.Decoder(_Body)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProviderResponse:
     """A body as far as it could be read; `ids` and `errors` run in parallel, None and "" where there is none."""
 
     readable: bool
@@ -76,18 +76,18 @@ class Answer:
     mentions_ids: bool = False
 
 
-def parse_answer(body: bytes) -> Answer:
+def parse_response(body: bytes) -> ProviderResponse:
     """Read a body of any status; never raises."""
     mentions_ids = any(name in body for name in _ID_NAMES)
     try:
         parsed = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Answer(readable=False, mentions_ids=mentions_ids)
+        return ProviderResponse(readable=False, mentions_ids=mentions_ids)
     items = parsed.messages
     if items is None:
         flat = parsed.message_id or parsed.id
         items = [_Item(message_id=flat)] if flat else []
-    return Answer(
+    return ProviderResponse(
         readable=True,
         bulk_id=parsed.bulk_id if parsed.bulk_id and _is_wellformed(parsed.bulk_id) else "",
         ids=[item.message_id if item.message_id is not None else item.id for item in items],
@@ -97,36 +97,36 @@ def parse_answer(body: bytes) -> Answer:
     )
 
 
-def shape_of(answer: Answer, expected: int, known: KnownIds) -> Shape:
-    """What a 2xx answer to a request for `expected` messages is; by position, and only as mitto.md allows."""
-    if not answer.readable:
-        return Shape.ANSWER_UNREADABLE
-    if len(answer.ids) != expected:
+def shape_of(response: ProviderResponse, expected: int, known: KnownIds) -> Shape:
+    """What a 2xx response to a request for `expected` messages is; by position, and only as mitto.md allows."""
+    if not response.readable:
+        return Shape.RESPONSE_UNREADABLE
+    if len(response.ids) != expected:
         return Shape.ID_COUNT_MISMATCH
-    ids = [message_id for message_id in answer.ids if message_id is not None]
-    flaw = _flaw_of_positions(answer, len(ids)) or _flaw_of_ids(ids, known)
+    ids = [message_id for message_id in response.ids if message_id is not None]
+    flaw = _flaw_of_positions(response, len(ids)) or _flaw_of_ids(ids, known)
     if flaw is not None:
         return flaw
     if not ids:
-        return Shape.ALL_REFUSED
+        return Shape.ALL_REJECTED
     return Shape.MATCHED if len(ids) == expected else Shape.PARTLY
 
 
-def shape_of_refusal(answer: Answer) -> Shape:
-    """What the body of an answer that is not 2xx is."""
-    if answer.mentions_ids:
+def shape_of_rejection(response: ProviderResponse) -> Shape:
+    """What the body of a response that is not 2xx is."""
+    if response.mentions_ids:
         return Shape.HAS_IDS
-    return Shape.NO_IDS_TOO_LARGE if _TOO_LARGE.search(answer.description) else Shape.NO_IDS
+    return Shape.NO_IDS_TOO_LARGE if _TOO_LARGE.search(response.description) else Shape.NO_IDS
 
 
-def _flaw_of_positions(answer: Answer, accepted: int) -> Shape | None:
-    if accepted == len(answer.ids) and not any(answer.errors):
+def _flaw_of_positions(response: ProviderResponse, accepted: int) -> Shape | None:
+    if accepted == len(response.ids) and not any(response.errors):
         return None
-    for message_id, error in zip(answer.ids, answer.errors, strict=True):
+    for message_id, error in zip(response.ids, response.errors, strict=True):
         if message_id is None and not error:
-            return Shape.ID_MISSING  # an error vouches for the missing id; silence does not
+            return Shape.ID_MISSING  # an error explains the missing id; silence does not
         if message_id is not None and error:
-            return Shape.ANSWER_UNREADABLE  # accepted and refused at once: neither can be believed
+            return Shape.RESPONSE_UNREADABLE  # accepted and rejected at once: neither can be believed
     return None
 
 

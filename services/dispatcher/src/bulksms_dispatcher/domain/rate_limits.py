@@ -29,9 +29,9 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Slowdown:
-    """After a 429 the account's limits are halved for `hold`; then they come back, by the whole in `recovery`."""
+    """After a 429 the account's limits are halved for `halved_for`; then they come back, by the whole in `recovery`."""
 
-    hold: timedelta = timedelta(seconds=10)
+    halved_for: timedelta = timedelta(seconds=10)
     recovery: timedelta = timedelta(seconds=60)
 
 

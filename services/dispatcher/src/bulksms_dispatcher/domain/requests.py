@@ -52,10 +52,10 @@ def render_bulk(
     text: str,
     variable_names: Sequence[str],
     recipients: Recipients,
-    left_out: Collection[int] = (),
+    opted_out_positions: Collection[int] = (),
 ) -> RenderedRequest:
-    """The body of `sendmessagesbulk` for all recipients but the positions `left_out`."""
-    phones, texts, parts = _render(text, variable_names, recipients, left_out)
+    """The body of `sendmessagesbulk` for all recipients but the positions `opted_out_positions`."""
+    phones, texts, parts = _render(text, variable_names, recipients, opted_out_positions)
     messages = [
         _Message(traffic_account_id, f"+{phone}", _Sms(rendered, sender))
         for phone, rendered in zip(phones, texts, strict=True)
@@ -69,10 +69,10 @@ def render_alone(
     text: str,
     variable_names: Sequence[str],
     recipients: Recipients,
-    left_out: Collection[int] = (),
+    opted_out_positions: Collection[int] = (),
 ) -> RenderedRequest:
-    """The body of `send` for a campaign's batch of one; empty when its recipient is left out."""
-    phones, texts, parts = _render(text, variable_names, recipients, left_out)
+    """The body of `send` for a campaign's batch of one; empty when its recipient has opted out."""
+    phones, texts, parts = _render(text, variable_names, recipients, opted_out_positions)
     if not phones:
         return RenderedRequest(b"", parts)
     return RenderedRequest(_json.encode(_Message(traffic_account_id, f"+{phones[0]}", _Sms(texts[0], sender))), parts)
@@ -92,11 +92,11 @@ def render_one(text: str, variable_names: Sequence[str], recipients: Recipients,
 
 
 def _render(
-    text: str, variable_names: Sequence[str], recipients: Recipients, left_out: Collection[int]
+    text: str, variable_names: Sequence[str], recipients: Recipients, opted_out_positions: Collection[int]
 ) -> tuple[Sequence[int], Sequence[str], Sequence[int]]:
     """Phones, texts and parts of those who are in the request."""
-    if left_out:
-        recipients = recipients.only([i for i in range(len(recipients.phones)) if i not in left_out])
+    if opted_out_positions:
+        recipients = recipients.only([i for i in range(len(recipients.phones)) if i not in opted_out_positions])
     template, phones = Template.parse(text), recipients.phones
     if not phones:
         return (), (), ()

@@ -23,20 +23,20 @@ __all__ = [
 ]
 
 OPERATOR = "OPERATOR"
-"""Reason of what rests on an operator's word alone."""
+"""Reason of what an operator alone has confirmed."""
 
 
 class RecipientOutcome(IntEnum):
     """The numbers are those of the campaign contract's RecipientOutcome."""
 
     DEFERRED = 0
-    """Not told: they are in another batch now, which will be."""
+    """Not reported: they are in another batch now, which will be."""
     ACCEPTED = 1
     FAILED = 2
     AMBIGUOUS = 3
-    UNKNOWN = 4
+    UNRESOLVED = 4
     CANCELLED = 5
-    SUPPRESSED = 6
+    OPTED_OUT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ _decoder = msgspec.msgpack.Decoder(list[_Stored])
 
 
 def whole(
-    outcome: RecipientOutcome, left_out: Iterable[int] = (), *, reason: str = "", description: str = ""
+    outcome: RecipientOutcome, opted_out_positions: Iterable[int] = (), *, reason: str = "", description: str = ""
 ) -> tuple[Group, ...]:
-    """One outcome for everyone who was in the request; those `left_out` of it had opted out."""
-    suppressed = tuple(left_out)
+    """One outcome for everyone who was in the request; those at `opted_out_positions` had opted out."""
+    opted_out = tuple(opted_out_positions)
     everyone = Group(outcome, reason, description)
-    if not suppressed:
+    if not opted_out:
         return (everyone,)
-    return everyone, Group(RecipientOutcome.SUPPRESSED, "OPTED_OUT", "", suppressed)
+    return everyone, Group(RecipientOutcome.OPTED_OUT, "OPTED_OUT", "", opted_out)
 
 
 def resolve(groups: Sequence[Group], recipients: int) -> list[Resolved]:

@@ -1,4 +1,4 @@
-"""When a batch that provably was not sent is tried again."""
+"""When a batch that provably was not sent is attempted again."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from bulksms_dispatcher.domain.recipients import Recipients
 from servicekit import errors
 from servicekit.errors import FieldViolation
 
-__all__ = ["Cutter", "Progress", "Submission"]
+__all__ = ["Cutter", "Submission", "SubmissionProgress"]
 
 # E.164: at most 15 digits; the shortest international numbers in use have seven.
 MIN_PHONE, MAX_PHONE = 10**6, 10**15 - 1
@@ -53,7 +53,7 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SubmissionProgress:
     """How far a submission is stored."""
 
     next_index: int = 0
@@ -61,20 +61,20 @@ class Progress:
     batches: int = 0
     complete: bool = False
 
-    def after(self, recipients: Recipients) -> Progress:
+    def after(self, recipients: Recipients) -> SubmissionProgress:
         """With one more batch."""
-        return Progress(
+        return SubmissionProgress(
             self.next_index + len(recipients.phones), recipients.phones[-1], self.batches + 1, self.complete
         )
 
 
 class Cutter:
-    """Holds what was streamed and is not stored: never more than one batch and one chunk.
+    """Keeps what was streamed and is not stored: never more than one batch and one chunk.
 
     Positions that are stored already, or were streamed before, are skipped, so overlaps are harmless.
     """
 
-    def __init__(self, batch_size: int, variables: int, stored: Progress) -> None:
+    def __init__(self, batch_size: int, variables: int, stored: SubmissionProgress) -> None:
         self._batch_size = batch_size
         self._variables = variables
         self._stored = stored
@@ -84,12 +84,12 @@ class Cutter:
 
     @property
     def start(self) -> int:
-        """Position of the first recipient held."""
+        """Position of the first recipient it has."""
         return self._start
 
     @property
     def end(self) -> int:
-        """Position after the last recipient held."""
+        """Position after the last recipient it has."""
         return self._start + len(self._phones)
 
     @property
@@ -120,7 +120,7 @@ class Cutter:
         size = self._batch_size
         return Recipients(self._phones[:size], self._values[: size * self._variables])
 
-    def move_to(self, stored: Progress) -> None:
+    def move_to(self, stored: SubmissionProgress) -> None:
         """Drop what is stored by now, by this stream or another one of the same submission."""
         drop = stored.next_index - self._start
         self._stored = stored

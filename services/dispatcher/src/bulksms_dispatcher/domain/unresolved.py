@@ -1,4 +1,4 @@
-"""Unresolved batches: sent, perhaps; and what becomes of them when evidence, an operator or time has the last word."""
+"""Unresolved batches: sent, perhaps; and what becomes of them by evidence, by an operator, or when time is over."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Confirmed, StoredResponse
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.domain.provider_records import Sighting, text_digest
+from bulksms_dispatcher.domain.provider_records import ProviderRecord, text_digest
 from bulksms_dispatcher.domain.recipients import unpack, unpack_positions
 from bulksms_dispatcher.domain.requests import render_one
 from bulksms_dispatcher.domain.results import OPERATOR, Group, RecipientOutcome
-from bulksms_dispatcher.domain.settlements import Answered, Settlement, Tried, Vouched
 from smstext.parts import measure
 
-__all__ = ["EVIDENCE", "NO_EVIDENCE", "Unresolved"]
+__all__ = ["EVIDENCE", "UNRESOLVED", "Unresolved"]
 
 EVIDENCE = "EVIDENCE"
-NO_EVIDENCE = "NO_EVIDENCE"
+UNRESOLVED = "UNRESOLVED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Unresolved:
     submission_id: UUID
     evidenced: int
     packed: bytes
-    left_out: bytes | None
+    opted_out_positions: bytes | None
     text: str
     sender: str
     variable_names: Sequence[str]
@@ -43,76 +43,76 @@ class Unresolved:
         """True when its text is sent as it is."""
         return self.campaign_id == NO_CAMPAIGN
 
-    def position_of(self, sighting: Sighting) -> int | None:
+    def position_of(self, record: ProviderRecord) -> int | None:
         """Where the recipient stands that was sent what the provider has; None when nobody was."""
-        if sighting.sender not in (None, self.sender):
+        if record.sender not in (None, self.sender):
             return None
         recipients = unpack(self.packed)
         try:
-            position = list(recipients.phones).index(sighting.destination)
+            position = list(recipients.phones).index(record.destination)
         except ValueError:
             return None
-        if position in self._left_out():
+        if position in self._opted_out():
             return None
         text = self.text if self.is_single_message else render_one(self.text, self.variable_names, recipients, position)
-        return position if text_digest(text) in sighting.texts else None
+        return position if text_digest(text) in record.texts else None
 
     def is_complete(self, evidenced: int) -> bool:
         """True when evidence has named everyone who was in the request."""
-        return evidenced == len(unpack(self.packed).phones) - len(self._left_out())
+        return evidenced == len(unpack(self.packed).phones) - len(self._opted_out())
 
-    def accepted_by_evidence(self, ids: Mapping[int, str]) -> Settlement:
+    def accepted_by_evidence(self, ids: Mapping[int, str]) -> BatchOutcome:
         """Everyone in the request was named."""
-        return Settlement(
+        return BatchOutcome(
             BatchState.ACCEPTED,
             self._groups(Group(RecipientOutcome.ACCEPTED)),
-            tried=Tried(OutcomeKind.ACCEPTED, EVIDENCE),
+            attempt=AttemptResult(OutcomeKind.ACCEPTED, EVIDENCE),
             parts=self._parts(ids),
-            answered=Answered(0, message_ids=_in_order(ids)),
+            response=StoredResponse(0, message_ids=_in_order(ids)),
         )
 
-    def accepted_by_operator(self, ids: Mapping[int, str]) -> Settlement:
+    def accepted_by_operator(self, ids: Mapping[int, str]) -> BatchOutcome:
         """All of it; those that evidence has named have their ids."""
         everyone = range(len(unpack(self.packed).phones))
-        sent = [position for position in everyone if position not in self._left_out()]
-        return Settlement(
+        sent = [position for position in everyone if position not in self._opted_out()]
+        return BatchOutcome(
             BatchState.ACCEPTED,
             self._groups(Group(RecipientOutcome.ACCEPTED, OPERATOR), ids),
-            tried=Tried(OutcomeKind.ACCEPTED, OPERATOR),
+            attempt=AttemptResult(OutcomeKind.ACCEPTED, OPERATOR),
             reason=OPERATOR,
             parts=self._parts(sent),
-            vouched=Vouched(len(sent), _in_order(ids)),
+            confirmed=Confirmed(len(sent), _in_order(ids)),
         )
 
-    def not_sent_by_operator(self) -> Settlement:
+    def not_sent_by_operator(self) -> BatchOutcome:
         """None of it; refused by storage when evidence says otherwise."""
-        return Settlement(
+        return BatchOutcome(
             BatchState.REJECTED,
             self._groups(Group(RecipientOutcome.FAILED, OPERATOR)),
-            tried=Tried(OutcomeKind.REFUSED, OPERATOR),
+            attempt=AttemptResult(OutcomeKind.REJECTED, OPERATOR),
             reason=OPERATOR,
         )
 
-    def given_up(self, ids: Mapping[int, str]) -> Settlement:
+    def given_up(self, ids: Mapping[int, str]) -> BatchOutcome:
         """Time is over for those that no evidence has named."""
-        return Settlement(
-            BatchState.UNKNOWN,
-            self._groups(Group(RecipientOutcome.UNKNOWN, NO_EVIDENCE), ids),
-            reason=NO_EVIDENCE,
+        return BatchOutcome(
+            BatchState.UNRESOLVED,
+            self._groups(Group(RecipientOutcome.UNRESOLVED, UNRESOLVED), ids),
+            reason=UNRESOLVED,
             parts=self._parts(ids),
-            vouched=Vouched(len(ids), _in_order(ids)) if ids else None,
+            confirmed=Confirmed(len(ids), _in_order(ids)) if ids else None,
         )
 
     def _groups(self, rest: Group, ids: Mapping[int, str] | None = None) -> tuple[Group, ...]:
         groups = [rest]
         if ids:
             groups.append(Group(RecipientOutcome.ACCEPTED, positions=tuple(sorted(ids))))
-        if left_out := self._left_out():
-            groups.append(Group(RecipientOutcome.SUPPRESSED, "OPTED_OUT", "", tuple(sorted(left_out))))
+        if opted_out_positions := self._opted_out():
+            groups.append(Group(RecipientOutcome.OPTED_OUT, "OPTED_OUT", "", tuple(sorted(opted_out_positions))))
         return tuple(groups)
 
-    def _left_out(self) -> frozenset[int]:
-        return frozenset(unpack_positions(self.left_out)) if self.left_out else frozenset()
+    def _opted_out(self) -> frozenset[int]:
+        return frozenset(unpack_positions(self.opted_out_positions)) if self.opted_out_positions else frozenset()
 
     def _parts(self, positions: Sequence[int] | Mapping[int, str]) -> int:
         if not positions:

@@ -115,7 +115,7 @@ class Limiter:
                 keys=[self._key("slowed", self._account), self._key("blocked", self._account)],
                 args=[
                     _microseconds(rest),
-                    _microseconds(self._slowdown.hold),
+                    _microseconds(self._slowdown.halved_for),
                     _microseconds(self._slowdown.recovery),
                     _microseconds(limit.window),
                 ],

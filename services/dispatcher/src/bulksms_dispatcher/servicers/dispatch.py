@@ -33,10 +33,10 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
     """The contract of each RPC is its comment in the proto."""
 
-    def __init__(self, database: Database, intake: Intake, wake: Callable[[], None]) -> None:
+    def __init__(self, database: Database, intake: Intake, notify: Callable[[], None]) -> None:
         self._database = database
         self._intake = intake
-        self._wake = wake
+        self._notify = notify
 
     async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitResponse:
         first = await anext(aiter(request_iterator), None)
@@ -70,14 +70,14 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
         async with self._database.begin() as connection:
             await campaigns.set_paused(connection, campaign_id, tenant_id, paused=False)
             ready = await campaigns.count_batches(connection, campaign_id, BatchState.READY)
-        self._wake()
+        self._notify()
         return pb.ResumeCampaignResponse(ready=ready)
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Context) -> pb.CancelCampaignResponse:
         tenant_id, campaign_id = _campaign(request)
         async with self._database.begin() as connection:
             cancelled = await campaigns.cancel(connection, campaign_id, tenant_id)
-        self._wake()
+        self._notify()
         return pb.CancelCampaignResponse(
             cancelled_recipients=cancelled.cancelled_recipients,
             in_flight=cancelled.in_flight,

@@ -12,7 +12,7 @@ from bulksms.dispatcher.v1 import messages_pb2_grpc
 from bulksms_dispatcher.domain.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus, fold_evidence
 from bulksms_dispatcher.domain.provider_responses import MAX_ID_LENGTH
 from bulksms_dispatcher.storage import messages
-from bulksms_dispatcher.use_cases.evidence import EvidenceBook
+from bulksms_dispatcher.use_cases.evidence import EvidenceSearch
 from bulksms_dispatcher.use_cases.single_sends import SingleSend, SingleSends
 from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
 from servicekit import errors
@@ -34,7 +34,7 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
     """The contract of each RPC is its comment in the proto."""
 
     def __init__(
-        self, database: Database, singles: SingleSends, questions: StatusQuestions, evidence: EvidenceBook
+        self, database: Database, singles: SingleSends, questions: StatusQuestions, evidence: EvidenceSearch
     ) -> None:
         self._database = database
         self._singles = singles
@@ -147,7 +147,7 @@ def _printable(text: str) -> str:
 
 
 def _message(message: Message) -> pb.Message:
-    answer = pb.Message(
+    reply = pb.Message(
         message_id=str(message.message_id),
         tenant_id=message.tenant_id,
         phone=format_e164(message.phone),
@@ -159,7 +159,7 @@ def _message(message: Message) -> pb.Message:
         parts=message.parts,
     )
     if message.created_at is not None:
-        answer.created_at.FromDatetime(message.created_at)
+        reply.created_at.FromDatetime(message.created_at)
     if message.updated_at is not None:
-        answer.updated_at.FromDatetime(message.updated_at)
-    return answer
+        reply.updated_at.FromDatetime(message.updated_at)
+    return reply

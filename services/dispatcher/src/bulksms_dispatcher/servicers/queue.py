@@ -18,7 +18,7 @@ from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.storage import queue
-from bulksms_dispatcher.use_cases.resolutions import OperatorsWord, Resolutions, Word, no_batch
+from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolution, Resolutions, no_batch
 from servicekit import errors
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
@@ -30,7 +30,7 @@ Context = Any
 _REQUEUE = "REQUEUE"
 MAX_REASON = 500
 OPERATOR_METADATA = "x-operator"
-_WORDS = {pb.RESOLUTION_ACCEPTED: Word.ACCEPTED, pb.RESOLUTION_NOT_SENT: Word.NOT_SENT}
+_RESOLUTIONS = {pb.RESOLUTION_ACCEPTED: Resolution.ACCEPTED, pb.RESOLUTION_NOT_SENT: Resolution.NOT_SENT}
 # The limiter remembers every permit of a window.
 MAX_REQUESTS, MAX_MESSAGES, MAX_WINDOW_MS = 10_000, 10_000_000, 3_600_000
 
@@ -44,13 +44,13 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         gate: PacingGate,
         limits: CurrentLimits,
         resolutions: Resolutions,
-        wake: Callable[[], None],
+        notify: Callable[[], None],
     ) -> None:
         self._database = database
         self._gate = gate
         self._limits = limits
         self._resolutions = resolutions
-        self._wake = wake
+        self._notify = notify
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Context) -> pb.GetQueueStatsResponse:
         check = ArgumentCheck()
@@ -132,7 +132,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         reason = check.text("reason", request.reason, minimum=1, maximum=MAX_REASON)
         check.finish()
         async with self._database.begin() as connection:
-            done_for = await queue.operation_batch(connection, request_id, _REQUEUE)
+            done_for = await queue.batch_of_operator_action(connection, request_id, _REQUEUE)
             if done_for is not None and done_for != batch_id:
                 raise errors.already_exists(
                     "REQUEST_ID_REUSED",
@@ -142,11 +142,11 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             if done_for is None:
                 if not await queue.requeue_dead(connection, batch_id):
                     raise _not_dead(batch_id, await queue.find_batch(connection, batch_id))
-                await queue.save_operation(connection, request_id, _REQUEUE, batch_id, reason, _operator(context))
+                await queue.save_operator_action(connection, request_id, _REQUEUE, batch_id, reason, _operator(context))
             record = await queue.find_batch(connection, batch_id)
         if record is None:
             raise no_batch(batch_id)
-        self._wake()
+        self._notify()
         return pb.RequeueDeadBatchResponse(batch=_batch(record))
 
     async def ResolveBatch(self, request: pb.ResolveBatchRequest, context: Context) -> pb.ResolveBatchResponse:
@@ -154,13 +154,13 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         request_id = check.request_id(request.request_id)
         batch_id = check.uuid("batch_id", request.batch_id)
         known_from = check.text("evidence", request.evidence, minimum=1, maximum=MAX_REASON)
-        word = _WORDS.get(request.resolution)
-        if word is None:
+        resolution = _RESOLUTIONS.get(request.resolution)
+        if resolution is None:
             check.wrong("resolution", "must be ACCEPTED or NOT_SENT")
         check.finish()
-        assert word is not None  # noqa: S101 - checked above
+        assert resolution is not None  # noqa: S101 - checked above
         record = await self._resolutions.resolve(
-            OperatorsWord(request_id, batch_id, word, known_from, _operator(context))
+            OperatorResolution(request_id, batch_id, resolution, known_from, _operator(context))
         )
         return pb.ResolveBatchResponse(batch=_batch(record))
 

@@ -11,9 +11,9 @@ _READ = text("SELECT size FROM batch_sizes WHERE traffic_account_id = :account")
 # Only who has sent a batch of the full size knows that it may be larger: of many at once, the first one counts.
 _GROW = text("""
     INSERT INTO batch_sizes AS b (traffic_account_id, size)
-    VALUES (:account, least(CAST(:most AS integer), CAST(:start AS integer) + CAST(:step AS integer)))
+    VALUES (:account, least(CAST(:max_size AS integer), CAST(:start AS integer) + CAST(:step AS integer)))
     ON CONFLICT (traffic_account_id) DO UPDATE
-    SET size = least(CAST(:most AS integer), b.size + CAST(:step AS integer)), updated_at = clock_timestamp()
+    SET size = least(CAST(:max_size AS integer), b.size + CAST(:step AS integer)), updated_at = clock_timestamp()
     WHERE b.size <= CAST(:recipients AS integer)
     RETURNING size
 """)
@@ -34,10 +34,10 @@ async def read(connection: AsyncConnection, account: str) -> int | None:
 
 
 async def grow(
-    connection: AsyncConnection, account: str, recipients: int, *, start: int, step: int, most: int
+    connection: AsyncConnection, account: str, recipients: int, *, start: int, step: int, max_size: int
 ) -> int | None:
     """A batch of so many went well; the new size, None when it stays."""
-    parameters = {"account": account, "recipients": recipients, "start": start, "step": step, "most": most}
+    parameters = {"account": account, "recipients": recipients, "start": start, "step": step, "max_size": max_size}
     return (await connection.execute(_GROW, parameters)).scalar_one_or_none()
 
 

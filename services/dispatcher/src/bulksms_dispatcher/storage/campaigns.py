@@ -54,7 +54,7 @@ _CANCEL_BATCHES = text(f"""
             updated_at = clock_timestamp()
         WHERE campaign_id = :campaign_id AND state IN ({BatchState.READY}, {BatchState.LEASED})
         RETURNING batch_id, epoch, recipients
-    ), told AS (
+    ), reported AS (
         INSERT INTO outbox (kind, batch_id, epoch, state, groups)
         SELECT {OutboxKind.CAMPAIGN}, batch_id, epoch, {BatchState.CANCELLED}, :groups FROM cancelled
     )
@@ -87,7 +87,7 @@ async def count_batches(connection: AsyncConnection, campaign_id: UUID, *states:
 
 
 async def cancel(connection: AsyncConnection, campaign_id: UUID, tenant_id: str) -> Cancellation:
-    """Cancel for good all that is not armed, and queue the news for the campaign service."""
+    """Cancel for good all that is not armed, and queue the report for the campaign service."""
     for origin in (BatchState.READY, BatchState.LEASED):
         check_transition(origin, BatchState.CANCELLED)
     await connection.execute(_SET_CANCELLED, {"campaign_id": campaign_id, "tenant_id": tenant_id})

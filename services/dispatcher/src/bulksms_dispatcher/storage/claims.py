@@ -92,11 +92,12 @@ _CLAIM = text(f"""
 _ARM = text(f"""
     WITH armed AS (
         UPDATE batches
-        SET state = {BatchState.ARMED}, attempts = attempts + 1, traceparent = :traceparent, left_out = :left_out,
+        SET state = {BatchState.ARMED}, attempts = attempts + 1, traceparent = :traceparent,
+            opted_out_positions = :opted_out_positions,
             updated_at = clock_timestamp(),
             lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
         WHERE batch_id = :batch_id AND state = {BatchState.LEASED} AND epoch = :epoch AND worker = :worker
-          AND coalesce((SELECT v.version FROM suppression_versions v WHERE v.tenant_id = batches.tenant_id), 0)
+          AND coalesce((SELECT v.version FROM opt_out_versions v WHERE v.tenant_id = batches.tenant_id), 0)
               = :suppression_version
         RETURNING batch_id, attempts
     )
@@ -147,7 +148,7 @@ async def arm(
     *,
     lease: timedelta,
     suppression_version: int,
-    left_out: bytes | None,
+    opted_out_positions: bytes | None,
     traceparent: str,
 ) -> bool:
     """LEASED → ARMED by compare-and-set, one statement; False when the batch is not this worker's to send any more."""
@@ -158,7 +159,7 @@ async def arm(
         "worker": worker,
         "lease_seconds": lease.total_seconds(),
         "suppression_version": suppression_version,
-        "left_out": left_out,
+        "opted_out_positions": opted_out_positions,
         "traceparent": traceparent,
     }
     return (await connection.execute(_ARM, parameters)).rowcount == 1

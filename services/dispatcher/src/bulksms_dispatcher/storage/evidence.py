@@ -13,18 +13,18 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.protocol import BatchState
-from bulksms_dispatcher.domain.provider_records import Sighting
+from bulksms_dispatcher.domain.provider_records import ProviderRecord
 from bulksms_dispatcher.domain.results import OPERATOR
 from bulksms_dispatcher.domain.unresolved import Unresolved
 
 __all__ = [
     "Candidate",
-    "Claimed",
     "EvidenceState",
+    "OpenReport",
     "assign",
     "count_open",
     "find_candidates",
-    "find_twins",
+    "find_indistinguishable",
     "find_unresolved",
     "give_up",
     "has_candidates",
@@ -34,7 +34,7 @@ __all__ = [
     "note",
     "postpone",
     "read_ids",
-    "save_sighting",
+    "save_provider_record",
     "take_open",
 ]
 
@@ -48,25 +48,25 @@ class EvidenceState(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class OpenReport:
     """A report to be looked into."""
 
     provider_message_id: str
-    tries: int
-    sighting: Sighting | None
+    attempts: int
+    provider_record: ProviderRecord | None
     """What the provider said of it, when it was asked before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A batch a sighting may be of; armed too long before it when not `in_window`."""
+    """A batch a provider record may be of; armed too long before it when not `in_window`."""
 
     batch: Unresolved
     in_window: bool
 
 
 # As the index batches_without_ids has it.
-_WITHOUT_IDS = f"""(b.state IN ({BatchState.AMBIGUOUS}, {BatchState.UNKNOWN})
+_WITHOUT_IDS = f"""(b.state IN ({BatchState.AMBIGUOUS}, {BatchState.UNRESOLVED})
     OR (b.state IN ({BatchState.ACCEPTED}, {BatchState.REJECTED}) AND b.reason = '{OPERATOR}'))"""
 _HAS_CANDIDATES = text(f"""
     SELECT EXISTS (SELECT 1 FROM batches b WHERE {_WITHOUT_IDS})
@@ -83,36 +83,36 @@ _NOTE = text("""
 _TAKE = text(f"""
     WITH due AS (
         SELECT provider_message_id FROM evidence
-        WHERE state = {EvidenceState.OPEN} AND next_try <= now()
-        ORDER BY next_try LIMIT :limit FOR UPDATE SKIP LOCKED
+        WHERE state = {EvidenceState.OPEN} AND next_attempt_at <= now()
+        ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
     )
     UPDATE evidence e
-    SET tries = tries + 1, next_try = clock_timestamp() + make_interval(secs => :hide_seconds)
+    SET attempts = attempts + 1, next_attempt_at = clock_timestamp() + make_interval(secs => :hide_seconds)
     FROM due WHERE e.provider_message_id = due.provider_message_id
-    RETURNING e.provider_message_id, e.tries, e.sighted_phone, e.sighted_texts, e.sighted_at,
-              e.sighted_sender
+    RETURNING e.provider_message_id, e.attempts, e.provider_phone, e.provider_texts, e.provider_created_at,
+              e.provider_sender
 """)
 _POSTPONE = text(f"""
-    UPDATE evidence SET reason = :reason, next_try = clock_timestamp() + make_interval(secs => :delay_seconds)
+    UPDATE evidence SET reason = :reason, next_attempt_at = clock_timestamp() + make_interval(secs => :delay_seconds)
     WHERE provider_message_id = :id AND state = {EvidenceState.OPEN}
 """)
 _GIVE_UP = text(f"""
     UPDATE evidence SET state = {EvidenceState.UNMATCHED}, reason = :reason
     WHERE provider_message_id = :id AND state = {EvidenceState.OPEN}
 """)
-_SAVE_SIGHTING = text("""
-    UPDATE evidence SET sighted_phone = :phone, sighted_texts = CAST(:texts AS bytea[]), sighted_at = :at,
-                        sighted_sender = :sender
+_SAVE_PROVIDER_RECORD = text("""
+    UPDATE evidence SET provider_phone = :phone, provider_texts = CAST(:texts AS bytea[]), provider_created_at = :at,
+                        provider_sender = :sender
     WHERE provider_message_id = :id
 """)
-_TWINS = text(f"""
+_INDISTINGUISHABLE = text(f"""
     SELECT provider_message_id FROM evidence
-    WHERE state = {EvidenceState.OPEN} AND sighted_phone = CAST(:phone AS bigint)
-      AND sighted_texts && CAST(:texts AS bytea[]) AND sighted_sender IS NOT DISTINCT FROM CAST(:sender AS text)
-    ORDER BY sighted_at, provider_message_id
+    WHERE state = {EvidenceState.OPEN} AND provider_phone = CAST(:phone AS bigint)
+      AND provider_texts && CAST(:texts AS bytea[]) AND provider_sender IS NOT DISTINCT FROM CAST(:sender AS text)
+    ORDER BY provider_created_at, provider_message_id
 """)
-_COLUMNS = """b.batch_id, b.epoch, b.state, b.reason, b.campaign_id, b.submission_id, b.evidenced, b.packed, b.left_out,
-              s.text, s.sender, s.variable_names"""
+_COLUMNS = """b.batch_id, b.epoch, b.state, b.reason, b.campaign_id, b.submission_id, b.evidenced, b.packed,
+              b.opted_out_positions, s.text, s.sender, s.variable_names"""
 _FIND = text(f"""
     SELECT {_COLUMNS} FROM batches b JOIN submissions s ON s.submission_id = b.submission_id
     WHERE b.batch_id = :batch_id
@@ -122,8 +122,8 @@ _LOCK = text(f"""
     WHERE b.batch_id = :batch_id FOR UPDATE OF b
 """)
 # Its last attempt is the one that counts: the earlier ones were provably not accepted. On the wire are candidates too:
-# while one of them may be what was seen, nothing else can be. Those armed long before are rivals, but no match: a
-# worker that was frozen between arming and sending sends late.
+# while one of them may be what the provider has, nothing else can be. Those armed long before are rivals, but no match:
+# a worker that was frozen between arming and sending sends late.
 _CANDIDATES = text(f"""
     SELECT {_COLUMNS}, a.armed_at, a.armed_at >= CAST(:earliest AS timestamptz) AS in_window FROM (
         SELECT b.* FROM batches b WHERE {_WITHOUT_IDS}
@@ -138,13 +138,13 @@ _CANDIDATES = text(f"""
       AND a.armed_at <= CAST(:latest AS timestamptz)
     ORDER BY a.armed_at, b.batch_id LIMIT :limit
 """)
-# The answers of the time in question, few of which are about this number; only theirs are searched.
+# The responses of the time in question, few of which are about this number; only theirs are searched.
 _IS_KNOWN = text("""
     SELECT EXISTS (
-        SELECT 1 FROM answers a JOIN batches b ON b.batch_id = a.batch_id
-        WHERE a.received_at >= CAST(:earliest AS timestamptz)
+        SELECT 1 FROM provider_responses r JOIN batches b ON b.batch_id = r.batch_id
+        WHERE r.received_at >= CAST(:earliest AS timestamptz)
           AND CAST(:phone AS bigint) BETWEEN b.first_phone AND b.last_phone
-          AND position(convert_to(CAST(:id AS text), 'UTF8') IN coalesce(a.message_ids, ''::bytea)) > 0)
+          AND position(convert_to(CAST(:id AS text), 'UTF8') IN coalesce(r.message_ids, ''::bytea)) > 0)
 """)
 _TAKEN = text(f"""
     SELECT provider_message_id FROM evidence
@@ -178,35 +178,39 @@ async def note(connection: AsyncConnection, reports: Sequence[tuple[str, str]]) 
     return (await connection.execute(_NOTE, parameters)).rowcount
 
 
-async def take_open(connection: AsyncConnection, limit: int, hide: timedelta) -> list[Claimed]:
+async def take_open(connection: AsyncConnection, limit: int, hide: timedelta) -> list[OpenReport]:
     """Up to `limit` due reports, hidden from everybody else for a while."""
     parameters = {"limit": limit, "hide_seconds": hide.total_seconds()}
     return [
-        Claimed(
+        OpenReport(
             row.provider_message_id,
-            row.tries,
-            None if row.sighted_at is None else _sighting(row),
+            row.attempts,
+            None if row.provider_created_at is None else _provider_record(row),
         )
         for row in await connection.execute(_TAKE, parameters)
     ]
 
 
-async def save_sighting(connection: AsyncConnection, message_id: str, sighting: Sighting) -> None:
+async def save_provider_record(connection: AsyncConnection, message_id: str, provider_record: ProviderRecord) -> None:
     """Keep what the provider said: it is not asked again."""
     parameters = {
         "id": message_id,
-        "phone": sighting.destination,
-        "texts": sorted(sighting.texts),
-        "at": sighting.created_at,
-        "sender": sighting.sender,
+        "phone": provider_record.destination,
+        "texts": sorted(provider_record.texts),
+        "at": provider_record.created_at,
+        "sender": provider_record.sender,
     }
-    await connection.execute(_SAVE_SIGHTING, parameters)
+    await connection.execute(_SAVE_PROVIDER_RECORD, parameters)
 
 
-async def find_twins(connection: AsyncConnection, sighting: Sighting) -> list[str]:
-    """Message ids of open reports that cannot be told from this one, in the order of their messages."""
-    parameters = {"phone": sighting.destination, "texts": sorted(sighting.texts), "sender": sighting.sender}
-    return [str(found) for found in (await connection.execute(_TWINS, parameters)).scalars()]
+async def find_indistinguishable(connection: AsyncConnection, provider_record: ProviderRecord) -> list[str]:
+    """Message ids of open reports that cannot be distinguished from this one, in the order of their messages."""
+    parameters = {
+        "phone": provider_record.destination,
+        "texts": sorted(provider_record.texts),
+        "sender": provider_record.sender,
+    }
+    return [str(found) for found in (await connection.execute(_INDISTINGUISHABLE, parameters)).scalars()]
 
 
 async def postpone(connection: AsyncConnection, message_id: str, delay: timedelta, reason: str) -> None:
@@ -230,7 +234,7 @@ async def find_candidates(
 
 
 async def is_of_accepted_batch(connection: AsyncConnection, message_id: str, phone: int, earliest: datetime) -> bool:
-    """True when a recorded answer gave this id out: then it proves nothing about any other batch."""
+    """True when a recorded response gave this id out: then it proves nothing about any other batch."""
     parameters = {"id": message_id, "phone": phone, "earliest": earliest}
     return bool((await connection.execute(_IS_KNOWN, parameters)).scalar_one())
 
@@ -270,9 +274,12 @@ async def read_ids(connection: AsyncConnection, batch_id: UUID) -> dict[int, str
     return {row.position: row.provider_message_id for row in await connection.execute(_IDS, {"batch_id": batch_id})}
 
 
-def _sighting(row: Row[Any]) -> Sighting:
-    return Sighting(
-        row.sighted_phone, frozenset(bytes(digest) for digest in row.sighted_texts), row.sighted_at, row.sighted_sender
+def _provider_record(row: Row[Any]) -> ProviderRecord:
+    return ProviderRecord(
+        row.provider_phone,
+        frozenset(bytes(digest) for digest in row.provider_texts),
+        row.provider_created_at,
+        row.provider_sender,
     )
 
 

@@ -23,14 +23,14 @@ class Expired:
     epoch: int
     campaign_id: UUID
     state: BatchState
-    left_out: bytes | None
+    opted_out_positions: bytes | None
     worker: str
 
 
 # Not locked here: what is done about it is a compare-and-set of its own, and loses against a worker that is quicker.
 # An armed batch is not found while the server is younger than `grace`: after an outage its worker speaks first.
 _EXPIRED = text(f"""
-    SELECT batch_id, epoch, campaign_id, state, left_out, worker FROM batches
+    SELECT batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
     WHERE state IN ({BatchState.LEASED}, {BatchState.ARMED}) AND lease_until < clock_timestamp()
       AND state = ANY(:states)
       AND (state = {BatchState.LEASED}
@@ -38,7 +38,7 @@ _EXPIRED = text(f"""
     ORDER BY lease_until LIMIT :limit
 """)
 _AMBIGUOUS = text(f"""
-    SELECT batch_id, epoch, campaign_id, state, left_out, worker FROM batches
+    SELECT batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
     WHERE state = {BatchState.AMBIGUOUS} AND updated_at < now() - make_interval(secs => :horizon_seconds)
     ORDER BY updated_at LIMIT :limit
 """)
@@ -63,4 +63,6 @@ async def find_ambiguous_since(connection: AsyncConnection, horizon: timedelta, 
 
 async def _read(connection: AsyncConnection, statement: TextClause, parameters: dict[str, object]) -> list[Expired]:
     rows = await connection.execute(statement, parameters)
-    return [Expired(r.batch_id, r.epoch, r.campaign_id, BatchState(r.state), r.left_out, r.worker) for r in rows]
+    return [
+        Expired(r.batch_id, r.epoch, r.campaign_id, BatchState(r.state), r.opted_out_positions, r.worker) for r in rows
+    ]

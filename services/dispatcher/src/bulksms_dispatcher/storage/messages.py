@@ -24,13 +24,13 @@ __all__ = [
     "is_waiting",
     "list_page",
     "name",
+    "record_outcome",
     "record_reports",
-    "settle",
-    "settled",
+    "release_credit",
 ]
 
-UNSETTLED = "INTERRUPTED_UNSETTLED"
-"""Reason of a message that failed because its caller died, as long as its credit may still be held."""
+CREDIT_RESERVED = "INTERRUPTED_CREDIT_RESERVED"
+"""Reason of a message that failed because its caller died, as long as its credit may still be reserved."""
 
 _COLUMNS = """message_id, tenant_id, phone, sender, status, reason, description, provider_message_id, parts, created_at,
               updated_at"""
@@ -59,7 +59,7 @@ _LIST = text(f"""
     ORDER BY created_at DESC, message_id DESC LIMIT :limit
 """)
 # A report may have come first: what is final stays.
-_SETTLE = text(f"""
+_RECORD_OUTCOME = text(f"""
     UPDATE messages
     SET status = CASE WHEN status IN ({MessageStatus.DELIVERED}, {MessageStatus.FAILED}) THEN status ELSE :status END,
         reason = :reason, description = :description, updated_at = clock_timestamp(),
@@ -76,18 +76,20 @@ _NAME = text(f"""
 """)
 _FIND_ABANDONED = text(f"""
     SELECT m.message_id, m.tenant_id FROM messages m
-    WHERE (m.status = {MessageStatus.QUEUED} OR m.reason = '{UNSETTLED}')
+    WHERE (m.status = {MessageStatus.QUEUED} OR m.reason = '{CREDIT_RESERVED}')
       AND m.created_at < now() - make_interval(secs => :age_seconds)
       AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = m.message_id)
     ORDER BY m.created_at LIMIT :limit
 """)
 _LOCK = text("SELECT status FROM messages WHERE message_id = :message_id FOR UPDATE")
 _FAIL_UNQUEUED = text(f"""
-    UPDATE messages SET status = {MessageStatus.FAILED}, reason = '{UNSETTLED}', updated_at = clock_timestamp()
+    UPDATE messages SET status = {MessageStatus.FAILED}, reason = '{CREDIT_RESERVED}', updated_at = clock_timestamp()
     WHERE message_id = :message_id
       AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = :message_id)
 """)
-_SETTLED = text(f"UPDATE messages SET reason = 'INTERRUPTED' WHERE message_id = :message_id AND reason = '{UNSETTLED}'")
+_RELEASE_CREDIT = text(
+    f"UPDATE messages SET reason = 'INTERRUPTED' WHERE message_id = :message_id AND reason = '{CREDIT_RESERVED}'"
+)
 # One row per message id: the most final of its reports. Delivered and failed stay; "sent" changes nothing by itself.
 _REPORTS = text(f"""
     WITH reports AS (
@@ -107,7 +109,7 @@ _REPORTS = text(f"""
 _STATUS_OF = {
     RecipientOutcome.ACCEPTED: MessageStatus.SENT,
     RecipientOutcome.AMBIGUOUS: MessageStatus.UNCONFIRMED,
-    RecipientOutcome.UNKNOWN: MessageStatus.UNCONFIRMED,
+    RecipientOutcome.UNRESOLVED: MessageStatus.UNCONFIRMED,
 }
 
 
@@ -162,10 +164,12 @@ async def list_page(connection: AsyncConnection, tenant_id: str, before: UUID | 
     return [_message(row._asdict()) for row in await connection.execute(_LIST, parameters)]
 
 
-async def settle(connection: AsyncConnection, message_id: UUID, group: Group, provider_message_id: str | None) -> None:
+async def record_outcome(
+    connection: AsyncConnection, message_id: UUID, group: Group, provider_message_id: str | None
+) -> None:
     """Write what became of the only recipient of a single message's batch."""
     await connection.execute(
-        _SETTLE,
+        _RECORD_OUTCOME,
         {
             "message_id": message_id,
             "status": _STATUS_OF.get(group.outcome, MessageStatus.FAILED),
@@ -182,20 +186,20 @@ async def is_waiting(connection: AsyncConnection, message_id: UUID) -> bool:
 
 
 async def find_abandoned(connection: AsyncConnection, age: timedelta, limit: int) -> list[tuple[UUID, str]]:
-    """(id, tenant) of messages asked for so long ago that were never queued, or failed and are not settled."""
+    """(id, tenant) of messages asked for so long ago: never queued, or failed with their credit still reserved."""
     parameters = {"age_seconds": age.total_seconds(), "limit": limit}
     return [(row.message_id, row.tenant_id) for row in await connection.execute(_FIND_ABANDONED, parameters)]
 
 
 async def fail_unqueued(connection: AsyncConnection, message_id: UUID) -> bool:
-    """Give it up unless it was queued; its credit is to be settled then."""
+    """Give it up unless it was queued; its reservation is to be closed then."""
     await connection.execute(_LOCK, {"message_id": message_id})  # who queues it has it locked
     return (await connection.execute(_FAIL_UNQUEUED, {"message_id": message_id})).rowcount == 1
 
 
-async def settled(connection: AsyncConnection, message_id: UUID) -> None:
-    """Its credit is not held any more."""
-    await connection.execute(_SETTLED, {"message_id": message_id})
+async def release_credit(connection: AsyncConnection, message_id: UUID) -> None:
+    """Its credit is not reserved any more."""
+    await connection.execute(_RELEASE_CREDIT, {"message_id": message_id})
 
 
 async def name(connection: AsyncConnection, message_id: UUID, provider_message_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The outbox: results that others must hear of, kept until they have acknowledged them."""
+"""The outbox: results that others must receive, kept until they have acknowledged them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class OutboxKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
-    """One thing to tell, with what is needed to tell it."""
+    """One result to deliver, with what is needed to deliver it."""
 
     outbox_id: int
     kind: OutboxKind
     batch_id: UUID
     epoch: int
     state: BatchState
-    tries: int
+    attempts: int
     accepted: int
     parts: int
     bulk_id: str
@@ -62,38 +62,42 @@ class OutboxEntry:
     message_ids: bytes | None = None
 
 
-# Taking is hiding: who dies while telling leaves the entry to be taken again after `hide`.
+# Taking is hiding: who dies while delivering leaves the entry to be taken again after `hide`.
 _TAKE = """
     WITH due AS (
-        SELECT outbox_id FROM outbox WHERE kind = ANY(:kinds) AND next_try <= now()
-        ORDER BY next_try, outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
+        SELECT outbox_id FROM outbox WHERE kind = ANY(:kinds) AND next_attempt_at <= now()
+        ORDER BY next_attempt_at, outbox_id LIMIT :limit FOR UPDATE SKIP LOCKED
     ), taken AS (
-        UPDATE outbox o SET next_try = clock_timestamp() + make_interval(secs => :hide_seconds), tries = o.tries + 1,
-                         holder = :holder
+        UPDATE outbox o
+        SET next_attempt_at = clock_timestamp() + make_interval(secs => :hide_seconds), attempts = o.attempts + 1,
+            publisher = :publisher
         FROM due WHERE o.outbox_id = due.outbox_id RETURNING o.*
     )
-    SELECT taken.outbox_id, taken.kind, taken.batch_id, taken.epoch, taken.state, taken.tries, taken.accepted,
-           taken.parts, coalesce(answers.bulk_id, '') AS bulk_id, b.traceparent, b.tenant_id, b.campaign_id,
+    SELECT taken.outbox_id, taken.kind, taken.batch_id, taken.epoch, taken.state, taken.attempts, taken.accepted,
+           taken.parts, coalesce(r.bulk_id, '') AS bulk_id, b.traceparent, b.tenant_id, b.campaign_id,
            s.reservation_id, s.enqueue_number, taken.part, b.first_phone, b.last_phone {more}
     FROM taken
     JOIN batches b ON b.batch_id = taken.batch_id
     JOIN submissions s ON s.submission_id = b.submission_id
-    LEFT JOIN answers ON answers.batch_id = taken.batch_id AND answers.epoch = taken.epoch
+    LEFT JOIN provider_responses r ON r.batch_id = taken.batch_id AND r.epoch = taken.epoch
     ORDER BY taken.outbox_id
 """
 _TAKE_PLAIN = text(_TAKE.format(more=""))
-_WITH_RECIPIENTS = ", taken.groups, b.packed, coalesce(taken.message_ids, answers.message_ids) AS message_ids"
+_WITH_RECIPIENTS = ", taken.groups, b.packed, coalesce(taken.message_ids, r.message_ids) AS message_ids"
 _TAKE_WITH_RECIPIENTS = text(_TAKE.format(more=_WITH_RECIPIENTS))
 _ACKNOWLEDGE = text("DELETE FROM outbox WHERE outbox_id = ANY(:ids)")
 _POSTPONE = text("""
     UPDATE outbox
-    SET next_try = clock_timestamp() + make_interval(secs => :delay_seconds), refused = :refused, holder = ''
+    SET next_attempt_at = clock_timestamp() + make_interval(secs => :delay_seconds),
+        refused_reason = :refused_reason, publisher = ''
     WHERE outbox_id = ANY(:ids)
 """)
-_RELEASE = text("UPDATE outbox SET next_try = now(), holder = '' WHERE kind = ANY(:kinds) AND holder = :holder")
+_RELEASE = text(
+    "UPDATE outbox SET next_attempt_at = now(), publisher = '' WHERE kind = ANY(:kinds) AND publisher = :publisher"
+)
 _GIVE_UP = text("""
     WITH given_up AS (DELETE FROM outbox WHERE outbox_id = ANY(:ids) RETURNING batch_id, epoch, part, accepted)
-    INSERT INTO uncaptured (batch_id, epoch, part, units, reason)
+    INSERT INTO uncaptured_credits (batch_id, epoch, part, units, reason)
     SELECT batch_id, epoch, part, accepted, :reason FROM given_up
     ON CONFLICT DO NOTHING
 """)
@@ -101,37 +105,39 @@ _COUNT = text("SELECT count(*) FROM outbox")
 
 
 async def take(
-    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta, holder: str
+    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta, publisher: str
 ) -> list[OutboxEntry]:
     """Up to `limit` due entries, hidden from everybody else for a while."""
-    return await _take(connection, _TAKE_PLAIN, kinds, limit, hide, holder)
+    return await _take(connection, _TAKE_PLAIN, kinds, limit, hide, publisher)
 
 
 async def take_with_recipients(
-    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta, holder: str
+    connection: AsyncConnection, kinds: Sequence[OutboxKind], limit: int, hide: timedelta, publisher: str
 ) -> list[OutboxEntry]:
     """The same with groups, numbers and message ids: up to half a megabyte each."""
-    return await _take(connection, _TAKE_WITH_RECIPIENTS, kinds, limit, hide, holder)
+    return await _take(connection, _TAKE_WITH_RECIPIENTS, kinds, limit, hide, publisher)
 
 
-async def release(connection: AsyncConnection, kinds: Sequence[OutboxKind], holder: str) -> None:
-    """Show again at once what this holder took, when it cannot know what became of it."""
-    await connection.execute(_RELEASE, {"kinds": [int(kind) for kind in kinds], "holder": holder})
+async def release(connection: AsyncConnection, kinds: Sequence[OutboxKind], publisher: str) -> None:
+    """Show again at once what this process took, when it cannot know what became of it."""
+    await connection.execute(_RELEASE, {"kinds": [int(kind) for kind in kinds], "publisher": publisher})
 
 
 async def acknowledge(connection: AsyncConnection, outbox_ids: Sequence[int]) -> None:
-    """Forget what was heard."""
+    """Forget what was acknowledged."""
     await connection.execute(_ACKNOWLEDGE, {"ids": list(outbox_ids)})
 
 
-async def postpone(connection: AsyncConnection, outbox_ids: Sequence[int], delay: timedelta, refused: str = "") -> None:
-    """Try again later; `refused` is the reason of a refusal that repeating will hardly change."""
-    parameters = {"ids": list(outbox_ids), "delay_seconds": delay.total_seconds(), "refused": refused}
+async def postpone(
+    connection: AsyncConnection, outbox_ids: Sequence[int], delay: timedelta, refused_reason: str = ""
+) -> None:
+    """Try again later; `refused_reason` is that of a refusal that repeating will hardly change."""
+    parameters = {"ids": list(outbox_ids), "delay_seconds": delay.total_seconds(), "refused_reason": refused_reason}
     await connection.execute(_POSTPONE, parameters)
 
 
 async def give_up_capture(connection: AsyncConnection, outbox_ids: Sequence[int], reason: str) -> None:
-    """Move captures that can never be made to where they are kept for the accounts."""
+    """Move captures that can never be made to where they are kept for accounting."""
     await connection.execute(_GIVE_UP, {"ids": list(outbox_ids), "reason": reason})
 
 
@@ -146,13 +152,13 @@ async def _take(
     kinds: Sequence[OutboxKind],
     limit: int,
     hide: timedelta,
-    holder: str,
+    publisher: str,
 ) -> list[OutboxEntry]:
     parameters = {
         "kinds": [int(kind) for kind in kinds],
         "limit": limit,
         "hide_seconds": hide.total_seconds(),
-        "holder": holder,
+        "publisher": publisher,
     }
     rows = (await connection.execute(statement, parameters)).all()
     return [

@@ -1,4 +1,4 @@
-"""Outcomes: what a try came to, its attempt, its answer and the news for others, in one transaction (rule 6)."""
+"""Outcomes: what an attempt came to, the response and the reports for others, in one transaction (rule 6)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, StoredResponse
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
 from bulksms_dispatcher.domain.recipients import pack_ids
 from bulksms_dispatcher.domain.results import Group, RecipientOutcome, encode_groups, whole
-from bulksms_dispatcher.domain.settlements import Answered, Settlement, Tried
-from bulksms_dispatcher.storage import campaigns, messages, refreshes, splits
+from bulksms_dispatcher.storage import campaigns, messages, report_refreshes, splits
 from bulksms_dispatcher.storage.outbox import OutboxKind
 
-__all__ = ["return_to_queue", "settle", "tell_part"]
+__all__ = ["record", "report_part", "return_to_queue"]
 
 
-# A batch of which evidence has named a recipient was accepted: no late refusal takes that back.
-_SETTLE = text(f"""
+# A batch of which evidence has named a recipient was accepted: no late rejection takes that back.
+_RECORD = text(f"""
     UPDATE batches
     SET state = :target, reason = :reason, bulk_id = :bulk_id, lease_until = NULL, worker = '',
         updated_at = clock_timestamp()
@@ -36,7 +36,7 @@ _END_ATTEMPT = text("""
         accepted = :accepted
     WHERE batch_id = :batch_id AND number = :number AND epoch = :epoch
 """)
-# Before arming, too, a try is a try: its connection failed.
+# Before arming, too, an attempt is an attempt: its connection failed.
 _UNARMED_ATTEMPT = text("""
     WITH counted AS (
         UPDATE batches SET attempts = attempts + 1 WHERE batch_id = :batch_id RETURNING attempts
@@ -44,20 +44,20 @@ _UNARMED_ATTEMPT = text("""
     INSERT INTO attempts (batch_id, number, epoch, worker, ended_at, outcome, reason)
     SELECT :batch_id, attempts, :epoch, :worker, clock_timestamp(), :outcome, :reason FROM counted
 """)
-# A late answer takes the place of what was kept of the early one.
-_ANSWER = text("""
-    INSERT INTO answers (batch_id, epoch, http_status, bulk_id, first_message_id, message_ids, body)
+# A late response takes the place of what was kept of the early one.
+_SAVE_RESPONSE = text("""
+    INSERT INTO provider_responses (batch_id, epoch, http_status, bulk_id, first_message_id, message_ids, body)
     VALUES (:batch_id, :epoch, :http_status, :bulk_id, :first_message_id, :message_ids, :body)
     ON CONFLICT (batch_id, epoch) DO UPDATE
     SET http_status = excluded.http_status, bulk_id = excluded.bulk_id, first_message_id = excluded.first_message_id,
         message_ids = excluded.message_ids, body = excluded.body, received_at = clock_timestamp()
 """)
-_TELL = text("""
+_REPORT = text("""
     INSERT INTO outbox (kind, batch_id, epoch, state, part, groups, message_ids, accepted, parts)
     VALUES (:kind, :batch_id, :epoch, :state, :part, :groups, :message_ids, :accepted, :parts)
     ON CONFLICT (batch_id, epoch, state, kind, part) DO NOTHING
 """)
-# The epoch rises whenever a batch goes back: whatever an earlier holder still writes finds another epoch.
+# The epoch rises whenever a batch goes back: whatever an earlier worker still writes finds another epoch.
 _RETURN = text(f"""
     UPDATE batches
     SET state = {BatchState.READY}, epoch = epoch + 1, retries = retries + :retries, reason = :reason,
@@ -79,17 +79,17 @@ _END_OPEN_ATTEMPT = text("""
 """)
 
 
-async def settle(
+async def record(
     connection: AsyncConnection,
     batch_id: UUID,
     epoch: int,
     origins: Collection[BatchState],
-    settlement: Settlement,
+    outcome: BatchOutcome,
 ) -> bool:
-    """Move a batch to where its try has brought it; False when it is in none of `origins` under this epoch."""
+    """Move a batch to where its attempt has brought it; False when it is in none of `origins` under this epoch."""
     for origin in origins:
-        check_transition(origin, settlement.target)
-    answered, tried, deferred = settlement.answered, settlement.tried, settlement.deferred
+        check_transition(origin, outcome.target)
+    response, attempt, deferred = outcome.response, outcome.attempt, outcome.deferred
     number, cancelled = 0, False
     if deferred is not None:
         campaign_id, submission_id = (await connection.execute(_WHOSE, {"batch_id": batch_id})).one()
@@ -97,31 +97,31 @@ async def settle(
         number = await splits.lock_number(connection, submission_id)
     row = (
         await connection.execute(
-            _SETTLE,
+            _RECORD,
             {
                 "batch_id": batch_id,
                 "epoch": epoch,
                 "origins": [int(origin) for origin in origins],
-                "target": settlement.target,
-                "reason": settlement.reason,
-                "bulk_id": answered.bulk_id if answered else "",
+                "target": outcome.target,
+                "reason": outcome.reason,
+                "bulk_id": response.bulk_id if response else "",
             },
         )
     ).one_or_none()
     if row is None:
         return False
-    if tried is not None:
+    if attempt is not None:
         await _write_attempt(
-            connection, batch_id, epoch, row.attempts, tried, settlement.accepted, armed=_is_armed(origins)
+            connection, batch_id, epoch, row.attempts, attempt, outcome.accepted, armed=_is_armed(origins)
         )
-    if settlement.target is BatchState.ACCEPTED:
-        await refreshes.add(connection, batch_id)
-    if answered is not None:
-        await _write_answer(connection, batch_id, epoch, answered)
+    if outcome.target is BatchState.ACCEPTED:
+        await report_refreshes.add(connection, batch_id)
+    if response is not None:
+        await _write_response(connection, batch_id, epoch, response)
     if row.campaign_id == NO_CAMPAIGN:
-        vouched = settlement.vouched.message_ids if settlement.vouched else ()
-        ids = answered.message_ids if answered else vouched
-        await messages.settle(connection, row.submission_id, settlement.groups[0], ids[0] if ids else None)
+        confirmed = outcome.confirmed.message_ids if outcome.confirmed else ()
+        ids = response.message_ids if response else confirmed
+        await messages.record_outcome(connection, row.submission_id, outcome.groups[0], ids[0] if ids else None)
     if deferred is not None:
         new_id = await splits.insert(
             connection,
@@ -136,7 +136,7 @@ async def settle(
         )
         if cancelled:
             await _cancel_returned(connection, new_id)
-    await _tell(connection, batch_id, epoch, settlement, is_single_message=row.campaign_id == NO_CAMPAIGN)
+    await _queue_reports(connection, batch_id, epoch, outcome, is_single_message=row.campaign_id == NO_CAMPAIGN)
     return True
 
 
@@ -149,7 +149,7 @@ async def return_to_queue(
     *,
     delay: timedelta = timedelta(0),
     reason: str = "",
-    tried: Tried | None = None,
+    attempt: AttemptResult | None = None,
     costs_retry: bool = False,
 ) -> bool:
     """Make a provably unsent batch READY again, or CANCELLED when its campaign is; False when it is not ours."""
@@ -164,15 +164,15 @@ async def return_to_queue(
                 "epoch": epoch,
                 "origins": [int(origin) for origin in origins],
                 "delay_seconds": delay.total_seconds(),
-                "reason": tried.reason if tried else reason,
+                "reason": attempt.reason if attempt else reason,
                 "retries": int(costs_retry),
             },
         )
     ).one_or_none()
     if row is None:
         return False
-    if tried is not None:
-        await _write_attempt(connection, batch_id, epoch, row.attempts, tried, 0, armed=_is_armed(origins))
+    if attempt is not None:
+        await _write_attempt(connection, batch_id, epoch, row.attempts, attempt, 0, armed=_is_armed(origins))
     elif BatchState.ARMED in origins:
         await connection.execute(_END_OPEN_ATTEMPT, {"batch_id": batch_id, "epoch": epoch})
     if flags.cancelled:
@@ -180,7 +180,7 @@ async def return_to_queue(
     return True
 
 
-async def tell_part(
+async def report_part(
     connection: AsyncConnection,
     batch_id: UUID,
     epoch: int,
@@ -192,7 +192,7 @@ async def tell_part(
     campaign: bool,
     captured: bool,
 ) -> None:
-    """Queue the news that some recipients of a batch were accepted; `part` tells such news of one batch apart."""
+    """Queue the report that some recipients of a batch were accepted; `part` numbers such reports of one batch."""
     group = Group(RecipientOutcome.ACCEPTED, positions=tuple(positions))
     entry = {
         "batch_id": batch_id,
@@ -204,16 +204,18 @@ async def tell_part(
         "parts": 0,
     }
     if campaign:
-        await connection.execute(_TELL, entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups([group])})
+        await connection.execute(_REPORT, entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups([group])})
     if captured:
-        await connection.execute(_TELL, entry | {"kind": OutboxKind.CAPTURE, "groups": None})
+        await connection.execute(_REPORT, entry | {"kind": OutboxKind.CAPTURE, "groups": None})
 
 
 async def _cancel_returned(connection: AsyncConnection, batch_id: UUID) -> None:
     check_transition(BatchState.READY, BatchState.CANCELLED)
     epoch = (await connection.execute(_CANCEL_RETURNED, {"batch_id": batch_id})).scalar_one()
     groups = whole(RecipientOutcome.CANCELLED, reason="CAMPAIGN_CANCELLED")
-    await _tell(connection, batch_id, epoch, Settlement(BatchState.CANCELLED, groups), is_single_message=False)
+    await _queue_reports(
+        connection, batch_id, epoch, BatchOutcome(BatchState.CANCELLED, groups), is_single_message=False
+    )
 
 
 def _is_armed(origins: Collection[BatchState]) -> bool:
@@ -225,60 +227,60 @@ async def _write_attempt(
     batch_id: UUID,
     epoch: int,
     number: int,
-    tried: Tried,
+    attempt: AttemptResult,
     accepted: int,
     *,
     armed: bool,
 ) -> None:
-    values = {"batch_id": batch_id, "epoch": epoch, "outcome": tried.outcome.value, "reason": tried.reason}
+    values = {"batch_id": batch_id, "epoch": epoch, "outcome": attempt.outcome.value, "reason": attempt.reason}
     if armed:
-        values |= {"number": number, "http_status": tried.http_status, "accepted": accepted}
+        values |= {"number": number, "http_status": attempt.http_status, "accepted": accepted}
         await connection.execute(_END_ATTEMPT, values)
     else:
-        await connection.execute(_UNARMED_ATTEMPT, values | {"worker": tried.worker})
+        await connection.execute(_UNARMED_ATTEMPT, values | {"worker": attempt.worker})
 
 
-async def _write_answer(connection: AsyncConnection, batch_id: UUID, epoch: int, answered: Answered) -> None:
-    ids = answered.message_ids
+async def _write_response(connection: AsyncConnection, batch_id: UUID, epoch: int, response: StoredResponse) -> None:
+    ids = response.message_ids
     await connection.execute(
-        _ANSWER,
+        _SAVE_RESPONSE,
         {
             "batch_id": batch_id,
             "epoch": epoch,
-            "http_status": answered.http_status,
-            "bulk_id": answered.bulk_id or None,
+            "http_status": response.http_status,
+            "bulk_id": response.bulk_id or None,
             "first_message_id": ids[0] if ids else None,
             "message_ids": pack_ids(ids) if ids else None,
-            "body": answered.body or None,
+            "body": response.body or None,
         },
     )
 
 
-async def _tell(
+async def _queue_reports(
     connection: AsyncConnection,
     batch_id: UUID,
     epoch: int,
-    settlement: Settlement,
+    outcome: BatchOutcome,
     *,
     is_single_message: bool,
 ) -> None:
-    """Queue what the campaign service and the ledger must hear."""
-    ids = settlement.vouched.message_ids if settlement.vouched else ()
+    """Queue what the campaign service and the ledger must receive."""
+    ids = outcome.confirmed.message_ids if outcome.confirmed else ()
     entry = {
         "batch_id": batch_id,
         "epoch": epoch,
-        "state": settlement.target,
+        "state": outcome.target,
         "part": 0,
         "message_ids": pack_ids(ids) if ids else None,
-        "accepted": settlement.accepted,
-        "parts": settlement.parts,
+        "accepted": outcome.accepted,
+        "parts": outcome.parts,
     }
     if is_single_message:
-        # While it is ambiguous its credit stays held; then captured or given back with the reservation.
-        if settlement.target is not BatchState.AMBIGUOUS:
-            await connection.execute(_TELL, entry | {"kind": OutboxKind.MESSAGE_CREDIT, "groups": None})
+        # While it is ambiguous its credit stays reserved; then captured or given back with the reservation.
+        if outcome.target is not BatchState.AMBIGUOUS:
+            await connection.execute(_REPORT, entry | {"kind": OutboxKind.MESSAGE_CREDIT, "groups": None})
         return
-    news = [entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups(settlement.groups)}]
-    if settlement.accepted:
-        news.append(entry | {"kind": OutboxKind.CAPTURE, "groups": None})
-    await connection.execute(_TELL, news)
+    reports = [entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups(outcome.groups)}]
+    if outcome.accepted:
+        reports.append(entry | {"kind": OutboxKind.CAPTURE, "groups": None})
+    await connection.execute(_REPORT, reports)

@@ -16,16 +16,16 @@ from bulksms_dispatcher.domain.protocol import LIVE, BatchState, check_transitio
 __all__ = [
     "Depth",
     "Figures",
+    "batch_of_operator_action",
     "find_batch",
-    "find_operation",
+    "find_operator_action",
     "list_attempts",
     "list_batches",
     "list_dead",
-    "operation_batch",
     "read_depth",
     "read_figures",
     "requeue_dead",
-    "save_operation",
+    "save_operator_action",
 ]
 
 
@@ -70,7 +70,7 @@ _FIGURES = text(f"""
         (SELECT count(*) FROM workers WHERE seen_at > now() - interval '15 seconds'),
         (SELECT count(*) FROM outbox),
         coalesce((SELECT extract(epoch FROM clock_timestamp() - min(created_at)) FROM outbox
-                  WHERE refused = ''), 0)::double precision
+                  WHERE refused_reason = ''), 0)::double precision
 """)
 _LIST = text(f"""
     SELECT {_COLUMNS} FROM batches b
@@ -97,10 +97,10 @@ _REQUEUE = text(f"""
         updated_at = clock_timestamp()
     WHERE batch_id = :batch_id AND state = {BatchState.DEAD}
 """)
-_OPERATION = text("SELECT batch_id FROM operations WHERE request_id = :request_id AND kind = :kind")
-_FIND_OPERATION = text("SELECT kind, batch_id FROM operations WHERE request_id = :request_id")
-_SAVE_OPERATION = text("""
-    INSERT INTO operations (request_id, kind, batch_id, reason, operator)
+_ACTION_BATCH = text("SELECT batch_id FROM operator_actions WHERE request_id = :request_id AND kind = :kind")
+_FIND_ACTION = text("SELECT kind, batch_id FROM operator_actions WHERE request_id = :request_id")
+_SAVE_ACTION = text("""
+    INSERT INTO operator_actions (request_id, kind, batch_id, reason, operator)
     VALUES (:request_id, :kind, :batch_id, :reason, :operator)
     ON CONFLICT DO NOTHING
 """)
@@ -161,19 +161,19 @@ async def requeue_dead(connection: AsyncConnection, batch_id: UUID) -> bool:
     return (await connection.execute(_REQUEUE, {"batch_id": batch_id})).rowcount == 1
 
 
-async def operation_batch(connection: AsyncConnection, request_id: UUID, kind: str) -> UUID | None:
+async def batch_of_operator_action(connection: AsyncConnection, request_id: UUID, kind: str) -> UUID | None:
     """The batch an operator's request was about, when it was done before."""
     parameters = {"request_id": request_id, "kind": kind}
-    return (await connection.execute(_OPERATION, parameters)).scalar_one_or_none()
+    return (await connection.execute(_ACTION_BATCH, parameters)).scalar_one_or_none()
 
 
-async def find_operation(connection: AsyncConnection, request_id: UUID) -> tuple[str, UUID] | None:
+async def find_operator_action(connection: AsyncConnection, request_id: UUID) -> tuple[str, UUID] | None:
     """What an operator's request was, and about which batch, when it was done before."""
-    row = (await connection.execute(_FIND_OPERATION, {"request_id": request_id})).one_or_none()
+    row = (await connection.execute(_FIND_ACTION, {"request_id": request_id})).one_or_none()
     return None if row is None else (row.kind, row.batch_id)
 
 
-async def save_operation(
+async def save_operator_action(
     connection: AsyncConnection, request_id: UUID, kind: str, batch_id: UUID, reason: str, operator: str
 ) -> None:
     """Remember who asked for what, when, and why."""
@@ -184,7 +184,7 @@ async def save_operation(
         "reason": reason,
         "operator": operator,
     }
-    await connection.execute(_SAVE_OPERATION, parameters)
+    await connection.execute(_SAVE_ACTION, parameters)
 
 
 def _records(rows: Sequence[Row[Any]]) -> list[BatchRecord]:

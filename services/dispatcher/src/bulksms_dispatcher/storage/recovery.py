@@ -1,4 +1,4 @@
-"""Batches that a journaled answer may resolve: read again with all that is needed to judge it."""
+"""Batches that a journaled response may resolve: read again with all that is needed to judge it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SentBatch:
 
     batch: LeasedBatch
     state: BatchState
-    left_out: bytes | None
+    opted_out_positions: bytes | None
 
 
 _OPEN = text(f"""
@@ -31,7 +31,7 @@ _OPEN = text(f"""
 _SENT = text(f"""
     SELECT b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, s.enqueue_number, b.epoch, b.attempts,
            b.retries, b.recipients, b.first_phone, b.last_phone, b.packed, s.text, s.sender, s.variable_names,
-           s.reservation_id, b.traceparent, 0.0::double precision AS waited_seconds, b.state, b.left_out
+           s.reservation_id, b.traceparent, 0.0::double precision AS waited_seconds, b.state, b.opted_out_positions
     FROM batches b JOIN submissions s ON s.submission_id = b.submission_id
     WHERE b.batch_id = :batch_id AND b.state IN ({BatchState.ARMED}, {BatchState.AMBIGUOUS})
 """)
@@ -48,5 +48,5 @@ async def find_sent(connection: AsyncConnection, batch_id: UUID) -> SentBatch | 
     if row is None:
         return None
     fields = row._asdict()
-    state, left_out = BatchState(fields.pop("state")), fields.pop("left_out")
-    return SentBatch(LeasedBatch(**fields | {"variable_names": tuple(row.variable_names)}), state, left_out)
+    state, opted_out_positions = BatchState(fields.pop("state")), fields.pop("opted_out_positions")
+    return SentBatch(LeasedBatch(**fields | {"variable_names": tuple(row.variable_names)}), state, opted_out_positions)

@@ -1,4 +1,4 @@
-"""Retention: batches that were settled long ago, with all that hangs on them, a bounded number at a time."""
+"""Retention: batches that became final long ago, with all that hangs on them, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from bulksms_dispatcher.storage.evidence import EvidenceState
 __all__ = ["delete_batches", "delete_evidence"]
 
 _FINAL = ", ".join(str(int(state)) for state in sorted(FINAL))
-# In the order they came: it needs no index of its own. What others have not heard of, what an operator did and what the
-# accounts still need stays.
+# In the order they came: it needs no index of its own. What others have not acknowledged, what an operator did and what
+# accounting still needs stays.
 _DOOMED = text(f"""
     SELECT b.batch_id FROM batches b
     WHERE b.state IN ({_FINAL}) AND b.updated_at < now() - make_interval(secs => :age_seconds)
       AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.batch_id = b.batch_id)
-      AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.batch_id = b.batch_id)
-      AND NOT EXISTS (SELECT 1 FROM uncaptured u WHERE u.batch_id = b.batch_id)
+      AND NOT EXISTS (SELECT 1 FROM operator_actions o WHERE o.batch_id = b.batch_id)
+      AND NOT EXISTS (SELECT 1 FROM uncaptured_credits u WHERE u.batch_id = b.batch_id)
     ORDER BY b.seq LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 _DELETE = tuple(
-    text(f"DELETE FROM {table} WHERE batch_id = ANY(:ids)") for table in ("attempts", "answers", "evidence", "batches")
+    text(f"DELETE FROM {table} WHERE batch_id = ANY(:ids)")
+    for table in ("attempts", "provider_responses", "evidence", "batches")
 )
 _DELETE_EVIDENCE = text(f"""
     DELETE FROM evidence WHERE state = {EvidenceState.UNMATCHED}

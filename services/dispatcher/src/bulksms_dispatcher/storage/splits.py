@@ -16,7 +16,7 @@ __all__ = ["insert", "lock_number", "packed_fields"]
 
 _LOCK = text("SELECT batches FROM submissions WHERE submission_id = :submission_id FOR UPDATE")
 _COUNT = text("UPDATE submissions SET batches = batches + 1 WHERE submission_id = :submission_id")
-# To the campaign service, what is told of a later epoch counts, and these recipients may have been told of.
+# To the campaign service, what is reported of a later epoch counts, and these recipients may have been reported.
 _INSERT = text(f"""
     INSERT INTO batches (batch_id, tenant_id, campaign_id, submission_id, number, recipients, first_phone, last_phone,
                          packed, priority, state, epoch, retries, reason, not_before)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_dispatcher.domain.batches import batch_id_of
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.recipients import Recipients, pack
-from bulksms_dispatcher.domain.submissions import Progress, Submission
+from bulksms_dispatcher.domain.submissions import Submission, SubmissionProgress
 
 __all__ = ["Stored", "backlog", "find", "insert", "insert_batch", "lock", "save_progress"]
 
@@ -20,7 +20,7 @@ __all__ = ["Stored", "backlog", "find", "insert", "insert_batch", "lock", "save_
 class Stored:
     """A submission's row: how far it is, and the fingerprint of its header."""
 
-    progress: Progress
+    progress: SubmissionProgress
     fingerprint: bytes
 
 
@@ -105,7 +105,7 @@ async def insert_batch(
     return batch_id
 
 
-async def save_progress(connection: AsyncConnection, submission_id: UUID, progress: Progress) -> None:
+async def save_progress(connection: AsyncConnection, submission_id: UUID, progress: SubmissionProgress) -> None:
     """Store how far it is now."""
     await connection.execute(
         _SAVE_PROGRESS,
@@ -129,4 +129,4 @@ async def _one(connection: AsyncConnection, submission_id: UUID, *, locked: bool
     row = (await connection.execute(statement, {"id": submission_id})).one_or_none()
     if row is None:
         return None
-    return Stored(Progress(row.next_index, row.last_phone, row.batches, row.complete), row.fingerprint)
+    return Stored(SubmissionProgress(row.next_index, row.last_phone, row.batches, row.complete), row.fingerprint)

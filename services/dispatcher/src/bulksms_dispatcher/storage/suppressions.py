@@ -20,21 +20,21 @@ class Suppressed:
 
 
 # The version first: a list that changes in between has a higher version than the one remembered, and arming fails.
-_VERSION = text("SELECT coalesce((SELECT version FROM suppression_versions WHERE tenant_id = :tenant_id), 0)")
+_VERSION = text("SELECT coalesce((SELECT version FROM opt_out_versions WHERE tenant_id = :tenant_id), 0)")
 _FIND = text("""
-    SELECT phone FROM suppressions
+    SELECT phone FROM opt_outs
     WHERE tenant_id = :tenant_id AND phone BETWEEN :first AND :last AND phone = ANY(CAST(:phones AS bigint[]))
 """)
 _RAISE_VERSION = text("""
-    INSERT INTO suppression_versions (tenant_id, version) VALUES (:tenant_id, 1)
-    ON CONFLICT (tenant_id) DO UPDATE SET version = suppression_versions.version + 1
+    INSERT INTO opt_out_versions (tenant_id, version) VALUES (:tenant_id, 1)
+    ON CONFLICT (tenant_id) DO UPDATE SET version = opt_out_versions.version + 1
 """)
 _ADD = text("""
-    INSERT INTO suppressions (tenant_id, phone)
+    INSERT INTO opt_outs (tenant_id, phone)
     SELECT :tenant_id, phone FROM unnest(CAST(:phones AS bigint[])) AS phone ORDER BY phone
     ON CONFLICT DO NOTHING
 """)
-_REMOVE = text("DELETE FROM suppressions WHERE tenant_id = :tenant_id AND phone = ANY(CAST(:phones AS bigint[]))")
+_REMOVE = text("DELETE FROM opt_outs WHERE tenant_id = :tenant_id AND phone = ANY(CAST(:phones AS bigint[]))")
 
 
 async def find(connection: AsyncConnection, tenant_id: str, phones: Sequence[int]) -> Suppressed:

@@ -1,4 +1,4 @@
-"""Awaited reports: which messages have none, and the provider's words told to whoever keeps their status."""
+"""Awaited reports: which messages have none, and what the provider says reported to whoever keeps their status."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from bulksms.campaign.v1 import results_pb2
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
 from bulksms_dispatcher.domain.messages import DeliveryEvidence, MessageStatus
-from bulksms_dispatcher.domain.refreshes import AwaitedMessage, DueRefresh
-from bulksms_dispatcher.providers.status import DeliveryWord, ProviderWord
+from bulksms_dispatcher.domain.report_refreshes import AwaitedMessage, DueRefresh
+from bulksms_dispatcher.providers.lookup import DeliveryStatus, LookupResult
 from bulksms_dispatcher.storage import messages
 from servicekit.database import Database
 from servicekit.grpc.errors import domain_errors
@@ -18,9 +18,9 @@ __all__ = ["AwaitedReports", "evidence_of"]
 
 _CALL_TIMEOUT_SECONDS = 10.0
 _STATUS_OF = {
-    DeliveryWord.DELIVERED: MessageStatus.DELIVERED,
-    DeliveryWord.FAILED: MessageStatus.FAILED,
-    DeliveryWord.EXPIRED: MessageStatus.FAILED,
+    DeliveryStatus.DELIVERED: MessageStatus.DELIVERED,
+    DeliveryStatus.FAILED: MessageStatus.FAILED,
+    DeliveryStatus.EXPIRED: MessageStatus.FAILED,
 }
 
 
@@ -51,29 +51,29 @@ class AwaitedReports:
             response = await self._campaign.ListAwaitedReports(request, timeout=_CALL_TIMEOUT_SECONDS)
         return [AwaitedMessage(*pair) for pair in zip(response.phones, response.provider_message_ids, strict=True)]
 
-    async def record(self, due: DueRefresh, words: Mapping[str, ProviderWord]) -> int:
-        """Tell what is final of them; how many that were. A word that is not final is no news."""
-        final = {message_id: word for message_id, word in words.items() if word.status.is_final}
+    async def record(self, due: DueRefresh, results: Mapping[str, LookupResult]) -> int:
+        """Report what is final of them; how many that were."""
+        final = {message_id: result for message_id, result in results.items() if result.status.is_final}
         if not final:
             return 0
         if due.is_single_message:
-            evidence = [evidence_of(message_id, word) for message_id, word in final.items()]
+            evidence = [evidence_of(message_id, result) for message_id, result in final.items()]
             async with self._database.begin() as connection:
                 await messages.record_reports(connection, evidence)
         else:
             await self.record_in_campaign(due.tenant_id, final)
         return len(final)
 
-    async def record_in_campaign(self, tenant_id: str, words: Mapping[str, ProviderWord]) -> bool:
-        """Tell the campaign service; True when it knows every one of them as a message of this tenant."""
+    async def record_in_campaign(self, tenant_id: str, results: Mapping[str, LookupResult]) -> bool:
+        """Report to the campaign service; True when it knows every one of them as a message of this tenant."""
         request = results_pb2.RecordDeliveryReportsRequest(tenant_id=tenant_id)
         now = datetime.now(UTC)
-        for message_id, word in words.items():
+        for message_id, result in results.items():
             report = request.reports.add(
                 provider_message_id=message_id,
-                status=results_pb2.DeliveryStatus.ValueType(word.status),
-                raw_status=word.raw_status,
-                description=word.description,
+                status=results_pb2.DeliveryStatus.ValueType(result.status),
+                raw_status=result.raw_status,
+                description=result.description,
             )
             report.received_at.FromDatetime(now)
         with domain_errors("the campaign service"):
@@ -81,7 +81,7 @@ class AwaitedReports:
         return not response.unknown_indexes
 
 
-def evidence_of(message_id: str, word: ProviderWord) -> DeliveryEvidence:
-    """The word as a delivery report of a single message."""
-    status = _STATUS_OF.get(word.status, MessageStatus.SENT)
-    return DeliveryEvidence(message_id, status, word.raw_status, word.description)
+def evidence_of(message_id: str, result: LookupResult) -> DeliveryEvidence:
+    """As a delivery report of a single message."""
+    status = _STATUS_OF.get(result.status, MessageStatus.SENT)
+    return DeliveryEvidence(message_id, status, result.raw_status, result.description)

@@ -1,4 +1,4 @@
-"""Batch sizes: fixed, or following the provider: growing while it answers well, halved when it does not."""
+"""Batch sizes: fixed, or following the provider: growing while it responds well, halved when it does not."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _log = logs.get_logger("bulksms.dispatcher.batch_sizes")
 class BatchSizeRange:
     """From where to where a size may go; fixed when both are the same."""
 
-    least: int
-    most: int
+    min_size: int
+    max_size: int
     start: int
     step: int
     quick: timedelta = timedelta(seconds=5)
-    """An answer within this is a good one."""
+    """A response within this is a good one."""
 
     @classmethod
     def fixed(cls, size: int) -> BatchSizeRange:
@@ -42,7 +42,7 @@ class BatchSizeRange:
     @property
     def is_fixed(self) -> bool:
         """True when nothing is learnt."""
-        return self.least == self.most
+        return self.min_size == self.max_size
 
 
 class BatchSizes:
@@ -61,7 +61,7 @@ class BatchSizes:
 
     def can_be_cut(self, batch: LeasedBatch) -> bool:
         """True when a smaller part of it could be sent instead."""
-        return not self._range.is_fixed and batch.recipients > self._range.least
+        return not self._range.is_fixed and batch.recipients > self._range.min_size
 
     def is_too_large(self, batch: LeasedBatch) -> bool:
         """True for a batch cut before the size shrank."""
@@ -75,7 +75,7 @@ class BatchSizes:
             self._set(await batch_sizes.read(connection, self._account))
 
     async def observe(self, batch: LeasedBatch, verdict: Verdict, seconds: float) -> None:
-        """Learn from a try; a database that is away does not matter here."""
+        """Learn from an attempt; a database that is away does not matter here."""
         if self._range.is_fixed or batch.is_single_message:
             return
         try:
@@ -86,7 +86,7 @@ class BatchSizes:
 
     async def _observe(self, recipients: int, verdict: Verdict, seconds: float) -> None:
         went_well = verdict.kind is OutcomeKind.ACCEPTED and seconds <= self._range.quick.total_seconds()
-        if went_well and self._size <= recipients < self._range.most:
+        if went_well and self._size <= recipients < self._range.max_size:
             async with self._database.begin() as connection:
                 self._set(
                     await batch_sizes.grow(
@@ -95,11 +95,11 @@ class BatchSizes:
                         recipients,
                         start=self._range.start,
                         step=self._range.step,
-                        most=self._range.most,
+                        max_size=self._range.max_size,
                     )
                 )
         elif verdict.reason in _TOO_MUCH:
-            target = max(self._range.least, recipients // 2)
+            target = max(self._range.min_size, recipients // 2)
             async with self._database.begin() as connection:
                 shrunk = await batch_sizes.shrink(connection, self._account, target, start=self._range.start)
             if shrunk is not None:
@@ -108,4 +108,4 @@ class BatchSizes:
 
     def _set(self, size: int | None) -> None:
         if size is not None:
-            self._size = min(max(size, self._range.least), self._range.most)
+            self._size = min(max(size, self._range.min_size), self._range.max_size)

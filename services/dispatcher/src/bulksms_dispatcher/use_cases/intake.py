@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.submissions import Cutter, Progress, Submission
+from bulksms_dispatcher.domain.submissions import Cutter, Submission, SubmissionProgress
 from bulksms_dispatcher.storage import campaigns, submissions
 from servicekit import errors
 from servicekit.clock import Clock
@@ -58,7 +58,7 @@ class Intake:
         self._backlog = 0
         self._backlog_read_at = float("-inf")
 
-    async def submit(self, submission: Submission, parts: AsyncIterator[Chunk | End]) -> Progress:
+    async def submit(self, submission: Submission, parts: AsyncIterator[Chunk | End]) -> SubmissionProgress:
         """Take a stream to its end; what was stored stays stored when it breaks."""
         progress = await self._open(submission)
         cutter = Cutter(self._batch_size(), len(submission.variable_names), progress)
@@ -74,7 +74,7 @@ class Intake:
             violations=[FieldViolation("end", "must be the last message")],
         )
 
-    async def find(self, submission_id: UUID) -> Progress:
+    async def find(self, submission_id: UUID) -> SubmissionProgress:
         """How far a submission is stored."""
         async with self._database.connect() as connection:
             stored = await submissions.find(connection, submission_id)
@@ -86,7 +86,7 @@ class Intake:
             )
         return stored.progress
 
-    async def _open(self, submission: Submission) -> Progress:
+    async def _open(self, submission: Submission) -> SubmissionProgress:
         async with self._database.begin() as connection:
             await campaigns.ensure(connection, submission.campaign_id, submission.tenant_id)
             await _refuse_cancelled(connection, submission)
@@ -108,7 +108,7 @@ class Intake:
         cutter.move_to(progress)
         self._on_stored()
 
-    async def _finish(self, submission: Submission, cutter: Cutter, end: End) -> Progress:
+    async def _finish(self, submission: Submission, cutter: Cutter, end: End) -> SubmissionProgress:
         """Store what is left, and that this is all."""
         async with self._database.begin() as connection:
             await _refuse_cancelled(connection, submission)
@@ -126,12 +126,14 @@ class Intake:
                     "go on from next_index, or use a new submission id.",
                     next_index=before.next_index,
                 )
-            progress = Progress(stored.next_index, stored.last_phone, stored.batches, complete=True)
+            progress = SubmissionProgress(stored.next_index, stored.last_phone, stored.batches, complete=True)
             await submissions.save_progress(connection, submission.submission_id, progress)
         self._on_stored()
         return progress
 
-    async def _store_next(self, connection: AsyncConnection, submission: Submission, cutter: Cutter) -> Progress:
+    async def _store_next(
+        self, connection: AsyncConnection, submission: Submission, cutter: Cutter
+    ) -> SubmissionProgress:
         await _refuse_cancelled(connection, submission)
         stored = (await submissions.lock(connection, submission.submission_id)).progress
         if stored.next_index != cutter.start:
@@ -168,7 +170,7 @@ async def _refuse_cancelled(connection: AsyncConnection, submission: Submission)
         )
 
 
-def _refuse_more(stored: Progress) -> None:
+def _refuse_more(stored: SubmissionProgress) -> None:
     if stored.complete:
         raise errors.already_exists(
             "SUBMISSION_CONFLICT",

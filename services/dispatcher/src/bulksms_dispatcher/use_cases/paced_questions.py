@@ -1,4 +1,4 @@
-"""Paced questions: the provider is asked about one message, from a place in the limits to the rest after a 429."""
+"""Paced questions: the provider is asked about one message, from its rate-limit slot to the rest after a 429."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from enum import Enum
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
-from bulksms_dispatcher.providers.status import LookupResult, MessageLookup, ProviderWord
+from bulksms_dispatcher.providers.lookup import LookupOutcome, LookupResult, MessageLookup
 from servicekit import logs
 
 __all__ = ["PacedQuestions", "QuestionKind"]
 
 _LONGEST_NAP_SECONDS = 1.0
 # How long refreshes rest when the provider does not say: a 401 or 403 is the whole account's.
-_RESTS = {LookupResult.TOO_FAST: timedelta(seconds=5), LookupResult.REFUSED: timedelta(seconds=60)}
+_RESTS = {LookupOutcome.TOO_FAST: timedelta(seconds=5), LookupOutcome.REFUSED: timedelta(seconds=60)}
 # No tenant has this name: the limiter lets all evidence questions together have what one tenant may have.
 _EVIDENCE_LANE = "(evidence)"
 _log = logs.get_logger("bulksms.dispatcher.questions")
@@ -32,7 +32,7 @@ class QuestionKind(Enum):
 
 
 class PacedQuestions:
-    """Questions of one kind, `at_once` at most; each waits for its place, is asked once, and settles its permit."""
+    """Questions of one kind, `at_once` at most; each waits for its slot, is asked once, and releases it."""
 
     def __init__(
         self, limiter: Limiter, arrivals: Arrivals, lookup: MessageLookup, kind: QuestionKind, *, at_once: int
@@ -45,10 +45,10 @@ class PacedQuestions:
 
     async def ask(
         self, message_id: str, within: timedelta, *, wanted: Callable[[], bool] = lambda: True
-    ) -> ProviderWord | None:
-        """The provider's word on a message; None when no place came free `within` that time, or it is not `wanted`.
+    ) -> LookupResult | None:
+        """What the provider says of a message; None when no slot came free `within` that time, or it is not `wanted`.
 
-        `retry_after` of the word is set when the provider wants no questions now; refreshes rest for so long then.
+        `retry_after` of the result is set when the provider wants no questions now; refreshes rest for so long then.
         Raises PacingUnavailable.
         """
         try:
@@ -61,10 +61,10 @@ class PacedQuestions:
 
     async def _take_permit(self, wanted: Callable[[], bool]) -> Permit | None:
         while wanted():
-            answer = await self._acquire()
-            if isinstance(answer, Permit):
-                return answer
-            await asyncio.sleep(min(answer.wait.total_seconds(), _LONGEST_NAP_SECONDS))
+            reply = await self._acquire()
+            if isinstance(reply, Permit):
+                return reply
+            await asyncio.sleep(min(reply.wait.total_seconds(), _LONGEST_NAP_SECONDS))
         return None
 
     async def _acquire(self) -> Permit | Refusal:
@@ -72,12 +72,12 @@ class PacedQuestions:
             return await self._limiter.acquire_refresh()
         return await self._limiter.acquire(_EVIDENCE_LANE, 0, ahead=timedelta(0))
 
-    async def _ask(self, permit: Permit, message_id: str) -> ProviderWord:
+    async def _ask(self, permit: Permit, message_id: str) -> LookupResult:
         with self._arrivals.follow(permit) as journey:
-            word = await self._lookup.ask(message_id, begin=journey.begin)
-        rest = _RESTS.get(word.result)
+            result = await self._lookup.ask(message_id, begin=journey.begin)
+        rest = _RESTS.get(result.outcome)
         if rest is not None:
-            rest = word.retry_after or rest
+            rest = result.retry_after or rest
             await self._limiter.block_refreshes(rest)
-            _log.warning("status refresh rests", result=word.result.name, seconds=rest.total_seconds())
-        return replace(word, retry_after=rest)
+            _log.warning("status refresh rests", outcome=result.outcome.name, seconds=rest.total_seconds())
+        return replace(result, retry_after=rest)

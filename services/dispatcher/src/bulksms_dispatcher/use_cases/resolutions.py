@@ -1,4 +1,4 @@
-"""Resolutions: an operator's word on an ambiguous batch, written down with its author and its reason."""
+"""Resolutions: what an operator confirms of an ambiguous batch, written down with its author and its reason."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from bulksms_dispatcher.storage import evidence, outcomes, queue
 from servicekit import errors, logs
 from servicekit.database import Database
 
-__all__ = ["OperatorsWord", "Resolutions", "Word"]
+__all__ = ["OperatorResolution", "Resolution", "Resolutions"]
 
 _log = logs.get_logger("bulksms.dispatcher.resolutions")
 
 
-class Word(Enum):
-    """What an operator knows; the value is the kind of the operation that is kept."""
+class Resolution(Enum):
+    """What an operator knows; the value is the kind of the operator action that is kept."""
 
     ACCEPTED = "RESOLVE_ACCEPTED"
     NOT_SENT = "RESOLVE_NOT_SENT"
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorsWord:
-    """Who says what of which batch, and where it is known from."""
+class OperatorResolution:
+    """Who confirms what of which batch, and where it is known from."""
 
     request_id: UUID
     batch_id: UUID
-    word: Word
+    resolution: Resolution
     known_from: str
     operator: str
 
@@ -44,32 +44,39 @@ class Resolutions:
         self._database = database
         self._on_change = on_change
 
-    async def resolve(self, said: OperatorsWord) -> BatchRecord:
+    async def resolve(self, wanted: OperatorResolution) -> BatchRecord:
         """Idempotent by request id. Errors: BATCH_NOT_FOUND, BATCH_STATE, REQUEST_ID_REUSED."""
         async with self._database.begin() as connection:
-            batch = await evidence.lock_unresolved(connection, said.batch_id)
+            batch = await evidence.lock_unresolved(connection, wanted.batch_id)
             if batch is None:
-                raise no_batch(said.batch_id)
-            done = await queue.find_operation(connection, said.request_id)
-            if done is not None and done != (said.word.value, said.batch_id):
+                raise no_batch(wanted.batch_id)
+            done = await queue.find_operator_action(connection, wanted.request_id)
+            if done is not None and done != (wanted.resolution.value, wanted.batch_id):
                 raise errors.already_exists(
                     "REQUEST_ID_REUSED",
-                    "This request id was used for another operation: use a new one.",
+                    "This request id was used for another action: use a new one.",
                     differs="batch_id or resolution",
                 )
             if done is None:
-                _refuse(batch, said.word)
-                ids = await evidence.read_ids(connection, said.batch_id)
-                is_accepted = said.word is Word.ACCEPTED
-                settlement = batch.accepted_by_operator(ids) if is_accepted else batch.not_sent_by_operator()
-                await outcomes.settle(connection, batch.batch_id, batch.epoch, (BatchState.AMBIGUOUS,), settlement)
-                await queue.save_operation(
-                    connection, said.request_id, said.word.value, said.batch_id, said.known_from, said.operator
+                _refuse(batch, wanted.resolution)
+                ids = await evidence.read_ids(connection, wanted.batch_id)
+                is_accepted = wanted.resolution is Resolution.ACCEPTED
+                outcome = batch.accepted_by_operator(ids) if is_accepted else batch.not_sent_by_operator()
+                await outcomes.record(connection, batch.batch_id, batch.epoch, (BatchState.AMBIGUOUS,), outcome)
+                await queue.save_operator_action(
+                    connection,
+                    wanted.request_id,
+                    wanted.resolution.value,
+                    wanted.batch_id,
+                    wanted.known_from,
+                    wanted.operator,
                 )
-            record = await queue.find_batch(connection, said.batch_id)
+            record = await queue.find_batch(connection, wanted.batch_id)
         assert record is not None  # noqa: S101 - it was locked
         if done is None:
-            _log.warning("batch resolved by an operator", batch_id=str(said.batch_id), word=said.word.name)
+            _log.warning(
+                "batch resolved by an operator", batch_id=str(wanted.batch_id), resolution=wanted.resolution.name
+            )
         self._on_change()
         return record
 
@@ -81,7 +88,7 @@ def no_batch(batch_id: UUID) -> errors.DomainError:
     )
 
 
-def _refuse(batch: Unresolved, word: Word) -> None:
+def _refuse(batch: Unresolved, resolution: Resolution) -> None:
     if batch.state is not BatchState.AMBIGUOUS:
         raise errors.wrong_state(
             "BATCH_STATE",
@@ -89,7 +96,7 @@ def _refuse(batch: Unresolved, word: Word) -> None:
             state=batch.state.name,
             allowed=BatchState.AMBIGUOUS.name,
         )
-    if word is Word.NOT_SENT and batch.evidenced:
+    if resolution is Resolution.NOT_SENT and batch.evidenced:
         raise errors.wrong_state(
             "BATCH_STATE",
             f"Evidence shows that {batch.evidenced} of its messages were sent: it can only be resolved as ACCEPTED.",

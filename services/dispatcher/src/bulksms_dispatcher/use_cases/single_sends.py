@@ -21,7 +21,7 @@ from bulksms_dispatcher.domain.messages import (
 from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.domain.submissions import Submission
 from bulksms_dispatcher.storage import messages, submissions, suppressions
-from bulksms_dispatcher.use_cases.signals import Notices
+from bulksms_dispatcher.use_cases.signals import MessageSignals
 from servicekit import deadlines, errors
 from servicekit.clock import Clock
 from servicekit.database import Database
@@ -38,7 +38,7 @@ _CREDITS = 1  # CREDIT_UNIT=message
 _RESERVE_TIMEOUT_SECONDS = 10.0
 # One provider call: connecting, and the soft timeout after which the message is UNCONFIRMED.
 _LONGEST_WAIT = timedelta(seconds=45)
-_ANSWER_MARGIN = timedelta(milliseconds=500)
+_REPLY_MARGIN = timedelta(milliseconds=500)
 _POLL_SECONDS = 0.25
 
 
@@ -60,26 +60,26 @@ class SingleSends:
         self,
         database: Database,
         ledger: LedgerServiceStub,
-        notices: Notices,
+        signals: MessageSignals,
         clock: Clock,
         *,
-        wake: Callable[[], None],
+        notify: Callable[[], None],
     ) -> None:
         self._database = database
         self._ledger = ledger
-        self._notices = notices
+        self._signals = signals
         self._clock = clock
-        self._wake = wake
+        self._notify = notify
 
     async def send(self, wanted: SingleSend) -> tuple[Message, bool]:
         """Send, or find what became of the same request; True when it had been asked for before."""
         message_id = message_id_of(wanted.tenant_id, wanted.request_id)
         replayed = not await self._note(message_id, wanted)
-        with self._notices.expecting(message_id) as changed:
+        with self._signals.awaiting(message_id) as changed:
             if await self._is_to_be_queued(message_id):
                 await self._reserve(message_id, wanted)
                 await self._queue(message_id, wanted)
-                self._wake()
+                self._notify()
             return await self._outcome(message_id, wanted.tenant_id, changed), replayed
 
     async def _note(self, message_id: UUID, wanted: SingleSend) -> bool:
@@ -143,7 +143,7 @@ class SingleSends:
         )
         async with self._database.begin() as connection:
             if not await messages.is_waiting(connection, message_id):
-                # Settled or swept in the meantime; if it was never queued, the credit just taken is given back.
+                # Sent or swept in the meantime; if it was never queued, the credit just taken is given back.
                 await messages.fail_unqueued(connection, message_id)
             elif await submissions.insert(connection, submission):
                 await submissions.insert_batch(connection, submission, 0, Recipients([wanted.phone]))
@@ -151,7 +151,7 @@ class SingleSends:
     async def _outcome(self, message_id: UUID, tenant_id: str, changed: asyncio.Event) -> Message:
         """The message once it is no longer QUEUED, or as it is when the caller's time is up."""
         left = deadlines.remaining()
-        wait = _LONGEST_WAIT if left is None else min(_LONGEST_WAIT, left - _ANSWER_MARGIN)
+        wait = _LONGEST_WAIT if left is None else min(_LONGEST_WAIT, left - _REPLY_MARGIN)
         end = self._clock.monotonic() + wait.total_seconds()
         while True:
             changed.clear()

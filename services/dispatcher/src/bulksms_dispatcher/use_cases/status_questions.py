@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from bulksms_dispatcher.domain.messages import Message, MessageStatus
 from bulksms_dispatcher.pacing.limiter import PacingUnavailable
-from bulksms_dispatcher.providers.status import LookupResult, ProviderWord
+from bulksms_dispatcher.providers.lookup import LookupOutcome, LookupResult
 from bulksms_dispatcher.storage import messages
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports, evidence_of
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions
@@ -29,7 +29,7 @@ class StatusQuestions:
         self._reports = reports
 
     async def refresh(self, tenant_id: str, message_id: str) -> tuple[MessageStatus, str]:
-        """The status as it is now and the provider's word for it (empty when it has none).
+        """The status as it is now and the provider's own word for it (empty when it has none).
 
         `message_id` is ours, of a single message, or the provider's, of any message of the tenant.
         Errors: MESSAGE_NOT_FOUND, PROVIDER_UNAVAILABLE.
@@ -39,35 +39,35 @@ class StatusQuestions:
             return await self._refresh_recipient(tenant_id, message_id)
         if not message.provider_message_id:
             return message.status, ""  # not accepted (yet): there is nothing to ask about
-        word = await self._ask(message.provider_message_id)
-        if word.status.is_final:
+        result = await self._ask(message.provider_message_id)
+        if result.status.is_final:
             async with self._database.begin() as connection:
-                await messages.record_reports(connection, [evidence_of(message.provider_message_id, word)])
+                await messages.record_reports(connection, [evidence_of(message.provider_message_id, result)])
             message = await self._find(tenant_id, message_id) or message
-        return message.status, word.raw_status
+        return message.status, result.raw_status
 
     async def _refresh_recipient(self, tenant_id: str, message_id: str) -> tuple[MessageStatus, str]:
-        word = await self._ask(message_id)
-        if word.result is LookupResult.UNKNOWN or not await self._reports.record_in_campaign(
-            tenant_id, {message_id: word}
+        result = await self._ask(message_id)
+        if result.outcome is LookupOutcome.NOT_FOUND or not await self._reports.record_in_campaign(
+            tenant_id, {message_id: result}
         ):
             raise _not_found()
-        return evidence_of(message_id, word).status, word.raw_status
+        return evidence_of(message_id, result).status, result.raw_status
 
     async def _find(self, tenant_id: str, message_id: str) -> Message | None:
         async with self._database.connect() as connection:
             return await messages.find_by_any_id(connection, tenant_id, message_id)
 
-    async def _ask(self, message_id: str) -> ProviderWord:
+    async def _ask(self, message_id: str) -> LookupResult:
         try:
-            word = await self._questions.ask(message_id, _PATIENCE)
+            result = await self._questions.ask(message_id, _PATIENCE)
         except PacingUnavailable:
-            word = None
-        if word is None:
+            result = None
+        if result is None:
             raise _unavailable("The limit of status refreshes leaves no room now: ask again later.")
-        if word.result not in (LookupResult.KNOWN, LookupResult.UNKNOWN):
-            raise _unavailable("The provider did not answer the question: ask again later.")
-        return word
+        if result.outcome not in (LookupOutcome.KNOWN, LookupOutcome.NOT_FOUND):
+            raise _unavailable("The provider did not respond: ask again later.")
+        return result
 
 
 def _unavailable(message: str) -> DomainError:

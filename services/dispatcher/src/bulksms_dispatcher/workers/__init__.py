@@ -1,1 +1,1 @@
-"""What works by itself: senders, reaper, outbox, wake-ups, heartbeat."""
+"""What works by itself: senders, reaper, outbox, signals, heartbeat."""

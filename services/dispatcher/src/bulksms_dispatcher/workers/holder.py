@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.recipients import Recipients, unpack, unpack_positions
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.storage import holds
-from bulksms_dispatcher.storage.holds import HELD, Doubtful
+from bulksms_dispatcher.storage import deferrals
+from bulksms_dispatcher.storage.deferrals import EARLIER_MESSAGE_UNRESOLVED, UnresolvedBatch
 from bulksms_dispatcher.workers.recorder import Recorder
 from servicekit import logs
 from servicekit.database import Database
@@ -38,16 +38,16 @@ class Holder:
         self._metrics = metrics
         self._worker = worker
         self._delay = delay
-        self._numbers: OrderedDict[Doubtful, frozenset[int]] = OrderedDict()
+        self._numbers: OrderedDict[UnresolvedBatch, frozenset[int]] = OrderedDict()
 
     async def find(self, connection: AsyncConnection, batch: LeasedBatch, phones: Sequence[int]) -> frozenset[int]:
         """Those of the batch's numbers that are in doubt."""
-        doubtful = await holds.find_doubtful(connection, batch)
-        if not doubtful:
+        unresolved = await deferrals.find_unresolved(connection, batch)
+        if not unresolved:
             return frozenset()
         wanted = frozenset(phones)
         found: set[int] = set()
-        for each in doubtful:
+        for each in unresolved:
             found |= wanted & await self._numbers_of(connection, each)
         return frozenset(found)
 
@@ -55,25 +55,28 @@ class Holder:
         """Defer these numbers of a leased batch and hand it back; the others, if any, are claimed again at once."""
         kept, deferred = _divided(recipients, held)
         if not kept.phones:
-            await self._recorder.hand_back(batch, delay=self._delay, reason=HELD)
+            await self._recorder.hand_back(batch, delay=self._delay, reason=EARLIER_MESSAGE_UNRESOLVED)
             return
         async with self._database.begin() as connection:
-            split = await holds.split_off(connection, batch, self._worker, kept, deferred, self._delay)
+            split = await deferrals.split_off(connection, batch, self._worker, kept, deferred, self._delay)
         if split:
-            self._metrics.held.add(len(held))
+            self._metrics.deferred.add(len(held))
             _log.warning(
                 "recipients held: an earlier message is unresolved", batch_id=str(batch.batch_id), recipients=len(held)
             )
         await self._recorder.hand_back(batch)
 
-    async def _numbers_of(self, connection: AsyncConnection, doubtful: Doubtful) -> frozenset[int]:
-        known = self._numbers.get(doubtful)
+    async def _numbers_of(self, connection: AsyncConnection, unresolved: UnresolvedBatch) -> frozenset[int]:
+        known = self._numbers.get(unresolved)
         if known is None:
-            stored = await holds.read_numbers(connection, doubtful.batch_id)
-            out = {*stored.resolved, *(unpack_positions(stored.left_out) if stored.left_out else ())}
+            stored = await deferrals.read_numbers(connection, unresolved.batch_id)
+            out = {
+                *stored.resolved,
+                *(unpack_positions(stored.opted_out_positions) if stored.opted_out_positions else ()),
+            }
             phones = unpack(stored.packed).phones
             known = frozenset(phone for position, phone in enumerate(phones) if position not in out)
-            self._numbers[doubtful] = known
+            self._numbers[unresolved] = known
             while len(self._numbers) > _REMEMBERED:
                 self._numbers.popitem(last=False)
         return known

@@ -74,22 +74,24 @@ class JournalRecovery:
             sent = await recovery.find_sent(connection, answer.batch_id)
         if sent is None or (sent.batch.epoch, sent.batch.attempts) != (answer.epoch, answer.attempt):
             return False
-        left_out = unpack_positions(sent.left_out) if sent.left_out else []
-        parts = _parts(sent, left_out)
+        opted_out_positions = unpack_positions(sent.opted_out_positions) if sent.opted_out_positions else []
+        parts = _parts(sent, opted_out_positions)
         exchange = Exchange(Phase.RECEIVED, status=answer.status, body=answer.body, retry_after=answer.retry_after)
         verdict = classify(exchange, len(parts), self._known)
         if verdict.kind is OutcomeKind.AMBIGUOUS and sent.state is BatchState.AMBIGUOUS:
             return False  # it says no more than is known
         self._known.add(verdict.message_ids)
-        await self._recorder.record(sent.batch, verdict, left_out, parts)
+        await self._recorder.record(sent.batch, verdict, opted_out_positions, parts)
         self._metrics.journal_recovered.add(1, {"outcome": verdict.kind.value})
         _log.warning("answer recovered from the journal", batch_id=str(answer.batch_id), outcome=verdict.kind.value)
         return True
 
 
-def _parts(sent: SentBatch, left_out: Sequence[int]) -> Sequence[int]:
+def _parts(sent: SentBatch, opted_out_positions: Sequence[int]) -> Sequence[int]:
     """Of each message that was asked for."""
     batch, recipients = sent.batch, unpack(sent.batch.packed)
     if batch.is_single_message:
         return render_single("", batch.sender, batch.text, recipients.phones[0]).parts
-    return render_bulk("", batch.sender, batch.text, batch.variable_names, recipients, frozenset(left_out)).parts
+    return render_bulk(
+        "", batch.sender, batch.text, batch.variable_names, recipients, frozenset(opted_out_positions)
+    ).parts

@@ -16,8 +16,8 @@ from servicekit.database import Database
 __all__ = ["Lanes"]
 
 POLL_SECONDS = 1.0
-"""How long a batch can go unnoticed when a wake-up was lost."""
-# However many wake-ups come: a look at all lanes costs as much as a claim.
+"""How long a batch can go unnoticed when a signal was lost."""
+# However many signals come: a look at all lanes costs as much as a claim.
 _READ_AGAIN_SECONDS = 0.02
 
 
@@ -30,7 +30,7 @@ class Lanes:
         self._lease = lease
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._woken = asyncio.Event()
+        self._signalled = asyncio.Event()
         self._stale = True
         self._read_at = 0.0
         self._next_due = float("inf")
@@ -40,21 +40,21 @@ class Lanes:
         self._served = 0
         self._tenant_blocked: dict[str, float] = {}
         self._all_blocked = 0.0
-        self._held: set[UUID] = set()
+        self._leased: set[UUID] = set()
         self._claim_lost = False
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """There may be something new to claim."""
         self._stale = True
-        self._woken.set()
-        self._woken = asyncio.Event()
+        self._signalled.set()
+        self._signalled = asyncio.Event()
 
-    def wake_after(self, delay: timedelta) -> None:
+    def notify_after(self, delay: timedelta) -> None:
         """There will be something to claim: a batch was handed back for so long."""
         if delay:
             self._next_due = min(self._next_due, self._clock.monotonic() + delay.total_seconds())
         else:
-            self.wake()
+            self.notify()
 
     def block_tenant(self, tenant_id: str, wait: timedelta) -> None:
         """The tenant is at its limit: do not claim its batches for so long."""
@@ -79,32 +79,32 @@ class Lanes:
                 batch = await self._claim_from(lane)
                 if batch is not None:
                     self._note_served(lane)
-                    self._held.add(batch.batch_id)
+                    self._leased.add(batch.batch_id)
                     return batch
                 self._open.discard(lane)
             return None
 
     def finished(self, batch: LeasedBatch) -> None:
         """A batch that `claim` gave out is no longer being worked on."""
-        self._held.discard(batch.batch_id)
+        self._leased.discard(batch.batch_id)
 
     async def wait(self) -> None:
-        """Return when a claim may succeed: woken, a block over, a batch due, or time to look again."""
-        woken = self._woken
+        """Return when a claim may succeed: signalled, a block over, a batch due, or time to look again."""
+        signalled = self._signalled
         now = self._clock.monotonic()
         ends = [now + POLL_SECONDS, self._next_due]
         if now < self._all_blocked:
-            # Nothing can be claimed before, whoever wakes us.
+            # Nothing can be claimed before, whatever signals come.
             await asyncio.sleep(min(self._all_blocked - now, POLL_SECONDS))
             return
         if self._stale:
-            # Woken while the claim was under way, or too soon after the last look.
+            # Signalled while the claim was under way, or too soon after the last look.
             await asyncio.sleep(max(self._next_read() - now, 0))
             return
         ends += [end for end in self._tenant_blocked.values() if end > now]
         try:
             async with asyncio.timeout(max(min(ends) - now, 0.001)):
-                await woken.wait()
+                await signalled.wait()
         except TimeoutError:
             pass
 
@@ -120,7 +120,7 @@ class Lanes:
         """A claim whose commit was not confirmed may have leased a batch that nobody here knows of."""
         async with self._database.begin() as connection:
             for batch in await claims.find_leased(connection, self._worker):
-                if batch.batch_id not in self._held:
+                if batch.batch_id not in self._leased:
                     await outcomes.return_to_queue(
                         connection, batch.batch_id, batch.epoch, batch.campaign_id, (BatchState.LEASED,)
                     )

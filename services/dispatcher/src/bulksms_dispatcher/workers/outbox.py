@@ -1,4 +1,4 @@
-"""The outbox workers: results are taken round by round, told, and kept until they are acknowledged."""
+"""The outbox workers: results are taken round by round, delivered, and kept until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from servicekit.backoff import Backoff
 from servicekit.database import Database
 from servicekit.errors import DomainError
 
-__all__ = ["CALL_TIMEOUT_SECONDS", "HIDE", "Bookkeeper", "Teller", "flush"]
+__all__ = ["CALL_TIMEOUT_SECONDS", "HIDE", "Acknowledgements", "Publisher", "flush"]
 
 _ENTRIES_AT_ONCE = 200
 # Hidden from other replicas for longer than a call can take, its retries included.
@@ -30,28 +30,28 @@ _REFUSED_DELAY = timedelta(minutes=10)
 _log = logs.get_logger("bulksms.dispatcher.outbox")
 
 
-async def flush(tellers: Sequence[Teller], limit: timedelta) -> None:
-    """Before the process ends: what was recorded last is told at once, if the others listen."""
+async def flush(publishers: Sequence[Publisher], limit: timedelta) -> None:
+    """Before the process ends: what was recorded last is delivered at once, if the others listen."""
     try:
         async with asyncio.timeout(limit.total_seconds()):
-            for teller in tellers:
-                while await teller.tell_once():
+            for publisher in publishers:
+                while await publisher.deliver_once():
                     pass
     except TimeoutError:
-        _log.warning("outbox not flushed: another process, or the next start, tells it")
+        _log.warning("outbox not flushed: another process, or the next start, delivers it")
 
 
-class Bookkeeper:
-    """What all tellers do with an entry after its call."""
+class Acknowledgements:
+    """What all publishers do with an entry after its call."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._metrics = metrics
 
-    async def told(self, entries: Sequence[OutboxEntry]) -> None:
+    async def acknowledged(self, entries: Sequence[OutboxEntry]) -> None:
         async with self._database.autocommit() as connection:
             await outbox.acknowledge(connection, [entry.outbox_id for entry in entries])
-        self._metrics.outbox_told.add(len(entries), {"kind": entries[0].kind.name})
+        self._metrics.outbox_acknowledged.add(len(entries), {"kind": entries[0].kind.name})
 
     async def failed(self, entries: Sequence[OutboxEntry], error: DomainError) -> None:
         if error.retryable or error.category.rpc_code in ("UNIMPLEMENTED", "INTERNAL"):
@@ -67,7 +67,7 @@ class Bookkeeper:
             await outbox.postpone(connection, [e.outbox_id for e in entries], _REFUSED_DELAY, reason)
 
     async def uncaptured(self, entries: Sequence[OutboxEntry], reason: str) -> None:
-        """It can never be captured: kept in a table of its own, for the accounts, and never tried again."""
+        """It can never be captured: kept in a table of its own, for accounting, and never tried again."""
         async with self._database.begin() as connection:
             await outbox.give_up_capture(connection, [entry.outbox_id for entry in entries], reason)
         self._metrics.uncaptured.add(sum(entry.accepted for entry in entries), {"reason": reason})
@@ -80,38 +80,44 @@ class Bookkeeper:
             )
 
     async def _again(self, entries: Sequence[OutboxEntry], error: DomainError) -> None:
-        tries = min(entry.tries for entry in entries)
-        delay = _BACKOFF.after(tries + 1)
+        attempts = min(entry.attempts for entry in entries)
+        delay = _BACKOFF.after(attempts + 1)
         _log.warning(
-            "result not told yet", kind=entries[0].kind.name, entries=len(entries), tries=tries, reason=error.reason
+            "result not delivered yet",
+            kind=entries[0].kind.name,
+            entries=len(entries),
+            attempts=attempts,
+            reason=error.reason,
         )
         async with self._database.begin() as connection:
             await outbox.postpone(connection, [entry.outbox_id for entry in entries], delay)
 
 
-class Teller(ABC):
+class Publisher(ABC):
     """Takes entries of one kind round by round. What a broken round took is shown again at the start of the next one.
 
-    Without that, every lost connection would leave results untold until they are no longer hidden.
+    Without that, every lost connection would leave results undelivered until they are no longer hidden.
     """
 
     kind: OutboxKind
+    name: str
+    """Of the worker that calls `deliver_once`."""
 
     def __init__(self, database: Database, metrics: Metrics, worker: str) -> None:
         self._database = database
-        self.books = Bookkeeper(database, metrics)
-        self.holder = worker
+        self.acknowledgements = Acknowledgements(database, metrics)
+        self.worker = worker
         self._broken = False
 
-    async def tell_once(self) -> bool:
+    async def deliver_once(self) -> bool:
         """One round; True when there may be more."""
         try:
             async with self._database.begin() as connection:
                 if self._broken:
-                    await outbox.release(connection, [self.kind], self.holder)
+                    await outbox.release(connection, [self.kind], self.worker)
                 entries = await self.take(connection)
             self._broken = False
-            await self.tell(entries)
+            await self.deliver(entries)
         except BaseException:
             self._broken = True
             raise
@@ -119,8 +125,8 @@ class Teller(ABC):
 
     async def take(self, connection: AsyncConnection) -> list[OutboxEntry]:
         """What this round is about."""
-        return await outbox.take(connection, [self.kind], _ENTRIES_AT_ONCE, HIDE, self.holder)
+        return await outbox.take(connection, [self.kind], _ENTRIES_AT_ONCE, HIDE, self.worker)
 
     @abstractmethod
-    async def tell(self, entries: list[OutboxEntry]) -> None:
-        """Tell them."""
+    async def deliver(self, entries: list[OutboxEntry]) -> None:
+        """Deliver them."""

@@ -50,7 +50,7 @@ class SenderPool:
     async def stop(self) -> None:
         """Claim nothing more."""
         self._stopping.set()
-        self._lanes.wake()
+        self._lanes.notify()
 
     async def _work(self, at_least: int) -> None:
         failures = 0

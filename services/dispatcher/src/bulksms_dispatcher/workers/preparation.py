@@ -16,7 +16,7 @@ from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH
-from bulksms_dispatcher.storage import holds, suppressions
+from bulksms_dispatcher.storage import deferrals, suppressions
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.workers import send_spans
 from bulksms_dispatcher.workers.holder import Holder
@@ -77,7 +77,7 @@ class Preparation:
         recipients, size = unpack(batch.packed), self._sizes.current
         first, rest = recipients.only(range(size)), recipients.only(range(size, batch.recipients))
         async with self._database.begin() as connection:
-            await holds.split_off(connection, batch, self._worker, first, rest, timedelta(0), reason="")
+            await deferrals.split_off(connection, batch, self._worker, first, rest, timedelta(0), reason="")
         await self._recorder.hand_back(batch)
         return False
 
@@ -111,7 +111,7 @@ class Preparation:
                 return None
             prepared = self._render(batch, recipients, suppressed)
         if not prepared.request.messages:
-            await self._recorder.record_all_left_out(batch)
+            await self._recorder.record_all_opted_out(batch)
             return None
         return prepared
 

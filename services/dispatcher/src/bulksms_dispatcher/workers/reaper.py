@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.recipients import unpack_positions
 from bulksms_dispatcher.domain.results import RecipientOutcome, whole
-from bulksms_dispatcher.domain.settlements import Settlement, Tried
 from bulksms_dispatcher.storage import evidence, leases, outcomes
 from bulksms_dispatcher.storage.leases import Expired
 from servicekit import logs
@@ -29,7 +29,7 @@ class Reaper:
 
     While the database is away leases run out under workers that live, and some of these know that nothing was sent, or
     what came of it. So for a `grace` after it came back (the server was started, or was out of reach for as long) no
-    armed batch is doubted: they write first. It decides who comes first, never what is safe.
+    armed batch becomes ambiguous: they write first. It decides who comes first, never what is safe.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Reaper:
         self._grace = grace
         self._clock = clock
         self._reached_at = clock.monotonic()
-        self._doubts_from = float("-inf")
+        self._expires_armed_from = float("-inf")
 
     async def reap_once(self) -> bool:
         """One round; True when there may be more."""
@@ -53,7 +53,7 @@ class Reaper:
             if batch.state is BatchState.LEASED:
                 await self._return(batch)
             else:
-                await self._doubt(batch)
+                await self._mark_ambiguous(batch)
         for batch in unresolved:
             await self._give_up(batch)
         if expired or unresolved:
@@ -63,8 +63,8 @@ class Reaper:
     def _expirable(self) -> tuple[BatchState, ...]:
         now, grace = self._clock.monotonic(), self._grace.total_seconds()
         if now - self._reached_at > grace:
-            self._doubts_from = now + grace
-        return (BatchState.LEASED, BatchState.ARMED) if now >= self._doubts_from else (BatchState.LEASED,)
+            self._expires_armed_from = now + grace
+        return (BatchState.LEASED, BatchState.ARMED) if now >= self._expires_armed_from else (BatchState.LEASED,)
 
     async def _return(self, batch: Expired) -> None:
         async with self._database.begin() as connection:
@@ -74,17 +74,17 @@ class Reaper:
         if returned:
             _log.warning("lease ran out: batch is ready again", batch_id=str(batch.batch_id), worker=batch.worker)
 
-    async def _doubt(self, batch: Expired) -> None:
-        left_out = unpack_positions(batch.left_out) if batch.left_out else []
-        settlement = Settlement(
+    async def _mark_ambiguous(self, batch: Expired) -> None:
+        opted_out_positions = unpack_positions(batch.opted_out_positions) if batch.opted_out_positions else []
+        outcome = BatchOutcome(
             BatchState.AMBIGUOUS,
-            whole(RecipientOutcome.AMBIGUOUS, left_out, reason=WORKER_LOST),
-            tried=Tried(OutcomeKind.AMBIGUOUS, WORKER_LOST),
+            whole(RecipientOutcome.AMBIGUOUS, opted_out_positions, reason=WORKER_LOST),
+            attempt=AttemptResult(OutcomeKind.AMBIGUOUS, WORKER_LOST),
             reason=WORKER_LOST,
         )
         async with self._database.begin() as connection:
-            settled = await outcomes.settle(connection, batch.batch_id, batch.epoch, (BatchState.ARMED,), settlement)
-        if settled:
+            recorded = await outcomes.record(connection, batch.batch_id, batch.epoch, (BatchState.ARMED,), outcome)
+        if recorded:
             _log.error("batch needs attention", batch_id=str(batch.batch_id), state="AMBIGUOUS", reason=WORKER_LOST)
 
     async def _give_up(self, batch: Expired) -> None:
@@ -93,6 +93,6 @@ class Reaper:
             unresolved = await evidence.lock_unresolved(connection, batch.batch_id)
             if unresolved is None or unresolved.state is not BatchState.AMBIGUOUS:
                 return
-            settlement = unresolved.given_up(await evidence.read_ids(connection, batch.batch_id))
-            await outcomes.settle(connection, batch.batch_id, unresolved.epoch, (BatchState.AMBIGUOUS,), settlement)
-        _log.error("batch needs attention", batch_id=str(batch.batch_id), state="UNKNOWN", reason=settlement.reason)
+            outcome = unresolved.given_up(await evidence.read_ids(connection, batch.batch_id))
+            await outcomes.record(connection, batch.batch_id, unresolved.epoch, (BatchState.AMBIGUOUS,), outcome)
+        _log.error("batch needs attention", batch_id=str(batch.batch_id), state="UNRESOLVED", reason=outcome.reason)

@@ -22,7 +22,7 @@ from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.workers import send_spans
 from bulksms_dispatcher.workers.preparation import Preparation
 from bulksms_dispatcher.workers.recorder import Recorder
-from bulksms_dispatcher.workers.transmission import NotBegun, Progress, Transmission
+from bulksms_dispatcher.workers.transmission import NotBegun, SendProgress, Transmission
 from servicekit import logs
 from servicekit.telemetry import current_traceparent
 
@@ -78,7 +78,7 @@ class Sender:
         with self._arrivals.follow(permit) as in_flight, send_spans.batch_span(batch, claim_started_ns) as span:
             send_spans.past_step("claim", claim_started_ns, claimed_ns)
             send_spans.past_step("pace", claimed_ns, time.time_ns())
-            progress = Progress(batch, in_flight)
+            progress = SendProgress(batch, in_flight)
             try:
                 judged = await self._attempt(progress)
             except NotBegun as reason:
@@ -91,7 +91,7 @@ class Sender:
                     await self._record(progress, judged, span)
         return None
 
-    async def _attempt(self, progress: Progress) -> _Judged | None:
+    async def _attempt(self, progress: SendProgress) -> _Judged | None:
         """The protocol, from top to bottom; None when there was nothing to send after all."""
         batch, traceparent = progress.batch, current_traceparent()
         prepared = await self._preparation.prepare(batch)
@@ -116,7 +116,7 @@ class Sender:
         self._known.add(verdict.message_ids)
         return _Judged(verdict, ticket, parts)
 
-    async def _record(self, progress: Progress, judged: _Judged, span: trace.Span) -> None:
+    async def _record(self, progress: SendProgress, judged: _Judged, span: trace.Span) -> None:
         batch = progress.batch
         send_spans.note_verdict(span, judged.verdict)
         self._measure(progress, judged.verdict)
@@ -129,12 +129,12 @@ class Sender:
             _log.error("outcome not recorded before the end", batch_id=str(batch.batch_id), kind=verdict.kind.value)
             raise
 
-    async def _hand_back(self, progress: Progress, reason: NotBegun, span: trace.Span) -> None:
+    async def _hand_back(self, progress: SendProgress, reason: NotBegun, span: trace.Span) -> None:
         send_spans.note_verdict(span, Verdict(OutcomeKind.NOT_SENT, Fault.NOT_ARMED.value))
         _log.info("batch handed back", batch_id=str(progress.batch.batch_id), reason=str(reason))
         await self._transmission.hand_back(progress)
 
-    async def _learn(self, progress: Progress, verdict: Verdict) -> Verdict:
+    async def _learn(self, progress: SendProgress, verdict: Verdict) -> Verdict:
         """Let the batch size follow; a batch found too large that can be cut is cut instead of parked."""
         batch = progress.batch
         await self._sizes.observe(batch, verdict, time.monotonic() - progress.sent_at)
@@ -142,7 +142,7 @@ class Sender:
             return replace(verdict, follow_up=FollowUp.CUT)
         return verdict
 
-    def _measure(self, progress: Progress, verdict: Verdict) -> None:
+    def _measure(self, progress: SendProgress, verdict: Verdict) -> None:
         labels = {"outcome": verdict.kind.value, "reason": verdict.reason}
         self._metrics.batches.add(1, labels)
         self._metrics.messages.add(progress.batch.recipients, {"outcome": verdict.kind.value})

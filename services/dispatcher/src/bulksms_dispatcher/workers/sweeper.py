@@ -36,10 +36,10 @@ class Sweeper:
         """One round of the worker; True when there may be more."""
         async with self._database.connect() as connection:
             abandoned = await messages.find_abandoned(connection, self._age, _AT_ONCE)
-        settled = 0
+        swept = 0
         for message_id, tenant_id in abandoned:
-            settled += await self._sweep(message_id, tenant_id)
-        return settled == _AT_ONCE
+            swept += await self._sweep(message_id, tenant_id)
+        return swept == _AT_ONCE
 
     async def _sweep(self, message_id: UUID, tenant_id: str) -> bool:
         async with self._database.begin() as connection:
@@ -51,9 +51,9 @@ class Sweeper:
             if error.retryable or error.category.rpc_code in ("UNIMPLEMENTED", "INTERNAL"):
                 _log.warning("credit not given back yet", message_id=str(message_id), reason=error.reason)
                 return False
-            # Never reserved, or closed before: nothing is held.
+            # Never reserved, or closed before: nothing is reserved.
         async with self._database.begin() as connection:
-            await messages.settled(connection, message_id)
+            await messages.release_credit(connection, message_id)
         _log.warning("message given up: its caller died before it was queued", message_id=str(message_id))
         return True
 

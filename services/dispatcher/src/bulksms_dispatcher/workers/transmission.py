@@ -23,7 +23,7 @@ from bulksms_dispatcher.workers.recorder import DATABASE_ERRORS, Recorder
 from servicekit import logs
 from servicekit.database import Database
 
-__all__ = ["NotBegun", "Progress", "Transmission"]
+__all__ = ["NotBegun", "SendProgress", "Transmission"]
 
 ARM_TIMEOUT_SECONDS = 10.0
 ABANDON_TIMEOUT_SECONDS = 3.0
@@ -36,7 +36,7 @@ class NotBegun(Exception):  # noqa: N818 - a state of affairs: nothing was sent,
 
 
 @dataclass(slots=True)
-class Progress:
+class SendProgress:
     """How far one attempt came: whatever interrupts it, this decides what may be said of its batch."""
 
     batch: LeasedBatch
@@ -75,7 +75,7 @@ class Transmission:
         self._worker = worker
         self._lease = lease
 
-    async def arm(self, progress: Progress, prepared: Prepared, traceparent: str) -> None:
+    async def arm(self, progress: SendProgress, prepared: Prepared, traceparent: str) -> None:
         """LEASED → ARMED, committed; raises NotBegun when the batch must not be sent.
 
         The last act before the first byte: whoever has anything to say against the request is asked here.
@@ -92,7 +92,7 @@ class Transmission:
                         self._worker,
                         lease=self._lease,
                         suppression_version=prepared.opt_out_version,
-                        left_out=pack_positions(prepared.opted_out) if prepared.opted_out else None,
+                        opted_out_positions=pack_positions(prepared.opted_out) if prepared.opted_out else None,
                         traceparent=traceparent,
                     )
             except DATABASE_ERRORS as error:
@@ -104,7 +104,7 @@ class Transmission:
             # Frozen for longer than its place was kept: it is another request's by now.
             raise NotBegun("the permit is too old")
 
-    async def send(self, progress: Progress, prepared: Prepared, connection: MittoConnection) -> Exchange:
+    async def send(self, progress: SendProgress, prepared: Prepared, connection: MittoConnection) -> Exchange:
         """What was seen of the request and its response; past the soft timeout the batch is ambiguous until then."""
         request = prepared.request
         exchange = await connection.send(prepared.path, request.body, request.messages, watch=progress.move_to)
@@ -129,7 +129,7 @@ class Transmission:
         """The database has what `keep` wrote down."""
         self._journal.committed(ticket)
 
-    async def hand_back(self, progress: Progress) -> None:
+    async def hand_back(self, progress: SendProgress) -> None:
         """Nothing was sent."""
         if progress.phase is Phase.ARMING:
             # Whether the row is LEASED or ARMED is open: a commit was begun, and its confirmation may have been lost.
@@ -137,7 +137,7 @@ class Transmission:
         else:
             await self._recorder.hand_back(progress.batch)
 
-    async def abandon(self, progress: Progress) -> None:
+    async def abandon(self, progress: SendProgress) -> None:
         """Interrupted or broken in the middle: say of the batch what is certain, as far as the time allows."""
         batch = progress.batch
         _log.warning("send abandoned", batch_id=str(batch.batch_id), phase=progress.phase.name)

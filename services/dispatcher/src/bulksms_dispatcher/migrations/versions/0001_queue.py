@@ -1,11 +1,20 @@
-"""Submissions, batches (the queue), attempts, answers, outbox, single messages, suppressions, limits."""
+"""Batches (the queue) and what hangs on them, outbox, evidence, single messages, opt-outs, limits."""
 
 from alembic import op
+
+from bulksms_dispatcher.domain.messages import MessageStatus
+from bulksms_dispatcher.domain.protocol import LIVE, BatchState
+from bulksms_dispatcher.domain.results import OPERATOR
+from bulksms_dispatcher.storage.evidence import EvidenceState
+from bulksms_dispatcher.storage.messages import CREDIT_RESERVED
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+_LEASED = f"{BatchState.LEASED}, {BatchState.ARMED}"
+_LIVE = ", ".join(str(int(state)) for state in sorted(LIVE))
 
 STATEMENTS = (
     """
@@ -39,7 +48,7 @@ STATEMENTS = (
     """,
     "CREATE INDEX submissions_campaign ON submissions (campaign_id)",
     "COMMENT ON INDEX submissions_campaign IS 'cancel: recipients stored for a campaign in all its submissions'",
-    """
+    f"""
     CREATE TABLE batches (
         seq bigint GENERATED ALWAYS AS IDENTITY,
         batch_id uuid PRIMARY KEY,
@@ -51,8 +60,9 @@ STATEMENTS = (
         first_phone bigint NOT NULL,
         last_phone bigint NOT NULL CHECK (last_phone >= first_phone),
         packed bytea NOT NULL,
-        left_out bytea,
-        state smallint NOT NULL DEFAULT 1 CHECK (state BETWEEN 1 AND 9),
+        opted_out_positions bytea,
+        state smallint NOT NULL DEFAULT {BatchState.READY}
+            CHECK (state BETWEEN {min(BatchState)} AND {max(BatchState)}),
         priority smallint NOT NULL,
         not_before timestamptz NOT NULL DEFAULT clock_timestamp(),
         lease_until timestamptz,
@@ -60,38 +70,47 @@ STATEMENTS = (
         epoch bigint NOT NULL DEFAULT 0,
         attempts integer NOT NULL DEFAULT 0,
         retries integer NOT NULL DEFAULT 0,
+        -- Recipients that evidence has named; on the row itself, so that whoever has waited for its lock sees it.
+        evidenced integer NOT NULL DEFAULT 0,
         bulk_id text NOT NULL DEFAULT '',
         reason text NOT NULL DEFAULT '',
         traceparent text NOT NULL DEFAULT '',
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         UNIQUE (submission_id, number),
-        CHECK ((state IN (2, 3)) = (lease_until IS NOT NULL))
+        CHECK ((state IN ({_LEASED})) = (lease_until IS NOT NULL))
     ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)
     """,
     # Packed already: compressing it again costs time and gains nothing; out of line, it is not rewritten by updates.
     "ALTER TABLE batches ALTER COLUMN packed SET STORAGE EXTERNAL",
     "CREATE UNIQUE INDEX batches_seq ON batches (seq)",
     "COMMENT ON INDEX batches_seq IS 'ListBatches without a filter'",
-    """
-    CREATE INDEX batches_claim ON batches (priority, tenant_id, campaign_id, not_before, seq) WHERE state = 1
+    f"""
+    CREATE INDEX batches_claim ON batches (priority, tenant_id, campaign_id, not_before, seq)
+        WHERE state = {BatchState.READY}
     """,
     "COMMENT ON INDEX batches_claim IS 'claims: which lanes have READY batches, and the next one of a lane'",
-    "CREATE INDEX batches_lease ON batches (lease_until) WHERE state IN (2, 3)",
+    f"CREATE INDEX batches_lease ON batches (lease_until) WHERE state IN ({_LEASED})",
     "COMMENT ON INDEX batches_lease IS 'reaper: leases that ran out'",
-    "CREATE INDEX batches_ambiguous ON batches (updated_at) WHERE state = 6",
+    f"CREATE INDEX batches_ambiguous ON batches (updated_at) WHERE state = {BatchState.AMBIGUOUS}",
     "COMMENT ON INDEX batches_ambiguous IS 'reaper: ambiguous past the horizon'",
-    """
+    f"""
     CREATE INDEX batches_live ON batches (state, priority, tenant_id) INCLUDE (recipients, not_before)
-        WHERE state IN (1, 2, 3, 6, 9)
+        WHERE state IN ({_LIVE})
     """,
     "COMMENT ON INDEX batches_live IS 'GetQueueStats and the backlog limit, without reading rows'",
-    "CREATE INDEX batches_dead ON batches (seq) WHERE state = 9",
+    f"CREATE INDEX batches_dead ON batches (seq) WHERE state = {BatchState.DEAD}",
     "COMMENT ON INDEX batches_dead IS 'ListDeadBatches'",
     "CREATE INDEX batches_campaign ON batches (campaign_id, seq)",
     "COMMENT ON INDEX batches_campaign IS 'pause, cancel, ListBatches of a campaign'",
     "CREATE INDEX batches_tenant ON batches (tenant_id, seq)",
     "COMMENT ON INDEX batches_tenant IS 'ListBatches of a tenant'",
+    f"""
+    CREATE INDEX batches_without_ids ON batches (updated_at)
+        WHERE state IN ({BatchState.AMBIGUOUS}, {BatchState.UNRESOLVED})
+           OR (state IN ({BatchState.ACCEPTED}, {BatchState.REJECTED}) AND reason = '{OPERATOR}')
+    """,
+    "COMMENT ON INDEX batches_without_ids IS 'evidence: batches whose message ids nobody knows'",
     """
     CREATE TABLE attempts (
         batch_id uuid NOT NULL REFERENCES batches,
@@ -110,7 +129,7 @@ STATEMENTS = (
     "CREATE INDEX attempts_accepted ON attempts (ended_at) INCLUDE (accepted) WHERE accepted > 0",
     "COMMENT ON INDEX attempts_accepted IS 'GetQueueStats: messages accepted in the last minute'",
     """
-    CREATE TABLE answers (
+    CREATE TABLE provider_responses (
         batch_id uuid NOT NULL REFERENCES batches,
         epoch bigint NOT NULL,
         http_status integer NOT NULL,
@@ -123,11 +142,19 @@ STATEMENTS = (
     )
     """,
     # Random base32 does not compress.
-    "ALTER TABLE answers ALTER COLUMN message_ids SET STORAGE EXTERNAL",
-    "CREATE UNIQUE INDEX answers_bulk_id ON answers (bulk_id)",
-    "COMMENT ON INDEX answers_bulk_id IS 'record: an answer that was given to another batch before proves a mix-up'",
-    "CREATE UNIQUE INDEX answers_first_message_id ON answers (first_message_id)",
-    "COMMENT ON INDEX answers_first_message_id IS 'record: as answers_bulk_id, for answers without a bulk id'",
+    "ALTER TABLE provider_responses ALTER COLUMN message_ids SET STORAGE EXTERNAL",
+    "CREATE UNIQUE INDEX provider_responses_bulk_id ON provider_responses (bulk_id)",
+    """
+    COMMENT ON INDEX provider_responses_bulk_id IS
+        'record: a response that was given to another batch before, of whatever tenant, proves a mix-up'
+    """,
+    "CREATE UNIQUE INDEX provider_responses_first_message_id ON provider_responses (first_message_id)",
+    """
+    COMMENT ON INDEX provider_responses_first_message_id IS
+        'record: as provider_responses_bulk_id, for responses without a bulk id'
+    """,
+    "CREATE INDEX provider_responses_received ON provider_responses (received_at)",
+    "COMMENT ON INDEX provider_responses_received IS 'evidence: does an accepted batch have this id? and retention'",
     """
     CREATE TABLE outbox (
         outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -135,26 +162,70 @@ STATEMENTS = (
         batch_id uuid NOT NULL REFERENCES batches,
         epoch bigint NOT NULL,
         state smallint NOT NULL,
+        -- 0: about all recipients of the batch. Else about some of them, each part with message ids of its own.
+        part integer NOT NULL DEFAULT 0,
         groups bytea,
+        message_ids bytea,
         accepted integer NOT NULL DEFAULT 0,
         parts integer NOT NULL DEFAULT 0,
-        next_try timestamptz NOT NULL DEFAULT clock_timestamp(),
-        tries integer NOT NULL DEFAULT 0,
-        refused text NOT NULL DEFAULT '',
+        next_attempt_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        attempts integer NOT NULL DEFAULT 0,
+        -- Which process took it last: a round of it that broke off is repeated at once.
+        publisher text NOT NULL DEFAULT '',
+        refused_reason text NOT NULL DEFAULT '',
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        UNIQUE (batch_id, epoch, state, kind)
+        UNIQUE (batch_id, epoch, state, kind, part)
     ) WITH (autovacuum_vacuum_scale_factor = 0.02)
     """,
-    "CREATE INDEX outbox_due ON outbox (kind, next_try, outbox_id)",
-    "COMMENT ON INDEX outbox_due IS 'outbox workers: what is to be told next'",
+    "CREATE INDEX outbox_due ON outbox (kind, next_attempt_at, outbox_id)",
+    "COMMENT ON INDEX outbox_due IS 'outbox workers: what is to be delivered next'",
     """
+    CREATE TABLE uncaptured_credits (
+        batch_id uuid NOT NULL REFERENCES batches,
+        epoch bigint NOT NULL,
+        part integer NOT NULL,
+        units integer NOT NULL,
+        reason text NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (batch_id, epoch, part)
+    )
+    """,
+    f"""
+    CREATE TABLE evidence (
+        provider_message_id text PRIMARY KEY,
+        raw_status text NOT NULL,
+        received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        state smallint NOT NULL DEFAULT {EvidenceState.OPEN}
+            CHECK (state BETWEEN {min(EvidenceState)} AND {max(EvidenceState)}),
+        attempts integer NOT NULL DEFAULT 0,
+        next_attempt_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        reason text NOT NULL DEFAULT '',
+        provider_phone bigint,
+        provider_texts bytea[],
+        provider_sender text,
+        provider_created_at timestamptz,
+        batch_id uuid REFERENCES batches,
+        position integer,
+        CHECK ((state = {EvidenceState.MATCHED}) = (batch_id IS NOT NULL AND position IS NOT NULL))
+    )
+    """,
+    f"CREATE INDEX evidence_open ON evidence (next_attempt_at) WHERE state = {EvidenceState.OPEN}",
+    "COMMENT ON INDEX evidence_open IS 'evidence worker: which reports are to be looked into next'",
+    f"""
+    CREATE INDEX evidence_provider_phone ON evidence (provider_phone)
+        WHERE state = {EvidenceState.OPEN} AND provider_phone IS NOT NULL
+    """,
+    "COMMENT ON INDEX evidence_provider_phone IS 'evidence: reports that cannot be distinguished'",
+    f"CREATE UNIQUE INDEX evidence_recipient ON evidence (batch_id, position) WHERE state = {EvidenceState.MATCHED}",
+    "COMMENT ON INDEX evidence_recipient IS 'one message id for each recipient of a batch; ids of a batch in order'",
+    f"""
     CREATE TABLE messages (
         message_id uuid PRIMARY KEY,
         tenant_id text NOT NULL,
         phone bigint NOT NULL,
         sender text NOT NULL,
         fingerprint bytea NOT NULL,
-        status smallint NOT NULL DEFAULT 1,
+        status smallint NOT NULL DEFAULT {MessageStatus.QUEUED},
         reason text NOT NULL DEFAULT '',
         description text NOT NULL DEFAULT '',
         provider_message_id text,
@@ -167,8 +238,13 @@ STATEMENTS = (
     "COMMENT ON INDEX messages_provider_id IS 'delivery reports of single messages'",
     "CREATE INDEX messages_tenant ON messages (tenant_id, created_at, message_id)",
     "COMMENT ON INDEX messages_tenant IS 'ListMessages'",
+    f"""
+    CREATE INDEX messages_interrupted ON messages (created_at)
+        WHERE status = {MessageStatus.QUEUED} OR reason = '{CREDIT_RESERVED}'
+    """,
+    "COMMENT ON INDEX messages_interrupted IS 'sweeper: messages whose caller died before they were queued'",
     """
-    CREATE TABLE suppressions (
+    CREATE TABLE opt_outs (
         tenant_id text NOT NULL,
         phone bigint NOT NULL,
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -176,7 +252,7 @@ STATEMENTS = (
     )
     """,
     """
-    CREATE TABLE suppression_versions (
+    CREATE TABLE opt_out_versions (
         tenant_id text PRIMARY KEY,
         version bigint NOT NULL
     )
@@ -200,13 +276,34 @@ STATEMENTS = (
     )
     """,
     """
-    CREATE TABLE operations (
+    CREATE TABLE operator_actions (
         request_id uuid PRIMARY KEY,
         kind text NOT NULL,
         batch_id uuid NOT NULL REFERENCES batches,
         reason text NOT NULL,
+        operator text NOT NULL DEFAULT '',
         created_at timestamptz NOT NULL DEFAULT clock_timestamp()
     )
+    """,
+    # Accepted batches whose final reports are still awaited: when the provider is asked about them next.
+    """
+    CREATE TABLE report_refreshes (
+        batch_id uuid PRIMARY KEY REFERENCES batches ON DELETE CASCADE,
+        accepted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        round integer NOT NULL DEFAULT 0,
+        due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        after_phone bigint NOT NULL DEFAULT 0
+    ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)
+    """,
+    "CREATE INDEX report_refreshes_due ON report_refreshes (due_at)",
+    "COMMENT ON INDEX report_refreshes_due IS 'report refresher: the batches to be asked about next'",
+    # The size in force per traffic account, where it follows the provider (SMS_BATCH_SIZE=auto).
+    """
+    CREATE TABLE batch_sizes (
+        traffic_account_id text PRIMARY KEY,
+        size integer NOT NULL CHECK (size > 0),
+        updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    ) WITH (fillfactor = 50)
     """,
 )
 

@@ -1,4 +1,4 @@
-"""Settlements: what storage is told about the end of a try."""
+"""Batch outcomes: what is recorded when an attempt ends, or when an unresolved batch is resolved."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.domain.results import Group
 
-__all__ = ["Answered", "Deferred", "Settlement", "Tried", "Vouched"]
+__all__ = ["AttemptResult", "BatchOutcome", "Confirmed", "Deferred", "StoredResponse"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class AttemptResult:
     """What is written into the attempt's row; `worker` is needed where there is none yet, before arming."""
 
     outcome: OutcomeKind
@@ -24,8 +24,8 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What is kept of the provider's answer; `body` only where not everything in it was understood."""
+class StoredResponse:
+    """What is kept of the provider's response; `body` only where not everything in it was understood."""
 
     http_status: int
     bulk_id: str = ""
@@ -34,8 +34,8 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Vouched:
-    """Messages that were accepted although no answer says so, and the ids of those evidence has named, in order."""
+class Confirmed:
+    """Messages that were accepted although no response says so, and the ids of those evidence has named, in order."""
 
     accepted: int
     message_ids: Sequence[str] = ()
@@ -43,7 +43,7 @@ class Vouched:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Recipients that were refused for now: they become a batch of their own, one retry the poorer."""
+    """Recipients that were rejected for now: they become a batch of their own, one retry the poorer."""
 
     recipients: Recipients
     delay: timedelta
@@ -51,23 +51,23 @@ class Deferred:
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
-    """Where a batch goes and what is told about its recipients."""
+class BatchOutcome:
+    """Where a batch goes and what is reported about its recipients."""
 
     target: BatchState
     groups: tuple[Group, ...]
-    tried: Tried | None = None
+    attempt: AttemptResult | None = None
     reason: str = ""
     description: str = ""
     parts: int = 0
-    answered: Answered | None = None
+    response: StoredResponse | None = None
     deferred: Deferred | None = None
-    vouched: Vouched | None = None
-    """Instead of an answer: what evidence or an operator says was accepted."""
+    confirmed: Confirmed | None = None
+    """Instead of a response: what evidence says was accepted, or an operator confirmed."""
 
     @property
     def accepted(self) -> int:
         """Messages the provider took."""
-        if self.vouched is not None:
-            return self.vouched.accepted
-        return len(self.answered.message_ids) if self.answered else 0
+        if self.confirmed is not None:
+            return self.confirmed.accepted
+        return len(self.response.message_ids) if self.response else 0

@@ -1,4 +1,4 @@
-"""Holds: numbers with an unresolved message, and batches split so that they wait while the others go out."""
+"""Deferrals: numbers with an unresolved message, and batches split so that they wait while the others go out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.storage import campaigns, splits
 from bulksms_dispatcher.storage.evidence import EvidenceState
 
-__all__ = ["HELD", "Doubtful", "DoubtfulNumbers", "find_doubtful", "read_numbers", "split_off"]
+__all__ = [
+    "EARLIER_MESSAGE_UNRESOLVED",
+    "UnresolvedBatch",
+    "UnresolvedNumbers",
+    "find_unresolved",
+    "read_numbers",
+    "split_off",
+]
 
-HELD = "EARLIER_MESSAGE_UNRESOLVED"
+EARLIER_MESSAGE_UNRESOLVED = "EARLIER_MESSAGE_UNRESOLVED"
 
 
 @dataclass(frozen=True, slots=True)
-class Doubtful:
-    """An ambiguous batch; another `evidenced` means that fewer of its recipients are in doubt."""
+class UnresolvedBatch:
+    """An ambiguous batch; another `evidenced` means that fewer of its recipients are unresolved."""
 
     batch_id: UUID
     epoch: int
@@ -31,11 +38,11 @@ class Doubtful:
 
 
 @dataclass(frozen=True, slots=True)
-class DoubtfulNumbers:
-    """Its recipients as stored, and those of them that are not in doubt."""
+class UnresolvedNumbers:
+    """Its recipients as stored, and those of them that evidence has named."""
 
     packed: bytes
-    left_out: bytes | None
+    opted_out_positions: bytes | None
     resolved: Sequence[int]
 
 
@@ -45,7 +52,7 @@ _FIND = text(f"""
     WHERE state = {BatchState.AMBIGUOUS} AND first_phone <= :last AND last_phone >= :first AND batch_id <> :batch_id
 """)
 _NUMBERS = text(f"""
-    SELECT packed, left_out, ARRAY(
+    SELECT packed, opted_out_positions, ARRAY(
         SELECT e.position FROM evidence e WHERE e.batch_id = b.batch_id AND e.state = {EvidenceState.MATCHED}
     ) AS resolved
     FROM batches b WHERE batch_id = :batch_id
@@ -58,16 +65,16 @@ _SHRINK = text(f"""
 """)
 
 
-async def find_doubtful(connection: AsyncConnection, batch: LeasedBatch) -> list[Doubtful]:
+async def find_unresolved(connection: AsyncConnection, batch: LeasedBatch) -> list[UnresolvedBatch]:
     """Other ambiguous batches whose range of numbers meets this one's."""
     parameters = {"first": batch.first_phone, "last": batch.last_phone, "batch_id": batch.batch_id}
-    return [Doubtful(*row) for row in await connection.execute(_FIND, parameters)]
+    return [UnresolvedBatch(*row) for row in await connection.execute(_FIND, parameters)]
 
 
-async def read_numbers(connection: AsyncConnection, batch_id: UUID) -> DoubtfulNumbers:
+async def read_numbers(connection: AsyncConnection, batch_id: UUID) -> UnresolvedNumbers:
     """Who they were."""
     row = (await connection.execute(_NUMBERS, {"batch_id": batch_id})).one()
-    return DoubtfulNumbers(row.packed, row.left_out, row.resolved)
+    return UnresolvedNumbers(row.packed, row.opted_out_positions, row.resolved)
 
 
 async def split_off(
@@ -75,12 +82,12 @@ async def split_off(
     batch: LeasedBatch,
     worker: str,
     kept: Recipients,
-    held: Recipients,
+    deferred: Recipients,
     delay: timedelta,
     *,
-    reason: str = HELD,
+    reason: str = EARLIER_MESSAGE_UNRESOLVED,
 ) -> bool:
-    """Move `held` into a READY batch of their own; False when the batch is not this worker's any more.
+    """Move `deferred` into a READY batch of their own; False when the batch is not this worker's any more.
 
     Locks in the order used everywhere: campaign, submission, batch.
     """
@@ -94,5 +101,5 @@ async def split_off(
     )
     if not shrunk.rowcount:
         return False
-    await splits.insert(connection, batch.batch_id, batch.submission_id, number, held, reason=reason, delay=delay)
+    await splits.insert(connection, batch.batch_id, batch.submission_id, number, deferred, reason=reason, delay=delay)
     return True

@@ -1,4 +1,4 @@
-"""Wake-ups through Redis: a batch stored by one replica is claimed by another at once, not at the next poll."""
+"""The queue's signal: a batch stored by one replica is claimed by another at once, not at the next poll."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 
 from servicekit import logs
 
-__all__ = ["Wakeups"]
+__all__ = ["QueueSignal"]
 
-_log = logs.get_logger("bulksms.dispatcher.wakeups")
+_log = logs.get_logger("bulksms.dispatcher.queue_signal")
 # Below redis-py's socket timeout: a blocking read that is longer would look like a dead server.
 _LISTEN_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
@@ -21,15 +21,15 @@ _RETRY_SECONDS = 1.0
 _SEND_EVERY_SECONDS = 0.05
 
 
-class Wakeups:
-    """A component that listens; losing a wake-up costs at most one poll, so nothing here is retried or kept."""
+class QueueSignal:
+    """A component that listens; losing a signal costs at most one poll, so nothing here is retried or kept."""
 
-    name = "wake-ups"
+    name = "queue signal"
 
-    def __init__(self, redis: Redis, key_prefix: str, on_wake: Callable[[], None]) -> None:
+    def __init__(self, redis: Redis, key_prefix: str, on_signal: Callable[[], None]) -> None:
         self._redis = redis
-        self._channel = f"{key_prefix}wake"
-        self._on_wake = on_wake
+        self._channel = f"{key_prefix}queue-signal"
+        self._on_signal = on_signal
         self._stopping = asyncio.Event()
         self._unsent = asyncio.Event()
         self._heard = True
@@ -41,16 +41,16 @@ class Wakeups:
         """Listen no more."""
         self._stopping.set()
 
-    def send(self) -> None:
-        """Wake the senders of all replicas; our own at once."""
-        self._on_wake()
+    def notify(self) -> None:
+        """Notify the senders of all replicas; our own at once."""
+        self._on_signal()
         self._unsent.set()
 
     async def run(self) -> None:
         """Listen and send until stopped, through any outage."""
         tasks = {
-            asyncio.create_task(self._listen_for_ever(), name="wake-ups.listen"),
-            asyncio.create_task(self._send_for_ever(), name="wake-ups.send"),
+            asyncio.create_task(self._listen_for_ever(), name="queue-signal.listen"),
+            asyncio.create_task(self._send_for_ever(), name="queue-signal.send"),
         }
         await self._stopping.wait()
         # A blocking read would hold up the end for as long as it waits.
@@ -72,16 +72,16 @@ class Wakeups:
                 await self._listen()
             except (RedisError, OSError, TimeoutError) as error:
                 if self._heard:
-                    _log.warning("no wake-ups: polling", error_type=type(error).__name__)
+                    _log.warning("no signals: polling", error_type=type(error).__name__)
                 self._heard = False
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _listen(self) -> None:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
             await subscription.subscribe(self._channel)
-            self._on_wake()  # what was missed while we did not listen
+            self._on_signal()  # what was missed while we did not listen
             while True:
                 message = await subscription.get_message(timeout=_LISTEN_SECONDS)
                 self._heard = True
                 if message is not None:
-                    self._on_wake()
+                    self._on_signal()

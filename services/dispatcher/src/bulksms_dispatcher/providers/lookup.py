@@ -1,4 +1,4 @@
-"""The provider's word on a message: `GET Messages/{messageId}`, over connections of its own; read leniently."""
+"""What the provider says of a message: `GET Messages/{messageId}`, over connections of its own; read leniently."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import httpcore
 import msgspec
 from pydantic import SecretStr
 
-from bulksms_dispatcher.domain.provider_records import Sighting, sighting_of
+from bulksms_dispatcher.domain.provider_records import ProviderRecord, read_provider_record
 from bulksms_dispatcher.providers.retry_after import parse_retry_after
 from servicekit.privacy import clean_text
 
-__all__ = ["DeliveryWord", "LookupResult", "MessageLookup", "ProviderWord", "read_answer"]
+__all__ = ["DeliveryStatus", "LookupOutcome", "LookupResult", "MessageLookup", "read_response"]
 
 MESSAGES_PATH = "/api/v1.1/Messages/"
 _MAX_BODY = 256 * 1024
 _MAX_RAW_STATUS, _MAX_DESCRIPTION = 64, 200
 
 
-class DeliveryWord(IntEnum):
-    """A delivery status in our words; the numbers are those of the campaign contract's DeliveryStatus."""
+class DeliveryStatus(IntEnum):
+    """A delivery status; the numbers are those of the campaign contract's DeliveryStatus."""
 
     OTHER = 0
     SENT = 1
@@ -38,29 +38,29 @@ class DeliveryWord(IntEnum):
     @property
     def is_final(self) -> bool:
         """True when it does not change any more."""
-        return self in (DeliveryWord.DELIVERED, DeliveryWord.FAILED, DeliveryWord.EXPIRED)
+        return self in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED, DeliveryStatus.EXPIRED)
 
 
 # As in the gateway: today's API, then the words of its older versions.
-_WORDS = {
-    "sent": DeliveryWord.SENT,
-    "pending": DeliveryWord.SENT,
-    "queued": DeliveryWord.SENT,
-    "buffered": DeliveryWord.SENT,
-    "delivered": DeliveryWord.DELIVERED,
-    "failure": DeliveryWord.FAILED,
-    "failed": DeliveryWord.FAILED,
-    "undelivered": DeliveryWord.FAILED,
-    "rejected": DeliveryWord.FAILED,
-    "expired": DeliveryWord.EXPIRED,
+_STATUS_BY_WORD = {
+    "sent": DeliveryStatus.SENT,
+    "pending": DeliveryStatus.SENT,
+    "queued": DeliveryStatus.SENT,
+    "buffered": DeliveryStatus.SENT,
+    "delivered": DeliveryStatus.DELIVERED,
+    "failure": DeliveryStatus.FAILED,
+    "failed": DeliveryStatus.FAILED,
+    "undelivered": DeliveryStatus.FAILED,
+    "rejected": DeliveryStatus.FAILED,
+    "expired": DeliveryStatus.EXPIRED,
 }
 
 
-class LookupResult(Enum):
+class LookupOutcome(Enum):
     """What came of asking."""
 
     KNOWN = "the provider has the message"
-    UNKNOWN = "the provider does not know the id"
+    NOT_FOUND = "the provider does not know the id"
     TOO_FAST = "429: ask later"
     REFUSED = "401 or 403: key, allow-list or account"
     UNREADABLE = "2xx and no message of this id"
@@ -69,23 +69,23 @@ class LookupResult(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderWord:
-    """The answer; `raw_status` and `description` are short, printable and without numbers of telephones."""
+class LookupResult:
+    """What was learnt; `raw_status` and `description` are short, printable and without numbers of telephones."""
 
-    result: LookupResult
-    status: DeliveryWord = DeliveryWord.OTHER
+    outcome: LookupOutcome
+    status: DeliveryStatus = DeliveryStatus.OTHER
     raw_status: str = ""
     description: str = ""
     retry_after: timedelta | None = None
-    sighting: Sighting | None = None
-    """The message itself; None where the answer lacks what it takes to know one by."""
+    provider_record: ProviderRecord | None = None
+    """The message itself; None where the response lacks what it takes to know one by."""
 
 
 _ERRORS = {
-    404: LookupResult.UNKNOWN,
-    429: LookupResult.TOO_FAST,
-    401: LookupResult.REFUSED,
-    403: LookupResult.REFUSED,
+    404: LookupOutcome.NOT_FOUND,
+    429: LookupOutcome.TOO_FAST,
+    401: LookupOutcome.REFUSED,
+    403: LookupOutcome.REFUSED,
 }
 
 
@@ -114,8 +114,8 @@ class MessageLookup:
         """Close every connection."""
         await self._pool.aclose()
 
-    async def ask(self, message_id: str, *, begin: Callable[[], bool]) -> ProviderWord:
-        """The provider's word on a message; raises nothing but cancellation.
+    async def ask(self, message_id: str, *, begin: Callable[[], bool]) -> LookupResult:
+        """What the provider says of a message; raises nothing but cancellation.
 
         `begin` is called right before the first byte, and may forbid it.
         """
@@ -123,12 +123,12 @@ class MessageLookup:
             async with asyncio.timeout(self._timeout):
                 status, retry_after, body = await self._get(message_id, begin)
         except _Forbidden:
-            return ProviderWord(LookupResult.NOT_ASKED)
+            return LookupResult(LookupOutcome.NOT_ASKED)
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError, TimeoutError):
-            return ProviderWord(LookupResult.FAILED)
+            return LookupResult(LookupOutcome.FAILED)
         if not 200 <= status < 300:
-            return ProviderWord(_ERRORS.get(status, LookupResult.FAILED), retry_after=retry_after)
-        return read_answer(body, message_id)
+            return LookupResult(_ERRORS.get(status, LookupOutcome.FAILED), retry_after=retry_after)
+        return read_response(body, message_id)
 
     async def _get(self, message_id: str, begin: Callable[[], bool]) -> tuple[int, timedelta | None, bytes]:
         async def observe(event: str, _info: Any) -> None:
@@ -145,7 +145,7 @@ class MessageLookup:
             async for chunk in response.aiter_stream():
                 size += len(chunk)
                 if size > _MAX_BODY:
-                    return response.status, retry_after, b""  # it is no answer
+                    return response.status, retry_after, b""  # it is no response
                 chunks.append(chunk)
         return response.status, retry_after, b"".join(chunks)
 
@@ -154,7 +154,7 @@ class _Forbidden(Exception):  # noqa: N818 - no error: the question is not asked
     pass
 
 
-def read_answer(body: bytes, message_id: str) -> ProviderWord:
+def read_response(body: bytes, message_id: str) -> LookupResult:
     """What a 2xx says of a message; never raises."""
     try:
         parsed = msgspec.json.decode(body)
@@ -162,14 +162,14 @@ def read_answer(body: bytes, message_id: str) -> ProviderWord:
         parsed = None
     # Another message's status must not be taken for this one's.
     if not isinstance(parsed, dict) or parsed.get("messageId") not in (message_id, None):
-        return ProviderWord(LookupResult.UNREADABLE)
-    word = parsed.get("deliveryStatus") if parsed.get("deliveryStatus") is not None else parsed.get("status")
-    raw = word if isinstance(word, str) else ""
+        return LookupResult(LookupOutcome.UNREADABLE)
+    status = parsed.get("deliveryStatus") if parsed.get("deliveryStatus") is not None else parsed.get("status")
+    raw = status if isinstance(status, str) else ""
     description = parsed.get("description")
-    return ProviderWord(
-        LookupResult.KNOWN,
-        _WORDS.get(raw.strip().lower(), DeliveryWord.OTHER),
+    return LookupResult(
+        LookupOutcome.KNOWN,
+        _STATUS_BY_WORD.get(raw.strip().lower(), DeliveryStatus.OTHER),
         clean_text(raw, _MAX_RAW_STATUS),
         clean_text(description, _MAX_DESCRIPTION) if isinstance(description, str) else "",
-        sighting=sighting_of(parsed, message_id),
+        provider_record=read_provider_record(parsed, message_id),
     )

@@ -1,4 +1,4 @@
-"""Refreshes: accepted batches the provider is to be asked about, taken round by round."""
+"""Report refreshes: accepted batches the provider is to be asked about, taken round by round."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.refreshes import DueRefresh
+from bulksms_dispatcher.domain.report_refreshes import DueRefresh
 from bulksms_dispatcher.storage.outbox import OutboxKind
 
 __all__ = ["add", "advance", "begin_round", "forget", "postpone", "take"]
 
-_ADD = text("INSERT INTO refreshes (batch_id) VALUES (:batch_id) ON CONFLICT DO NOTHING")
-# Taking is hiding, as in the outbox. A batch the campaign service has not heard of yet is left alone: it would say that
+_ADD = text("INSERT INTO report_refreshes (batch_id) VALUES (:batch_id) ON CONFLICT DO NOTHING")
+# Taking is hiding, as in the outbox. A batch the campaign service has no result of yet is left alone: it would say that
 # nothing of it is awaited. Before the first round `due_at` is the moment of acceptance, so that the delay is a setting.
 _TAKE = text(f"""
     WITH due AS (
-        SELECT r.batch_id FROM refreshes r
+        SELECT r.batch_id FROM report_refreshes r
         WHERE r.due_at <= now() AND (r.round > 0 OR r.due_at <= now() - make_interval(secs => :first_seconds))
           AND NOT EXISTS (
               SELECT 1 FROM outbox o WHERE o.batch_id = r.batch_id AND o.kind = {OutboxKind.CAMPAIGN})
         ORDER BY r.due_at LIMIT :limit FOR UPDATE OF r SKIP LOCKED
     ), taken AS (
-        UPDATE refreshes r
+        UPDATE report_refreshes r
         SET due_at = clock_timestamp() + make_interval(secs => :hide_seconds), round = greatest(r.round, 1)
         FROM due WHERE r.batch_id = due.batch_id RETURNING r.*
     )
@@ -35,17 +35,19 @@ _TAKE = text(f"""
     JOIN submissions s ON s.submission_id = b.submission_id
 """)
 _MINE = "WHERE batch_id = :batch_id AND due_at = :due_at"
-_ADVANCE = text(f"UPDATE refreshes SET after_phone = :after_phone, due_at = clock_timestamp() {_MINE}")
-_POSTPONE = text(f"UPDATE refreshes SET due_at = clock_timestamp() + make_interval(secs => :delay_seconds) {_MINE}")
+_ADVANCE = text(f"UPDATE report_refreshes SET after_phone = :after_phone, due_at = clock_timestamp() {_MINE}")
+_POSTPONE = text(
+    f"UPDATE report_refreshes SET due_at = clock_timestamp() + make_interval(secs => :delay_seconds) {_MINE}"
+)
 # A round that took longer than the gap to the next one does not make the next one follow at once.
 _BEGIN_ROUND = text(f"""
-    UPDATE refreshes
+    UPDATE report_refreshes
     SET round = :round, after_phone = 0,
         due_at = greatest(accepted_at + make_interval(secs => :offset_seconds),
                           clock_timestamp() + make_interval(secs => :least_seconds))
     {_MINE}
 """)
-_FORGET = text(f"DELETE FROM refreshes {_MINE}")
+_FORGET = text(f"DELETE FROM report_refreshes {_MINE}")
 
 
 async def add(connection: AsyncConnection, batch_id: UUID) -> None:

@@ -10,10 +10,10 @@ from datetime import timedelta
 from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
+from bulksms_dispatcher.domain.report_refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.providers.status import ProviderWord
-from bulksms_dispatcher.storage import refreshes
+from bulksms_dispatcher.providers.lookup import LookupResult
+from bulksms_dispatcher.storage import report_refreshes
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions
 from servicekit import logs
@@ -21,7 +21,7 @@ from servicekit.database import Database
 from servicekit.errors import Category, DomainError
 from servicekit.telemetry import context_from_traceparent
 
-__all__ = ["Refresher"]
+__all__ = ["ReportRefresher"]
 
 # Pages, not batches, are what is held in memory and what a crash repeats.
 _BATCHES_AT_ONCE = 8
@@ -38,12 +38,12 @@ _tracer = trace.get_tracer("bulksms.dispatcher")
 class _Page:
     """What was learnt about some awaited messages."""
 
-    words: dict[str, ProviderWord] = field(default_factory=dict)
+    results: dict[str, LookupResult] = field(default_factory=dict)
     rest: timedelta | None = None
     """Set when the provider does not want to be asked now."""
 
 
-class Refresher:
+class ReportRefresher:
     """One per process, any number of processes: a batch is hidden from the others while it is asked about."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Refresher:
     async def refresh_once(self) -> bool:
         """One round of the worker; True when there may be more."""
         async with self._database.begin() as connection:
-            taken = await refreshes.take(connection, _BATCHES_AT_ONCE, self._schedule.first[0], _HIDE)
+            taken = await report_refreshes.take(connection, _BATCHES_AT_ONCE, self._schedule.first[0], _HIDE)
         results = await asyncio.gather(*(self._refresh(due) for due in taken), return_exceptions=True)
         for failure in results:
             if failure is not None:
@@ -76,7 +76,7 @@ class Refresher:
             try:
                 awaited = await self._reports.list_awaited(due, _PAGE)
                 page = await self._ask_about(awaited)
-                final = await self._reports.record(due, page.words)
+                final = await self._reports.record(due, page.results)
             except DomainError as error:
                 await self._after_refusal(due, error)
                 return
@@ -103,47 +103,47 @@ class Refresher:
         return page
 
     async def _ask(self, message_id: str, page: _Page) -> None:
-        word = await self._questions.ask(message_id, _PAGE_TIME, wanted=lambda: page.rest is None)
-        if word is None:
+        result = await self._questions.ask(message_id, _PAGE_TIME, wanted=lambda: page.rest is None)
+        if result is None:
             page.rest = page.rest or _PUT_OFF
             return
-        self._metrics.refreshes.add(1, {"result": word.result.name, "status": word.status.name})
-        if word.retry_after is not None:
-            page.rest = word.retry_after
+        self._metrics.refreshes.add(1, {"result": result.outcome.name, "status": result.status.name})
+        if result.retry_after is not None:
+            page.rest = result.retry_after
             return
-        page.words[message_id] = word
+        page.results[message_id] = result
 
     async def _plan(self, due: DueRefresh, awaited: Sequence[AwaitedMessage], page: _Page) -> None:
         """What follows: the rest of the round, the same page later, the next round, or nothing any more."""
         if page.rest is not None:
             rest = page.rest
-            await self._write(lambda connection: refreshes.postpone(connection, due, rest))
+            await self._write(lambda connection: report_refreshes.postpone(connection, due, rest))
             return
         if len(awaited) == _PAGE:
             reached = awaited[-1].phone
-            await self._write(lambda connection: refreshes.advance(connection, due, reached))
+            await self._write(lambda connection: report_refreshes.advance(connection, due, reached))
             return
         if not awaited and not due.after_phone:
-            await self._write(lambda connection: refreshes.forget(connection, due))
+            await self._write(lambda connection: report_refreshes.forget(connection, due))
             return
         offset = self._schedule.after_acceptance(due.round + 1)
         if offset is None:
             # The provider has been asked to the end: they stay SENT, which is all that anyone knows.
-            _log.warning("status refresh given up", batch_id=str(due.batch_id), rounds=due.round)
+            _log.warning("report refresh given up", batch_id=str(due.batch_id), rounds=due.round)
             self._metrics.alarms.add(1, {"alarm": "NEVER_REPORTED"})
-            await self._write(lambda connection: refreshes.forget(connection, due))
+            await self._write(lambda connection: report_refreshes.forget(connection, due))
             return
         following = offset
         await self._write(
-            lambda connection: refreshes.begin_round(connection, due, due.round + 1, following, _LEAST_GAP)
+            lambda connection: report_refreshes.begin_round(connection, due, due.round + 1, following, _LEAST_GAP)
         )
 
     async def _after_refusal(self, due: DueRefresh, error: DomainError) -> None:
         if error.category is Category.NOT_FOUND:
-            await self._write(lambda connection: refreshes.forget(connection, due))
+            await self._write(lambda connection: report_refreshes.forget(connection, due))
             return
-        _log.info("status refresh put off", batch_id=str(due.batch_id), reason=error.reason)
-        await self._write(lambda connection: refreshes.postpone(connection, due, error.retry_after or _PUT_OFF))
+        _log.info("report refresh put off", batch_id=str(due.batch_id), reason=error.reason)
+        await self._write(lambda connection: report_refreshes.postpone(connection, due, error.retry_after or _PUT_OFF))
 
     async def _write(self, body: Callable[[AsyncConnection], Awaitable[None]]) -> None:
         async with self._database.begin() as connection:

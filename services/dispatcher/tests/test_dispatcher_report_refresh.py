@@ -14,7 +14,7 @@ import pytest
 
 from bulksms.campaign.v1 import results_pb2
 from bulksms.dispatcher.v1 import messages_pb2 as pb
-from bulksms_dispatcher.domain.refreshes import RefreshSchedule
+from bulksms_dispatcher.domain.report_refreshes import RefreshSchedule
 from bulksms_dispatcher.settings import Settings
 from devstack.mitto.behaviours import Behaviour
 from devstack.mitto.delivery import Delivery
@@ -100,7 +100,7 @@ async def test_without_webhooks_every_recipient_reaches_a_final_state(
 async def _no_refreshes(quick: Callable[..., Settings]) -> bool:
     connection = await asyncpg.connect(quick().database_url.get_secret_value())
     try:
-        return bool(await connection.fetchval("SELECT count(*) = 0 FROM refreshes"))
+        return bool(await connection.fetchval("SELECT count(*) = 0 FROM report_refreshes"))
     finally:
         await connection.close()
 

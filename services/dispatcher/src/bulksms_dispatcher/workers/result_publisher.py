@@ -16,13 +16,13 @@ from bulksms_dispatcher.domain.results import OPERATOR, RecipientOutcome, Resolv
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.storage import outbox
 from bulksms_dispatcher.storage.outbox import OutboxEntry, OutboxKind
-from bulksms_dispatcher.workers.outbox import CALL_TIMEOUT_SECONDS, HIDE, Teller
+from bulksms_dispatcher.workers.outbox import CALL_TIMEOUT_SECONDS, HIDE, Publisher
 from servicekit.database import Database
 from servicekit.errors import DomainError
 from servicekit.grpc.errors import domain_errors
 from servicekit.telemetry import context_from_traceparent
 
-__all__ = ["ResultTeller"]
+__all__ = ["ResultPublisher"]
 
 # Each holds a batch's numbers and ids, up to half a megabyte.
 _RESULTS_AT_ONCE = 4
@@ -35,10 +35,11 @@ _REASONS = {
 _tracer = trace.get_tracer("bulksms.dispatcher")
 
 
-class ResultTeller(Teller):
-    """Tells the campaign service what became of batches, in any order: it folds."""
+class ResultPublisher(Publisher):
+    """Reports to the campaign service what became of batches, in any order: it folds."""
 
     kind = OutboxKind.CAMPAIGN
+    name = "bulksms.dispatcher.result_publisher"
 
     def __init__(self, database: Database, campaign: ResultServiceStub, metrics: Metrics, worker: str) -> None:
         super().__init__(database, metrics, worker)
@@ -46,20 +47,20 @@ class ResultTeller(Teller):
 
     async def take(self, connection: AsyncConnection) -> list[OutboxEntry]:
         """With numbers and ids."""
-        return await outbox.take_with_recipients(connection, [self.kind], _RESULTS_AT_ONCE, HIDE, self.holder)
+        return await outbox.take_with_recipients(connection, [self.kind], _RESULTS_AT_ONCE, HIDE, self.worker)
 
-    async def tell(self, entries: list[OutboxEntry]) -> None:
+    async def deliver(self, entries: list[OutboxEntry]) -> None:
         """All at once; one that fails must not cut the calls of the others short."""
-        results = await asyncio.gather(*(self._tell(entry) for entry in entries), return_exceptions=True)
-        if told := [entry for entry, result in zip(entries, results, strict=True) if result is True]:
-            await self.books.told(told)
+        results = await asyncio.gather(*(self._deliver(entry) for entry in entries), return_exceptions=True)
+        if acknowledged := [entry for entry, result in zip(entries, results, strict=True) if result is True]:
+            await self.acknowledgements.acknowledged(acknowledged)
         for failure in results:
             if isinstance(failure, BaseException):
                 raise failure
 
-    async def _tell(self, entry: OutboxEntry) -> bool:
-        """True when it was heard."""
-        # In the campaign's trace, below the span of the try it tells of.
+    async def _deliver(self, entry: OutboxEntry) -> bool:
+        """True when it was acknowledged."""
+        # In the campaign's trace, below the span of the attempt it reports.
         with _tracer.start_as_current_span(
             "report batch",
             context=context_from_traceparent(entry.traceparent),
@@ -69,7 +70,7 @@ class ResultTeller(Teller):
                 with domain_errors("the campaign service"):
                     await self._campaign.RecordBatchResult(_result_request(entry), timeout=CALL_TIMEOUT_SECONDS)
             except DomainError as error:
-                await self.books.failed([entry], error)
+                await self.acknowledgements.failed([entry], error)
                 return False
         return True
 
@@ -98,7 +99,7 @@ def _result_request(entry: OutboxEntry) -> results_pb2.RecordBatchResultRequest:
 
 def _outcome_group(group: Resolved, phones: Sequence[int], message_ids: bytes | None) -> results_pb2.OutcomeGroup:
     everyone = len(group.positions) == len(phones)
-    # What only an operator vouches for has no ids.
+    # What only an operator confirmed has no ids.
     has_ids = group.outcome is RecipientOutcome.ACCEPTED and group.reason != OPERATOR
     return results_pb2.OutcomeGroup(
         outcome=results_pb2.RecipientOutcome.ValueType(group.outcome),

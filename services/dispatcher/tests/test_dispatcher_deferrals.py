@@ -14,11 +14,13 @@ from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, eventually,
 def outcomes_of(peers: Peers, head: dispatch_pb2.SubmissionHeader) -> Counter[str]:
     """Of one campaign only."""
     mine = Peers()
-    mine.campaign.told = [told for told in peers.campaign.told if told.campaign_id == head.campaign_id]
+    mine.campaign.results = [
+        reported for reported in peers.campaign.results if reported.campaign_id == head.campaign_id
+    ]
     return mine.campaign.outcomes
 
 
-async def doubtful(dispatcher: Dispatcher, simulator: Provider, peers: Peers, count: int) -> str:
+async def unresolved(dispatcher: Dispatcher, simulator: Provider, peers: Peers, count: int) -> str:
     """A batch of which nobody knows whether it was sent; it was."""
     simulator.script("accept-then-reset")
     head = await submit(dispatcher, phones(count))
@@ -27,7 +29,7 @@ async def doubtful(dispatcher: Dispatcher, simulator: Provider, peers: Peers, co
     return batch.batch_id
 
 
-async def word(dispatcher: Dispatcher, batch_id: str) -> None:
+async def confirm(dispatcher: Dispatcher, batch_id: str) -> None:
     """The operator's."""
     await dispatcher.queue.ResolveBatch(
         queue_pb2.ResolveBatchRequest(
@@ -39,17 +41,17 @@ async def word(dispatcher: Dispatcher, batch_id: str) -> None:
     )
 
 
-async def test_numbers_in_doubt_wait_in_a_batch_of_their_own_and_the_others_go_out(
+async def test_unresolved_numbers_wait_in_a_batch_of_their_own_and_the_others_go_out(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    lost = await doubtful(dispatcher, simulator, peers, 4)
+    lost = await unresolved(dispatcher, simulator, peers, 4)
     head = header(text="Again {{name}}", variable_names=["name"])
     await submit(dispatcher, phones(10), head, [f"n{number}" for number in range(10)])
     await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 6})
-    (held,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_READY)
-    assert (held.recipients, held.reason, held.attempts) == (4, "EARLIER_MESSAGE_UNRESOLVED", 0)
+    (deferred,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_READY)
+    assert (deferred.recipients, deferred.reason, deferred.attempts) == (4, "EARLIER_MESSAGE_UNRESOLVED", 0)
     assert simulator.times_accepted() == {1: 10}
-    await word(dispatcher, lost)
+    await confirm(dispatcher, lost)
     await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 10})
     again = {m.destination: m.text for m in simulator.accepted() if m.text.startswith("Again")}
     assert again == {f"+{phone}": f"Again n{number}" for number, phone in enumerate(phones(10))}
@@ -60,15 +62,15 @@ async def test_numbers_in_doubt_wait_in_a_batch_of_their_own_and_the_others_go_o
 async def test_a_batch_of_nobody_else_waits_as_a_whole_and_costs_no_retry(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    lost = await doubtful(dispatcher, simulator, peers, 10)
+    lost = await unresolved(dispatcher, simulator, peers, 10)
     head = await submit(dispatcher, phones(5))
 
     async def held_twice() -> bool:
         return any(batch.epoch >= 2 for batch in await dispatcher.batches(campaign_id=head.campaign_id))
 
     await eventually(held_twice)
-    (held,) = await dispatcher.batches(campaign_id=head.campaign_id)
-    assert (held.reason, held.attempts) == ("EARLIER_MESSAGE_UNRESOLVED", 0)
+    (deferred,) = await dispatcher.batches(campaign_id=head.campaign_id)
+    assert (deferred.reason, deferred.attempts) == ("EARLIER_MESSAGE_UNRESOLVED", 0)
     for message in simulator.accepted():  # evidence frees the numbers one by one
         await dispatcher.messages.RecordDeliveryEvidence(
             pb.RecordDeliveryEvidenceRequest(reports=[pb.EvidenceReport(message_id=message.message_id)])
@@ -82,16 +84,16 @@ async def test_a_batch_of_nobody_else_waits_as_a_whole_and_costs_no_retry(
     await eventually(resolved)
 
 
-async def test_a_single_message_to_a_number_in_doubt_is_queued(
+async def test_a_single_message_to_an_unresolved_number_is_queued(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    lost = await doubtful(dispatcher, simulator, peers, 1)
+    lost = await unresolved(dispatcher, simulator, peers, 1)
     request = pb.SendMessageRequest(
         request_id=str(uuid.uuid4()), tenant_id=TENANT, phone=f"+{phones(1)[0]}", text="Now", sender="Astronote"
     )
     queued = (await dispatcher.messages.SendMessage(request, timeout=2)).message
     assert queued.status == pb.MESSAGE_STATUS_QUEUED
-    await word(dispatcher, lost)
+    await confirm(dispatcher, lost)
     sent = (await dispatcher.messages.SendMessage(request)).message
     assert sent.status == pb.MESSAGE_STATUS_SENT
     assert simulator.times_accepted() == {2: 1}
