@@ -48,7 +48,7 @@ RETIRED = (
     Retired(r"\b[Dd]esks?\b", "gone", only=(LEDGER, BENCHMARKS)),
     Retired(r"\bBooks?\b|\bbooks?\b", "account session", only=(LEDGER,)),
     Retired(r"\b[Dd]rafts?\b", "gone", only=(LEDGER,)),
-    Retired(r"decided? ahead|deciding ahead|comes? true", "gone"),
+    Retired(r"decided? ahead|deciding ahead|\bcomes? true", "gone"),
     Retired(r"\bpins?\b|\bpinned\b|PINS?\b", "lot allocation", only=(LEDGER, PROTOS)),
     Retired(r"[Bb]ookkeep", "account writer (ledger)", still_in=(DISPATCHER,)),
     # Limits.
