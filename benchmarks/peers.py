@@ -39,7 +39,10 @@ class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
         return ledger_pb2.CloseResponse()
 
     async def BatchCapture(self, request: Any, context: Any) -> Any:
-        results = [ledger_pb2.CaptureResult(request_id=capture.request_id) for capture in request.captures]
+        results = [
+            ledger_pb2.CaptureResult(request_id=capture.request_id, captured=ledger_pb2.Captured())
+            for capture in request.captures
+        ]
         return ledger_pb2.BatchCaptureResponse(results=results)
 
 

@@ -97,8 +97,8 @@ def capture_request(capture: Capture) -> pb.CaptureRequest:
 
 def _check(answer: bytes) -> None:
     for result in pb.BatchCaptureResponse.FromString(answer).results:
-        if result.error_reason:
-            raise RuntimeError(f"a capture was refused: {result.error_reason}")
+        if not result.HasField("captured"):
+            raise RuntimeError(f"a capture was refused: {result.refusal}")
 
 
 if __name__ == "__main__":

@@ -165,11 +165,14 @@ class LedgerPeer(ledger_pb2_grpc.LedgerServiceServicer):
     async def BatchCapture(self, request: Any, context: Any) -> Any:
         if not self.capture_error:
             self.captures |= {capture.request_id: capture for capture in request.captures}
-        return ledger_pb2.BatchCaptureResponse(
-            results=[
-                ledger_pb2.CaptureResult(request_id=capture.request_id, error_reason=self.capture_error)
-                for capture in request.captures
-            ]
+        return ledger_pb2.BatchCaptureResponse(results=[self._result(capture) for capture in request.captures])
+
+    def _result(self, capture: ledger_pb2.CaptureRequest) -> ledger_pb2.CaptureResult:
+        if not self.capture_error:
+            return ledger_pb2.CaptureResult(request_id=capture.request_id, captured=ledger_pb2.Captured())
+        reason = ledger_pb2.RefusalReason.Value(f"REFUSAL_REASON_{self.capture_error}")
+        return ledger_pb2.CaptureResult(
+            request_id=capture.request_id, refusal=ledger_pb2.CaptureRefusal(reason=reason, message="refused")
         )
 
     async def Reserve(self, request: Any, context: Any) -> Any:

@@ -25,7 +25,7 @@ from servicekit.errors import DomainError
 from servicekit.grpc.client import open_channel
 from servicekit.grpc.errors import from_rpc_error
 
-from .ledger_support import Ids, Tenant
+from .ledger_support import Ids, Tenant, refusal_reason
 
 CLIENTS = 64
 RESERVED = (100_000, 100_000, 100_000)
@@ -193,12 +193,13 @@ class Outbox(Caller):
         refused_for_reuse = 0
         for capture, result in zip(captures, response.results, strict=True):
             assert result.request_id == capture.request_id
-            answer: Answer = (result.error_reason, result.error_message, "") if result.error_reason else b""
+            reason = refusal_reason(result)
+            answer: Answer = (reason, result.refusal.message, "") if reason else b""
             if first := known.get(capture.request_id):
                 assert answer == first.answer
                 assert result.replayed
                 self.replays += 1
-            elif result.error_reason == "REQUEST_ID_REUSED":
+            elif reason == "REQUEST_ID_REUSED":
                 refused_for_reuse += 1
             else:
                 self.answered.append(Answered(capture, answer))

@@ -147,6 +147,13 @@ class Tenant:
         return await self.stub.VerifyAccount(pb.VerifyAccountRequest(tenant_id=self.tenant_id), timeout=60)
 
 
+def refusal_reason(result: pb.CaptureResult) -> str:
+    """Why a capture of a batch was refused; empty when it was carried out."""
+    if result.WhichOneof("outcome") == "captured":
+        return ""
+    return pb.RefusalReason.Name(result.refusal.reason).removeprefix("REFUSAL_REASON_")
+
+
 async def refused(call: Awaitable[object]) -> DomainError:
     """The error a call is refused with."""
     try:

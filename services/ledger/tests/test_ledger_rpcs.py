@@ -10,10 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from bulksms_ledger.domain.refusals import RefusalReason
 from servicekit.clock import ManualClock
 from servicekit.errors import Category
 
-from .ledger_support import ACTIVE, Ids, Tenant, refused
+from .ledger_support import ACTIVE, Ids, Tenant, refusal_reason, refused
 
 
 def figures(balance: pb.Balance) -> tuple[int, int, int, int, int]:
@@ -216,6 +217,7 @@ async def test_nothing_is_done_for_a_tenant_without_an_account(tenant: Tenant) -
         (pb.SetSubscriptionRequest(status=9), {"request_id", "tenant_id", "status", "reason"}),  # type: ignore[arg-type]
         (pb.RefundRequest(reason="line\nbreak"), {"request_id", "tenant_id", "reservation_id", "units", "reason"}),
         (pb.CloseRequest(expected_captured=-1), {"request_id", "tenant_id", "reservation_id", "expected_captured"}),
+        (pb.CloseRequest(), {"request_id", "tenant_id", "reservation_id", "expected_captured"}),
         (
             pb.CaptureRequest(evidence=pb.CaptureEvidence(epoch=-1)),
             {"request_id", "tenant_id", "reservation_id", "units", "evidence.epoch"},
@@ -238,6 +240,11 @@ async def test_invalid_arguments_name_every_field_and_its_cure(
     assert all(
         "must" in violation.description or "required" in violation.description for violation in error.field_violations
     )
+
+
+def test_the_contract_names_every_reason_the_domain_refuses_for() -> None:
+    names = {name.removeprefix("REFUSAL_REASON_") for name in pb.RefusalReason.keys()}  # noqa: SIM118 - an enum of protobuf
+    assert names - {"UNSPECIFIED"} == {reason.value for reason in RefusalReason}
 
 
 async def test_invalid_arguments_are_not_kept(tenant: Tenant) -> None:
@@ -266,7 +273,7 @@ async def test_a_batch_of_captures_has_a_result_each(tenant: Tenant) -> None:
     )
     response = await tenant.stub.BatchCapture(request)
     assert [result.request_id for result in response.results] == [capture.request_id for capture in request.captures]
-    assert [(result.error_reason, result.replayed) for result in response.results] == [
+    assert [(refusal_reason(result), result.replayed) for result in response.results] == [
         ("", False),
         ("", False),
         ("RESERVATION_EXCEEDED", False),
@@ -275,7 +282,7 @@ async def test_a_batch_of_captures_has_a_result_each(tenant: Tenant) -> None:
         ("ACCOUNT_NOT_FOUND", False),
         ("", False),
     ]
-    assert "units must be" in response.results[4].error_message
+    assert "units must be" in response.results[4].refusal.message
     assert ((await tenant.balance()).captured, (await other.balance()).captured) == (50, 20)
     again = await tenant.stub.BatchCapture(request)
     assert [result.replayed for result in again.results] == [True, True, True, True, False, False, True]

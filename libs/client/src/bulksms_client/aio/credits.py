@@ -111,7 +111,7 @@ class Credits(Resource):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.ReserveResponse:
-        """Hold credits under an id of the caller's."""
+        """Set credits aside under an id of the caller's."""
         request = pb.ReserveRequest(
             request_id=new_request_id(request_id),
             tenant_id=self._tenant_id,
@@ -130,7 +130,7 @@ class Credits(Resource):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.CaptureResponse:
-        """Spend held credits."""
+        """Spend credits of a reservation."""
         request = pb.CaptureRequest(
             request_id=new_request_id(request_id),
             tenant_id=self._tenant_id,
@@ -149,7 +149,7 @@ class Credits(Resource):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.ReleaseResponse:
-        """Give held credits back."""
+        """Give credits of a reservation back."""
         request = pb.ReleaseRequest(
             request_id=new_request_id(request_id),
             tenant_id=self._tenant_id,

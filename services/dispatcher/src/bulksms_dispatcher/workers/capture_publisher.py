@@ -23,6 +23,8 @@ __all__ = ["CapturePublisher", "CreditPublisher"]
 # Evidence that comes after the reservation was closed: its credits were given back, and repeating changes nothing.
 _TOO_LATE = frozenset({"RESERVATION_STATE", "RESERVATION_EXCEEDED", "RESERVATION_NOT_FOUND"})
 
+_NO_RESULT = "NO_RESULT"
+
 _tracer = trace.get_tracer("bulksms.dispatcher")
 
 
@@ -62,10 +64,10 @@ class CapturePublisher(Publisher):
                 await self._take_results(entries, response)
 
     async def _take_results(self, entries: list[OutboxEntry], response: ledger_pb2.BatchCaptureResponse) -> None:
-        reasons = {result.request_id: result.error_reason for result in response.results}
+        reasons = {result.request_id: _refusal_reason(result) for result in response.results}
         captured = []
         for entry in entries:
-            reason = reasons.get(str(capture_id_of(entry.batch_id, entry.epoch, entry.part)), "NO_RESULT")
+            reason = reasons.get(str(capture_id_of(entry.batch_id, entry.epoch, entry.part)), _NO_RESULT)
             if reason in _TOO_LATE and entry.part:
                 await self.acknowledgements.uncaptured([entry], reason)
             elif reason:
@@ -110,6 +112,17 @@ class CreditPublisher(Publisher):
                 await self.acknowledgements.failed([entry], error)
             else:
                 await self.acknowledgements.acknowledged([entry])
+
+
+def _refusal_reason(result: ledger_pb2.CaptureResult) -> str:
+    """Why a capture was refused, as errors have it; empty when it was carried out."""
+    match result.WhichOneof("outcome"):
+        case "captured":
+            return ""
+        case "refusal":
+            return ledger_pb2.RefusalReason.Name(result.refusal.reason).removeprefix("REFUSAL_REASON_")
+        case _:
+            return _NO_RESULT
 
 
 def _capture_request(entry: OutboxEntry) -> ledger_pb2.CaptureRequest:

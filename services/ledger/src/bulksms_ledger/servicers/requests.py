@@ -129,7 +129,7 @@ def close(request: pb.CloseRequest) -> Close:
             check.request_id(request.request_id),
             check.tenant_id(request.tenant_id),
             check.uuid("reservation_id", request.reservation_id),
-            _count(check, "expected_captured", request.expected_captured),
+            _expected_captured(check, request),
         )
     )
 
@@ -156,6 +156,12 @@ def tenant(tenant_id: str) -> str:
 
 def _units(check: ArgumentCheck, value: int) -> int:
     return check.number("units", value, minimum=1, maximum=_UNITS_MAX)
+
+
+def _expected_captured(check: ArgumentCheck, request: pb.CloseRequest) -> int:
+    if not request.HasField("expected_captured"):
+        check.wrong("expected_captured", "is required, 0 included: the captured credits as its caller counts them")
+    return _count(check, "expected_captured", request.expected_captured)
 
 
 def _count(check: ArgumentCheck, field: str, value: int) -> int:

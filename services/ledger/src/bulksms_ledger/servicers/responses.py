@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms_ledger.domain.accounts import Account, Balance, Subscription
 from bulksms_ledger.domain.entries import Entry, Evidence
+from bulksms_ledger.domain.operations import Capture, Decision
 from bulksms_ledger.domain.refusals import DomainRefusal, RefusalReason
 from bulksms_ledger.domain.reservations import Reservation
 from servicekit.arguments import invalid_field
@@ -108,6 +109,25 @@ def entry(value: Entry) -> pb.Entry:
     )
 
 
+def capture_result(operation: Capture, decision: Decision) -> pb.CaptureResult:
+    """What became of one capture of a batch."""
+    request_id, outcome = str(operation.request_id), decision.outcome
+    if not isinstance(outcome, DomainRefusal):
+        return pb.CaptureResult(request_id=request_id, captured=_CAPTURED, replayed=decision.replayed)
+    refusal = pb.CaptureRefusal(reason=_reason(outcome.reason), message=outcome.message)
+    return pb.CaptureResult(request_id=request_id, refusal=refusal, replayed=decision.replayed)
+
+
+def invalid_capture(capture: pb.CaptureRequest, error: DomainError) -> pb.CaptureResult:
+    """One capture of a batch that is not even an operation."""
+    refusal = pb.CaptureRefusal(reason=_reason(RefusalReason.INVALID_ARGUMENT), message=error.message)
+    return pb.CaptureResult(request_id=capture.request_id, refusal=refusal)
+
+
+def _reason(reason: RefusalReason) -> pb.RefusalReason.ValueType:
+    return pb.RefusalReason.Value(f"REFUSAL_REASON_{reason.value}")
+
+
 def _evidence(value: Evidence) -> pb.CaptureEvidence:
     return pb.CaptureEvidence(
         batch_id=value.batch_id,
@@ -118,6 +138,7 @@ def _evidence(value: Evidence) -> pb.CaptureEvidence:
     )
 
 
+_CAPTURED: Final = pb.Captured()
 _CATEGORIES: Final = {
     RefusalReason.ACCOUNT_NOT_FOUND: Category.NOT_FOUND,
     RefusalReason.RESERVATION_NOT_FOUND: Category.NOT_FOUND,

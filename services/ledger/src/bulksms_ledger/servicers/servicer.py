@@ -101,19 +101,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         check = ArgumentCheck()
         if not 1 <= len(request.captures) <= requests.CAPTURES_MAX:
             check.wrong("captures", f"must be at least 1 and at most {requests.CAPTURES_MAX}")
-        results = check.passed([pb.CaptureResult(request_id=capture.request_id) for capture in request.captures])
-        asked: list[tuple[Capture, pb.CaptureResult]] = []
-        for capture, result in zip(request.captures, results, strict=True):
-            try:
-                asked.append((requests.capture(capture), result))
-            except DomainError as error:
-                result.error_reason, result.error_message = error.reason, error.message
-        decisions = await capture_all(self._group_commit, [capture for capture, _ in asked])
-        for (_, result), decision in zip(asked, decisions, strict=True):
-            result.replayed = decision.replayed
-            if isinstance(decision.outcome, DomainRefusal):
-                result.error_reason, result.error_message = decision.outcome.reason.value, decision.outcome.message
-        return pb.BatchCaptureResponse(results=results)
+        checked = check.passed([_capture_or_refusal(capture) for capture in request.captures])
+        decisions = iter(await capture_all(self._group_commit, [one for one in checked if isinstance(one, Capture)]))
+        return pb.BatchCaptureResponse(
+            results=[
+                responses.capture_result(one, next(decisions)) if isinstance(one, Capture) else one for one in checked
+            ]
+        )
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         result, replayed = await self._decide(requests.release(request))
@@ -214,6 +208,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def _decide(self, operation: AnyOperation) -> tuple[OperationResult, bool]:
         [decision] = await self._group_commit.decide(operation.tenant_id, [operation])
         return _result(decision)
+
+
+def _capture_or_refusal(request: pb.CaptureRequest) -> Capture | pb.CaptureResult:
+    """One capture of a batch, or what it is answered when a field is wrong."""
+    try:
+        return requests.capture(request)
+    except DomainError as error:
+        return responses.invalid_capture(request, error)
 
 
 def _result(decision: Decision) -> tuple[OperationResult, bool]:
