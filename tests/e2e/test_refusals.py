@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from bulksms.campaign.v1 import campaign_pb2
+from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import BulkSmsError, Client
 from tests.e2e.shop import Shop
@@ -132,12 +132,12 @@ def test_bad_lines_are_named_with_line_and_reason_and_stop_nobody_else(client: C
     assert (report.lines, report.imported, report.duplicates, report.rejected) == (9, 3, 1, 5)
     told = [(line.line_number, line.reason, line.first_line_number) for line in report.lines_not_imported]
     assert told == [
-        (3, "PHONE_MISSING", 0),
-        (4, "PHONE_INVALID", 0),
-        (5, "PHONE_NOT_MOBILE", 0),
-        (8, "DUPLICATE", 2),
-        (9, "FIELD_COUNT", 0),
-        (10, "BLANK_LINE", 0),
+        (3, contacts_pb2.IMPORT_LINE_REASON_PHONE_MISSING, 0),
+        (4, contacts_pb2.IMPORT_LINE_REASON_PHONE_INVALID, 0),
+        (5, contacts_pb2.IMPORT_LINE_REASON_PHONE_NOT_MOBILE, 0),
+        (8, contacts_pb2.IMPORT_LINE_REASON_DUPLICATE, 2),
+        (9, contacts_pb2.IMPORT_LINE_REASON_FIELD_COUNT, 0),
+        (10, contacts_pb2.IMPORT_LINE_REASON_BLANK_LINE, 0),
     ]
 
 
@@ -145,7 +145,10 @@ def test_a_quote_that_is_never_closed_spoils_its_own_line_only(client: Client) -
     content = b'first_name,phone\nA,+306940000001\n"B,+306940000002\n' + b"C,+306940000003\n" * 1_000
     report = client.contacts.import_csv(io.BytesIO(content))
     assert (report.lines, report.imported, report.duplicates, report.rejected) == (1_002, 2, 999, 1)
-    assert next((line.line_number, line.reason) for line in report.lines_not_imported) == (3, "BAD_QUOTES")
+    assert next((line.line_number, line.reason) for line in report.lines_not_imported) == (
+        3,
+        contacts_pb2.IMPORT_LINE_REASON_BAD_QUOTES,
+    )
 
 
 def _refused_enqueue(shop: Shop, campaign_id: str) -> BulkSmsError:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from bulksms.campaign.v1 import campaign_pb2
 from bulksms.dispatcher.v1 import queue_pb2
+from bulksms.types.v1 import types_pb2
 from bulksms_client import BulkSmsError
 from devstack.books import Books
 from devstack.eventually import eventually_blocking
@@ -24,7 +25,7 @@ UNCONFIRMED = campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED
 AMBIGUOUS = queue_pb2.BATCH_STATE_AMBIGUOUS
 NOT_SENT = queue_pb2.RESOLUTION_NOT_SENT
 # By an operator's word, or by that of a worker thawed after the reaper had come, which has not sent and never will.
-DOUBT_ENDED = {"OPERATOR", "NOT_SENT"}
+DOUBT_ENDED = {types_pb2.OUTCOME_REASON_OPERATOR, types_pb2.OUTCOME_REASON_NOT_SENT}
 # Beyond MITTO_HARD_TIMEOUT_SECONDS of these stacks: by then nobody is sending any more what was ambiguous before.
 OPERATOR_PATIENCE_SECONDS = 10.0
 OUTAGE_PATIENCE_SECONDS = 120.0

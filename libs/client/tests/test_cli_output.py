@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from typer.testing import Result
 
@@ -16,6 +17,7 @@ from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1 import contacts_pb2
 from bulksms.dispatcher.v1 import messages_pb2, queue_pb2
 from bulksms.ledger.v1 import ledger_pb2
+from bulksms.types.v1 import types_pb2
 
 Run = Callable[..., Result]
 RULE = "─"
@@ -26,7 +28,7 @@ CAMPAIGN = pb.Campaign(
     name="Winter",
     text="Hello\n{{first_name}}",
     sender="Acme",
-    audience=contacts_pb2.Audience(groups=["vip", "news"], exclude_groups=["staff"]),
+    audience=contacts_pb2.Audience(groups=contacts_pb2.GroupSelection(names=["vip", "news"]), exclude_groups=["staff"]),
     state=pb.CAMPAIGN_STATE_SENDING,
     counters=pb.CampaignCounters(total=10_000, queued=4_000, sent=5_900, failed=100, delivered=3_000, accepted=5_950),
     created_at=AT,
@@ -36,7 +38,7 @@ CAMPAIGN = pb.Campaign(
 def status(state: pb.CampaignState.ValueType, sent: int, **counters: int) -> pb.CampaignStatus:
     kept = pb.CampaignCounters(total=10_000, queued=10_000 - sent, sent=sent, **counters)
     return pb.CampaignStatus(
-        campaign_id="0b9c3c52", state=state, counters=kept, rate_per_second=950.3, seconds_left=3_700
+        campaign_id="0b9c3c52", state=state, counters=kept, rate_per_second=950.3, remaining=Duration(seconds=3_700)
     )
 
 
@@ -70,7 +72,7 @@ def test_a_campaign_is_a_line_per_figure(services: Any, bulksms: Run) -> None:
         "sender           Acme\n"
         "text             Hello⏎{{first_name}}\n"
         "audience         vip, news without staff\n"
-        "priority         UNSPECIFIED\n"
+        "priority         -\n"
         "total            10,000\n"
         "queued           4,000\n"
         "sent             5,900\n"
@@ -123,9 +125,13 @@ def test_a_long_table_keeps_its_columns(services: Any, bulksms: Run) -> None:
 
 
 def test_recipients_are_filtered_by_word_and_masked_on_request(services: Any, bulksms: Run) -> None:
-    found = pb.Recipient(phone="+306912345678", status=pb.RECIPIENT_STATUS_FAILED, reason="PROVIDER_REJECTED")
+    found = pb.Recipient(
+        phone="+306912345678", status=pb.RECIPIENT_STATUS_FAILED, reason=types_pb2.OUTCOME_REASON_PROVIDER_REJECTED
+    )
     services.on("ListRecipients", pb.ListRecipientsResponse(recipients=[found]))
-    assert "+306912345678" in printed(bulksms("campaign", "recipients", "c1", "--status", "failed"))
+    shown = printed(bulksms("campaign", "recipients", "c1", "--status", "failed"))
+    assert "+306912345678" in shown
+    assert "PROVIDER_REJECTED" in shown
     assert services.requests("ListRecipients")[0].status == pb.RECIPIENT_STATUS_FAILED
     for form in ([], ["--json"]):
         masked = printed(bulksms("campaign", "recipients", "c1", "--mask-phones", *form))
@@ -140,8 +146,8 @@ def test_a_preview_shows_counts_cost_and_samples(services: Any, bulksms: Run) ->
     services.on(
         "PreviewCampaign",
         pb.PreviewCampaignResponse(
-            recipients=9_700, opted_out=3, parts=9_800, parts_counted=9_700, credits=9_700, credits_available=-1,
-            batches=2, samples=[sample], blockers=["INSUFFICIENT_CREDITS"],
+            recipients=9_700, opted_out=3, parts=9_800, parts_counted=9_700, credits=9_700, batches=2,
+            samples=[sample], blockers=[pb.ENQUEUE_BLOCKER_EMPTY_AUDIENCE, pb.ENQUEUE_BLOCKER_LEDGER_UNAVAILABLE],
         ),
     )  # fmt: skip
     assert printed(bulksms("campaign", "preview", "c1")) == (
@@ -153,7 +159,7 @@ def test_a_preview_shows_counts_cost_and_samples(services: Any, bulksms: Run) ->
         "batches            2\n"
         "credits            9,700\n"
         "credits available  -\n"
-        "blockers           INSUFFICIENT_CREDITS\n"
+        "blockers           EMPTY_AUDIENCE, LEDGER_UNAVAILABLE\n"
         "\n"
         "samples\n"
         "to          parts   encoding   text\n"
@@ -169,7 +175,7 @@ def test_an_import_accounts_for_its_lines_and_shows_the_first_bad_ones(
         contacts_pb2.ImportLine(
             line_number=number,
             outcome=contacts_pb2.IMPORT_LINE_OUTCOME_REJECTED,
-            reason="PHONE_INVALID",
+            reason=contacts_pb2.IMPORT_LINE_REASON_PHONE_INVALID,
             field="phone",
             message="not a number, write +30 and 10 digits",
         )
@@ -203,7 +209,7 @@ def test_an_import_accounts_for_its_lines_and_shows_the_first_bad_ones(
     assert shown[-2:] == ["… and 10 more: bulksms contacts lines i1", f"all 12 of them are in {report}"]
     written = report.read_text().splitlines()
     assert written[0] == "line_number,outcome,reason,field,message,first_line_number"
-    assert written[1] == '2,REJECTED,PHONE_INVALID,phone,"not a number, write +30 and 10 digits",0'
+    assert written[1] == '2,REJECTED,PHONE_INVALID,phone,"not a number, write +30 and 10 digits",'
     assert len(written) == 13
 
 
@@ -263,7 +269,18 @@ def test_json_has_every_field_with_plain_types(services: Any, bulksms: Run) -> N
     assert document["counters"]["total"] == 10_000
     assert document["created_at"] == "2026-09-21T14:13:20.000Z"
     assert document["ended_at"] is None
-    assert document["audience"] == {"all_contacts": False, "groups": ["vip", "news"], "exclude_groups": ["staff"]}
+    assert document["audience"] == {
+        "all_contacts": None, "groups": {"names": ["vip", "news"]}, "exclude_groups": ["staff"],
+    }  # fmt: skip
+
+
+def test_json_has_durations_in_seconds_and_null_for_what_is_not_known(services: Any, bulksms: Run) -> None:
+    known, unknown = status(pb.CAMPAIGN_STATE_SENDING, 1_000), pb.CampaignStatus()
+    answers = iter([known, unknown])
+    services.on("GetCampaignStatus", lambda *_: pb.GetCampaignStatusResponse(status=next(answers)))
+    documents = [json.loads(printed(bulksms("campaign", "status", "c1", "--json"))) for _ in range(2)]
+    assert [document["remaining"] for document in documents] == [3_700.0, None]
+    assert [document["state"] for document in documents] == ["SENDING", None]
 
 
 ANSWERS: list[tuple[str, Any, list[str]]] = [

@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms.campaign.v1 import contacts_pb2
 from bulksms.dispatcher.v1 import messages_pb2, queue_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import (
@@ -46,9 +47,19 @@ def test_a_campaign_is_created_from_plain_arguments(services: Any, client: Clien
     assert made.campaign_id == "c1"
     [request] = services.requests("CreateCampaign")
     assert request.tenant_id == "acme"
-    assert list(request.audience.groups) == ["vip"]
+    assert list(request.audience.groups.names) == ["vip"]
     assert list(request.audience.exclude_groups) == ["staff"]
     assert len(request.request_id) == 36
+
+
+def test_an_audience_is_all_contacts_or_groups_and_never_both(services: Any, client: Client) -> None:
+    services.on("CountContacts", contacts_pb2.CountContactsResponse())
+    client.contacts.count(all_contacts=True, exclude_groups=["staff"])
+    client.contacts.count(groups=["vip"])
+    selections = [request.audience.WhichOneof("selection") for request in services.requests("CountContacts")]
+    assert selections == ["all_contacts", "groups"]
+    with pytest.raises(InvalidArgument, match="groups must not be given together with all_contacts"):
+        client.contacts.count(all_contacts=True, groups=["vip"])
 
 
 def test_every_call_has_a_deadline_by_default(services: Any, client: Client) -> None:

@@ -267,7 +267,9 @@ class Service:
 
     async def events(self, campaign_id: str) -> list[str]:
         request = campaign_pb2.ListEventsRequest(tenant_id=TENANT, campaign_id=campaign_id, page_size=1000)
-        return [event.kind for event in (await self.campaigns.ListEvents(request)).events]
+        kinds = campaign_pb2.CampaignEventKind
+        events = (await self.campaigns.ListEvents(request)).events
+        return [kinds.Name(event.kind).removeprefix("CAMPAIGN_EVENT_KIND_") for event in events]
 
     async def recipients(self, campaign_id: str) -> list[campaign_pb2.Recipient]:
         request = campaign_pb2.ListRecipientsRequest(tenant_id=TENANT, campaign_id=campaign_id, page_size=1000)
@@ -329,6 +331,13 @@ class Service:
         async with asyncio.timeout(within_seconds):
             while not await condition():  # noqa: ASYNC110 - other processes send no signal here
                 await asyncio.sleep(0.02)
+
+
+def audience(*groups: str, exclude: Sequence[str] = ()) -> contacts_pb2.Audience:
+    """The contacts of some groups, or without any all contacts, without those of others."""
+    if not groups:
+        return contacts_pb2.Audience(all_contacts=True, exclude_groups=exclude)
+    return contacts_pb2.Audience(groups=contacts_pb2.GroupSelection(names=groups), exclude_groups=exclude)
 
 
 def accepted(phones: Sequence[int], prefix: str = "m") -> results_pb2.OutcomeGroup:

@@ -35,6 +35,7 @@ from servicekit.database import Database
 from servicekit.grpc.server import GrpcServer
 
 from .campaign_support import TENANT, Service
+from .campaign_support import audience as audience_message
 
 GROUPS = ("a", "b", "c", "d")
 PHONES = range(306940000001, 306940000025)
@@ -397,11 +398,11 @@ async def test_a_draft_is_counted_ahead_and_again_after_an_import(service: Servi
     async def kept(expected: AudienceSize) -> bool:
         return await cached_size(service.database, audience) == expected
 
-    campaign = await service.create(audience=contacts_pb2.Audience(groups=["a", "b"], exclude_groups=["c"]))
+    campaign = await service.create(audience=audience_message("a", "b", exclude=["c"]))
     await service.eventually(lambda: kept(AudienceSize(20, 0)))
     await service.import_phones(PHONES[4:6], groups=["c"])
     await service.eventually(lambda: kept(AudienceSize(18, 0)))
-    await change_audience(service, campaign.campaign_id, contacts_pb2.Audience(groups=["a", "c"]))
+    await change_audience(service, campaign.campaign_id, audience_message("a", "c"))
     audience = of("a", "c")
     await service.eventually(lambda: kept(AudienceSize(24, 0)))
     assert (await service.enqueue(campaign.campaign_id)).created == 24
@@ -419,7 +420,7 @@ async def test_what_an_enqueue_reserves_is_what_its_snapshot_takes(service: Serv
     await service.import_phones(PHONES, groups=["a"])
     await service.import_phones(PHONES[:6], groups=["b", "c"])
     await opt_out(service.database, PHONES[-1])
-    campaign = await service.create(audience=contacts_pb2.Audience(groups=["a", "b"], exclude_groups=["c"]))
+    campaign = await service.create(audience=audience_message("a", "b", exclude=["c"]))
     assert (await service.enqueue(campaign.campaign_id)).created == 17
     await service.eventually(lambda: service.has_event(campaign.campaign_id, "SNAPSHOT_TAKEN"))
     assert [int(recipient.phone) for recipient in await service.recipients(campaign.campaign_id)] == list(PHONES[6:-1])
@@ -459,7 +460,7 @@ async def test_an_enqueue_whose_size_is_cached_takes_ten_statements_and_counts_n
     service: Service, peers: GrpcServer
 ) -> None:
     await service.import_phones(PHONES, groups=["a", "b"])
-    campaign = await service.create(audience=contacts_pb2.Audience(groups=["a", "b"]))
+    campaign = await service.create(audience=audience_message("a", "b"))
     await size(service.database, of("a", "b"))
     statements = statements_of(service.database)
     ledger = LedgerPeer(peers.address, timeout=timedelta(seconds=5))

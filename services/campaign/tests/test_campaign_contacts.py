@@ -12,13 +12,9 @@ from sqlalchemy import text
 
 from bulksms.campaign.v1 import contacts_pb2 as pb
 
-from .campaign_support import TENANT, Service, refused
+from .campaign_support import TENANT, Service, audience, refused
 
 PHONE = "+306941234567"
-
-
-def audience(*groups: str, exclude: tuple[str, ...] = ()) -> pb.Audience:
-    return pb.Audience(all_contacts=not groups, groups=groups, exclude_groups=exclude)
 
 
 async def count(service: Service, *groups: str, exclude: tuple[str, ...] = ()) -> tuple[int, int]:
@@ -67,7 +63,13 @@ async def test_an_import_accounts_for_every_line(service: Service) -> None:
     assert (report.lines, report.imported, report.duplicates, report.rejected) == (6, 2, 1, 3)
     assert report.lines == report.imported + report.duplicates + report.rejected
     said = [(line.line_number, line.reason, line.first_line_number) for line in report.lines_not_imported]
-    assert said == [(3, "DUPLICATE", 2), (4, "PHONE_INVALID", 0), (5, "BLANK_LINE", 0), (7, "FIELD_COUNT", 0)]
+    assert said == [
+        (3, pb.IMPORT_LINE_REASON_DUPLICATE, 2),
+        (4, pb.IMPORT_LINE_REASON_PHONE_INVALID, 0),
+        (5, pb.IMPORT_LINE_REASON_BLANK_LINE, 0),
+        (7, pb.IMPORT_LINE_REASON_FIELD_COUNT, 0),
+    ]
+    assert [line.HasField("first_line_number") for line in report.lines_not_imported] == [True, False, False, False]
     listed = await service.contacts.ListImportLines(
         pb.ListImportLinesRequest(tenant_id=TENANT, import_id=report.import_id, page_size=2)
     )
@@ -292,8 +294,10 @@ async def test_other_tenants_see_nothing(service: Service) -> None:
     ("message", "field"),
     [
         (pb.Audience(), "audience"),
-        (pb.Audience(all_contacts=True, groups=["a"]), "audience"),
-        (pb.Audience(groups=["no spaces"]), "audience.groups[0]"),
+        (pb.Audience(all_contacts=False), "audience"),
+        (pb.Audience(groups=pb.GroupSelection()), "audience"),
+        (audience("no spaces"), "audience.groups.names[0]"),
+        (audience("a", exclude=["no spaces"]), "audience.exclude_groups[0]"),
     ],
 )
 async def test_a_wrong_audience_is_named(service: Service, message: pb.Audience, field: str) -> None:

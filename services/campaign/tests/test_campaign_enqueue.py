@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, text
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
-from bulksms.campaign.v1 import contacts_pb2, results_pb2
+from bulksms.campaign.v1 import results_pb2
 from bulksms_campaign.domain.campaigns import Step
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.storage.requests import MutationKey
@@ -21,7 +21,7 @@ from bulksms_campaign.use_cases.signals import Signals
 from servicekit import errors
 from servicekit.grpc.server import GrpcServer
 
-from .campaign_support import TENANT, Service, accepted, outcome, refused
+from .campaign_support import TENANT, Service, accepted, audience, outcome, refused
 
 PHONES = [306940000000 + number for number in range(1, 11)]
 
@@ -54,7 +54,7 @@ async def test_another_tenants_campaign_is_not_found(service: Service) -> None:
 
 
 async def test_an_empty_audience_is_refused(service: Service) -> None:
-    campaign = await service.create(audience=contacts_pb2.Audience(groups=["nobody"]))
+    campaign = await service.create(audience=audience("nobody"))
     error = await refused(service.enqueue(campaign.campaign_id))
     assert (error.reason, error.category.http_status) == ("EMPTY_AUDIENCE", 400)
     assert [violation.field for violation in error.field_violations] == ["audience"]
@@ -83,7 +83,7 @@ async def test_what_the_ledger_refuses_leaves_the_campaign_as_it_was_and_can_be_
     preview = await service.campaigns.PreviewCampaign(
         pb.PreviewCampaignRequest(tenant_id=TENANT, campaign_id=campaign_id)
     )
-    assert list(preview.blockers) == [reason]
+    assert list(preview.blockers) == [pb.EnqueueBlocker.Value(f"ENQUEUE_BLOCKER_{reason}")]
     service.ledger.available, service.ledger.active, service.ledger.known = 10, True, True
     # The ledger stores its refusals for ever: the next try must not be answered with the old one.
     assert (await service.enqueue(campaign_id, request_id)).created == 10

@@ -68,9 +68,9 @@ async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Servi
         "CREATED", "ENQUEUED", "SNAPSHOT_TAKEN", "SUBMITTED", "SENT", "RESERVATION_CLOSED",
     ]  # fmt: skip
     reasons = {recipient.phone: recipient.reason for recipient in await service.recipients(campaign.campaign_id)}
-    assert reasons[f"+{PHONES[9]}"] == "NOT_DELIVERED"
-    assert reasons[f"+{PHONES[11]}"] == "PROVIDER_REJECTED"
-    assert reasons[f"+{PHONES[0]}"] == ""
+    assert reasons[f"+{PHONES[9]}"] == types_pb2.OUTCOME_REASON_NOT_DELIVERED
+    assert reasons[f"+{PHONES[11]}"] == types_pb2.OUTCOME_REASON_PROVIDER_REJECTED
+    assert reasons[f"+{PHONES[0]}"] == types_pb2.OUTCOME_REASON_UNSPECIFIED
 
 
 async def test_a_watch_says_the_status_at_once_and_ends_with_the_last_report(service: Service) -> None:

@@ -17,12 +17,13 @@ from bulksms.campaign.v1 import contacts_pb2, results_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms.types.v1 import types_pb2
 
-from .campaign_support import TENANT, Service, accepted, outcome, refused
+from .campaign_support import TENANT, Service, accepted, audience, outcome, refused
 
 PHONES = [306940000000 + number for number in range(1, 21)]
 DELIVERED, SENT = results_pb2.DELIVERY_STATUS_DELIVERED, results_pb2.DELIVERY_STATUS_SENT
 FAILED = results_pb2.DELIVERY_STATUS_FAILED
 AMBIGUOUS, UNRESOLVED = results_pb2.RECIPIENT_OUTCOME_AMBIGUOUS, results_pb2.RECIPIENT_OUTCOME_UNRESOLVED
+NO_REASON = types_pb2.OUTCOME_REASON_UNSPECIFIED
 CANCELLED = results_pb2.RECIPIENT_OUTCOME_CANCELLED
 
 
@@ -163,10 +164,10 @@ async def test_a_campaign_does_not_end_while_an_outcome_is_ambiguous(service: Se
     campaign = await service.get(campaign_id)
     assert campaign.state == pb.CAMPAIGN_STATE_SENDING
     assert campaign.counters.unconfirmed == 10
-    assert {r.reason for r in await service.recipients(campaign_id)} == {"", "AMBIGUOUS"}
+    assert {r.reason for r in await service.recipients(campaign_id)} == {NO_REASON, types_pb2.OUTCOME_REASON_AMBIGUOUS}
     await service.record(campaign_id, outcome(UNRESOLVED, PHONES[10:]), batch_id=batch)
     await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT))
-    assert {r.reason for r in await service.recipients(campaign_id)} == {"", "UNRESOLVED"}
+    assert {r.reason for r in await service.recipients(campaign_id)} == {NO_REASON, types_pb2.OUTCOME_REASON_UNRESOLVED}
 
 
 async def test_a_campaign_of_which_nothing_was_accepted_is_failed(service: Service) -> None:
@@ -391,13 +392,13 @@ async def test_an_update_replaces_what_it_names_and_nothing_else(service: Servic
         tenant_id=TENANT,
         campaign_id=campaign.campaign_id,
         text="New {{first_name}}",
-        audience=contacts_pb2.Audience(groups=["a"]),
-        priority=pb.CAMPAIGN_PRIORITY_URGENT,
+        audience=audience("a"),
+        priority=types_pb2.PRIORITY_URGENT,
     )
     updated = (await service.campaigns.UpdateCampaign(request)).campaign
     assert (updated.text, updated.name, updated.sender) == ("New {{first_name}}", campaign.name, campaign.sender)
-    assert list(updated.audience.groups) == ["a"]
-    assert updated.priority == pb.CAMPAIGN_PRIORITY_URGENT
+    assert list(updated.audience.groups.names) == ["a"]
+    assert updated.priority == types_pb2.PRIORITY_URGENT
     wrong = pb.UpdateCampaignRequest(
         request_id=str(uuid4()), tenant_id=TENANT, campaign_id=campaign.campaign_id, sender="a b c"
     )

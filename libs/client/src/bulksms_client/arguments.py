@@ -12,7 +12,7 @@ from typing import Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from bulksms.campaign.v1.contacts_pb2 import Audience, ImportContactsRequest, ImportHeader
+from bulksms.campaign.v1.contacts_pb2 import Audience, GroupSelection, ImportContactsRequest, ImportHeader
 from bulksms_client.errors import FieldViolation, InvalidArgument
 
 __all__ = ["BinaryReader", "audience", "import_requests", "names", "new_request_id", "opened", "timestamp"]
@@ -54,12 +54,14 @@ def names(field: str, given: Iterable[str]) -> list[str]:
 
 
 def audience(groups: Iterable[str], *, all_contacts: bool, exclude_groups: Iterable[str]) -> Audience:
-    """Who a campaign goes to; whether that makes sense is the service's to say."""
-    return Audience(
-        groups=names("groups", groups),
-        all_contacts=all_contacts,
-        exclude_groups=names("exclude_groups", exclude_groups),
-    )
+    """Who a campaign goes to. Raises InvalidArgument for both groups and all contacts; more is the service's to say."""
+    wanted, without = names("groups", groups), names("exclude_groups", exclude_groups)
+    if all_contacts and wanted:
+        cure = "must not be given together with all_contacts"
+        raise InvalidArgument(f"groups {cure}", field_violations=[FieldViolation("groups", cure)])
+    if all_contacts:
+        return Audience(all_contacts=True, exclude_groups=without)
+    return Audience(groups=GroupSelection(names=wanted), exclude_groups=without)
 
 
 def opened(file: PathLike[str] | str | BinaryReader) -> AbstractContextManager[BinaryReader]:

@@ -50,7 +50,7 @@ class Books:
         yield from _some("accepted more than once", [phone for phone, count in times.items() if count > 1])
         yield from _some("accepted but no recipient", [phone for phone in times if phone not in self.recipients])
         ids = {message.destination: message.message_id for message in self.accepted}
-        told = {phone: row.message_id for phone, row in self.recipients.items() if row.message_id}
+        told = {phone: row.provider_message_id for phone, row in self.recipients.items() if row.provider_message_id}
         yield from _some("with an id the provider does not know", [p for p in told if p not in ids])
         yield from _some("with another recipient's id", [p for p in told if ids.get(p, told[p]) != told[p]])
         open_ends = campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from datetime import datetime
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms.types.v1 import types_pb2
 from bulksms_client.aio.resource import PAGE_SIZE, Resource
 from bulksms_client.arguments import audience, new_request_id, timestamp
 from bulksms_client.errors import BulkSmsError
@@ -32,7 +33,7 @@ class Campaigns(Resource):
         groups: Iterable[str] = (),
         all_contacts: bool = False,
         exclude_groups: Iterable[str] = (),
-        priority: pb.CampaignPriority.ValueType = pb.CAMPAIGN_PRIORITY_UNSPECIFIED,
+        priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_UNSPECIFIED,
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.Campaign:
@@ -76,7 +77,7 @@ class Campaigns(Resource):
         groups: Iterable[str] | None = None,
         all_contacts: bool = False,
         exclude_groups: Iterable[str] = (),
-        priority: pb.CampaignPriority.ValueType = pb.CAMPAIGN_PRIORITY_UNSPECIFIED,
+        priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_UNSPECIFIED,
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.Campaign:

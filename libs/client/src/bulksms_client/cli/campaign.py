@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms.types.v1 import types_pb2
 from bulksms_client.cli import views
 from bulksms_client.cli.arguments import (
     AllContacts,
@@ -33,7 +34,7 @@ app = typer.Typer(name="campaign", help="A text for an audience, from draft to d
 
 Priority = Annotated[
     int | None,
-    typer.Option(parser=choice(pb.CampaignPriority), metavar=choices(pb.CampaignPriority), help="Queue lane."),
+    typer.Option(parser=choice(types_pb2.Priority), metavar=choices(types_pb2.Priority), help="Queue lane."),
 ]
 UntilDelivered = Annotated[
     bool, typer.Option("--until-delivered", help="Go on until no recipient awaits a final report.")
@@ -71,7 +72,7 @@ def create(
         groups=group or (),
         all_contacts=all_contacts,
         exclude_groups=exclude_group or (),
-        priority=pb.CampaignPriority.ValueType(priority or 0),
+        priority=types_pb2.Priority.ValueType(priority or 0),
         request_id=request_id,
     )
     session.output.record(made, views.CAMPAIGN)
@@ -100,7 +101,7 @@ def update(
         groups=group,
         all_contacts=all_contacts,
         exclude_groups=exclude_group or (),
-        priority=pb.CampaignPriority.ValueType(priority or 0),
+        priority=types_pb2.Priority.ValueType(priority or 0),
     )
     session.output.record(changed, views.CAMPAIGN)
 

@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,8 +19,8 @@ Document = dict[str, Any]
 def plain(message: Message) -> Document:
     """A message as a dictionary with the contract's field names.
 
-    Unlike protobuf's own JSON: 64-bit numbers are numbers, enum values lose their prefix (SENDING), bytes are hex,
-    and every field is there (null: unset).
+    Unlike protobuf's own JSON: 64-bit numbers are numbers, durations are seconds, enum values lose their prefix
+    (SENDING), bytes are hex, and every field is there (null: unset).
     """
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
@@ -41,10 +42,12 @@ def _field(message: Message, field: Any) -> Any:
 def _value(field: Any, value: Any) -> Any:
     if isinstance(value, Timestamp):
         return value.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, Duration):
+        return value.ToTimedelta().total_seconds()
     if isinstance(value, Message):
         return plain(value)
     if field.type == FieldDescriptor.TYPE_ENUM:
-        return short_names(field.enum_type).get(value, str(value))
+        return None if value == 0 else short_names(field.enum_type).get(value, str(value))
     if field.type == FieldDescriptor.TYPE_BYTES:
         return value.hex()
     return value

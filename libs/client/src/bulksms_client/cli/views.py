@@ -54,8 +54,9 @@ def _time(key: str, heading: str) -> Column:
 
 
 def _audience(document: Document) -> str:
-    audience = document["audience"] or {"all_contacts": False, "groups": [], "exclude_groups": []}
-    included = "all contacts" if audience["all_contacts"] else ", ".join(audience["groups"])
+    audience = document["audience"] or {"all_contacts": None, "groups": None, "exclude_groups": []}
+    groups = (audience["groups"] or {"names": []})["names"]
+    included = "all contacts" if audience["all_contacts"] else ", ".join(groups)
     excluded = ", ".join(audience["exclude_groups"])
     return f"{included} without {excluded}" if excluded else included
 
@@ -63,15 +64,6 @@ def _audience(document: Document) -> str:
 def _of(key: str, column: Column) -> Column:
     """The same figure of a document within a document."""
     return Column(column.heading, lambda document: column.value(document[key]))
-
-
-def _unless_negative(key: str, heading: str) -> Column:
-    """A figure whose -1 means that it is not known."""
-
-    def shown(document: Document) -> object:
-        return None if document[key] < 0 else document[key]
-
-    return Column(heading, shown)
 
 
 COUNTERS = (
@@ -117,7 +109,7 @@ STATUS = (
     Column("state", "state"),
     *(_of("counters", column) for column in COUNTERS),
     Column("rate per second", "rate_per_second"),
-    _unless_negative("seconds_left", "seconds left"),
+    Column("seconds left", "remaining"),
 )
 ENQUEUED = (
     Column("campaign", "campaign.campaign_id"),
@@ -134,7 +126,7 @@ PREVIEW = (
     Column("as UCS-2", "ucs2_recipients"),
     Column("batches", "batches"),
     Column("credits", "credits"),
-    _unless_negative("credits_available", "credits available"),
+    Column("credits available", "credits_available"),
     Column("blockers", "blockers"),
 )
 SAMPLE = (
@@ -148,7 +140,7 @@ RECIPIENT = (
     Column("status", "status"),
     Column("reason", "reason"),
     Column("description", "description"),
-    Column("message id", "message_id"),
+    Column("message id", "provider_message_id"),
     _time("updated_at", "updated"),
 )
 EVENT = (

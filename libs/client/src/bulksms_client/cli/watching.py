@@ -127,9 +127,9 @@ def _pace(status: pb.CampaignStatus) -> str:
     if status.rate_per_second <= 0:
         return ""
     pace = f"{status.rate_per_second:,.0f}/s"
-    if status.seconds_left < 0:
+    if not status.HasField("remaining"):
         return pace
-    minutes, seconds = divmod(round(status.seconds_left), 60)
+    minutes, seconds = divmod(round(status.remaining.ToTimedelta().total_seconds()), 60)
     hours, minutes = divmod(minutes, 60)
     left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
     return f"{pace}  {left} left"

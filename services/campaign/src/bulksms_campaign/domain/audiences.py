@@ -86,11 +86,11 @@ class Membership:
 def check_audience(
     check: ArgumentCheck, *, all_contacts: bool, groups: list[str], exclude_groups: list[str], field: str = "audience"
 ) -> Audience:
-    """The audience of a request; exactly one of `all_contacts` and `groups` must be set."""
+    """The audience of a request; exactly one of `all_contacts` and `groups` selects somebody."""
     if all_contacts == bool(groups):
-        check.wrong(field, "must have exactly one of all_contacts and groups")
+        check.wrong(field, "must have all_contacts: true, or groups with at least one name")
     return Audience(
         all_contacts,
-        groups_from(check, f"{field}.groups", groups),
+        groups_from(check, f"{field}.groups.names", groups),
         groups_from(check, f"{field}.exclude_groups", exclude_groups),
     )

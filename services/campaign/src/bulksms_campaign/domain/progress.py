@@ -36,8 +36,8 @@ class Progress:
         return max(processed - self.earlier.processed, 0) / seconds if seconds > 0.05 else 0.0
 
 
-def seconds_left(waiting: int, rate_per_second: float) -> float:
-    """Seconds until nothing waits, at this rate; -1 when unknown."""
+def time_remaining(waiting: int, rate_per_second: float) -> timedelta | None:
+    """How long until nothing waits, at this rate; None when unknown."""
     if waiting == 0:
-        return 0.0
-    return waiting / rate_per_second if rate_per_second > 0 else -1.0
+        return timedelta(0)
+    return timedelta(seconds=waiting / rate_per_second) if rate_per_second > 0 else None

@@ -31,9 +31,9 @@ from bulksms_campaign.servicers.messages import (
     campaign_message,
     counters_message,
     counters_of,
+    event_message,
     recipient_message,
     status_message,
-    timestamp,
 )
 from bulksms_campaign.storage.campaigns import list_campaigns, read_campaign
 from bulksms_campaign.storage.counters import read_counters
@@ -153,7 +153,7 @@ class CampaignServicer(CampaignServiceServicer):
                 )
                 for sample in preview.samples
             ],
-            blockers=preview.blockers,
+            blockers=[pb.EnqueueBlocker.Value(f"ENQUEUE_BLOCKER_{blocker}") for blocker in preview.blockers],
         )
 
     async def EnqueueCampaign(self, request: pb.EnqueueCampaignRequest, context: Context) -> pb.EnqueueCampaignResponse:
@@ -259,10 +259,7 @@ class CampaignServicer(CampaignServiceServicer):
         async with self._database.connect() as connection:
             rows = await list_events(connection, campaign.tenant_id, campaign.campaign_id, after, size + 1)
         return pb.ListEventsResponse(
-            events=[
-                pb.CampaignEvent(sequence=row.sequence, kind=row.kind, detail=row.detail, at=timestamp(row.at))
-                for row in rows[:size]
-            ],
+            events=[event_message(row) for row in rows[:size]],
             next_page_token=listing.next_token(rows, size, lambda row: row.sequence),
         )
 

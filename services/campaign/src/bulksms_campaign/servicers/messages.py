@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
+from bulksms.types.v1 import types_pb2
 from bulksms_campaign.domain.audiences import Audience, check_audience
 from bulksms_campaign.domain.campaigns import Campaign
 from bulksms_campaign.domain.contacts import Contact
 from bulksms_campaign.domain.counters import Counters
 from bulksms_campaign.domain.recipients import reason_of, status_of
+from bulksms_campaign.servicers.reasons import reason_number
 from bulksms_campaign.storage.counters import CountersRow
+from bulksms_campaign.storage.events import EventRow
 from bulksms_campaign.storage.imports import ImportLineRow
 from bulksms_campaign.storage.recipients import RecipientRow
 from bulksms_campaign.use_cases.status import CampaignStatus
@@ -30,6 +34,15 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     return message
 
 
+def duration(length: timedelta | None) -> Duration | None:
+    """A message of a length of time; None leaves the field unset."""
+    if length is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(length)
+    return message
+
+
 def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Campaign:
     """A campaign with its counters."""
     content = campaign.content
@@ -39,12 +52,8 @@ def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Cam
         name=content.name,
         text=content.text,
         sender=content.sender,
-        audience=contacts_pb2.Audience(
-            all_contacts=content.audience.all_contacts,
-            groups=content.audience.groups,
-            exclude_groups=content.audience.exclude_groups,
-        ),
-        priority=campaign_pb2.CampaignPriority.ValueType(int(content.priority)),
+        audience=audience_message(content.audience),
+        priority=types_pb2.Priority.ValueType(int(content.priority)),
         state=campaign_pb2.CampaignState.ValueType(int(campaign.state)),
         counters=counters_message(counters),
         scheduled_at=timestamp(campaign.scheduled_at),
@@ -87,7 +96,7 @@ def status_message(status: CampaignStatus) -> campaign_pb2.CampaignStatus:
         state=campaign_pb2.CampaignState.ValueType(int(status.state)),
         counters=counters_message(status.counters),
         rate_per_second=status.rate_per_second,
-        seconds_left=status.seconds_left,
+        remaining=duration(status.remaining),
         observed_at=timestamp(status.observed_at),
     )
 
@@ -97,11 +106,21 @@ def recipient_message(row: RecipientRow) -> campaign_pb2.Recipient:
     return campaign_pb2.Recipient(
         phone=format_e164(row.phone),
         status=campaign_pb2.RecipientStatus.ValueType(int(status_of(row.facts))),
-        reason=reason_of(row.facts, row.reason),
+        reason=reason_number(reason_of(row.facts, row.reason)),
         description=row.description,
-        message_id=row.provider_message_id,
+        provider_message_id=row.provider_message_id,
         updated_at=timestamp(row.updated_at),
         enqueue_number=row.enqueue_number,
+    )
+
+
+def event_message(row: EventRow) -> campaign_pb2.CampaignEvent:
+    """One event."""
+    return campaign_pb2.CampaignEvent(
+        sequence=row.sequence,
+        kind=campaign_pb2.CampaignEventKind.Value(f"CAMPAIGN_EVENT_KIND_{row.kind}"),
+        detail=row.detail,
+        at=timestamp(row.at),
     )
 
 
@@ -123,11 +142,19 @@ def import_line_message(row: ImportLineRow) -> contacts_pb2.ImportLine:
     return contacts_pb2.ImportLine(
         line_number=row.line_number,
         outcome=contacts_pb2.ImportLineOutcome.ValueType(row.outcome),
-        reason=row.reason,
+        reason=contacts_pb2.ImportLineReason.Value(f"IMPORT_LINE_REASON_{row.reason}"),
         field=row.field,
         message=row.message,
-        first_line_number=row.first_line_number,
+        first_line_number=row.first_line_number or None,
     )
+
+
+def audience_message(audience: Audience) -> contacts_pb2.Audience:
+    """Whom a campaign goes to."""
+    if audience.all_contacts:
+        return contacts_pb2.Audience(all_contacts=True, exclude_groups=audience.exclude_groups)
+    groups = contacts_pb2.GroupSelection(names=audience.groups)
+    return contacts_pb2.Audience(groups=groups, exclude_groups=audience.exclude_groups)
 
 
 def audience_from(check: ArgumentCheck, message: contacts_pb2.Audience) -> Audience:
@@ -135,6 +162,6 @@ def audience_from(check: ArgumentCheck, message: contacts_pb2.Audience) -> Audie
     return check_audience(
         check,
         all_contacts=message.all_contacts,
-        groups=list(message.groups),
+        groups=list(message.groups.names),
         exclude_groups=list(message.exclude_groups),
     )

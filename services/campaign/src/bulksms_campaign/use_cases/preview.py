@@ -43,7 +43,7 @@ class Preview:
     parts_counted: int
     ucs2_recipients: int
     credits: int
-    credits_available: int
+    credits_available: int | None
     batches: int
     samples: tuple[Sample, ...]
     blockers: tuple[str, ...]
@@ -116,8 +116,8 @@ class Previews:
             measured.add(measure(template.render(())), size.reachable)
         return measured, tuple(islice(shown, samples))
 
-    async def _blockers(self, campaign: Campaign, size: AudienceSize) -> tuple[tuple[str, ...], int]:
-        """What EnqueueCampaign would refuse with, and the credits available; -1 when the ledger does not answer."""
+    async def _blockers(self, campaign: Campaign, size: AudienceSize) -> tuple[tuple[str, ...], int | None]:
+        """What EnqueueCampaign would refuse with, and the credits available; None when the ledger does not answer."""
         blockers: list[str] = []
         if campaign.state not in ALLOWED_STATES[Step.ENQUEUE]:
             blockers.append("CAMPAIGN_STATE")
@@ -127,7 +127,7 @@ class Previews:
             account = await self._ledger.account(campaign.tenant_id)
         except DomainError as error:
             known = error.reason == "ACCOUNT_NOT_FOUND"
-            return (*blockers, error.reason if known else "LEDGER_UNAVAILABLE"), 0 if known else -1
+            return (*blockers, error.reason if known else "LEDGER_UNAVAILABLE"), 0 if known else None
         if not subscription_is_active(account, self._clock.now().timestamp()):
             blockers.append("SUBSCRIPTION_INACTIVE")
         if account.balance.available < size.reachable:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from bulksms_campaign.domain.campaigns import ENDED, Campaign, CampaignState, campaign_not_found
 from bulksms_campaign.domain.counters import Counters
-from bulksms_campaign.domain.progress import seconds_left
+from bulksms_campaign.domain.progress import time_remaining
 from bulksms_campaign.storage.campaigns import read_campaign
 from bulksms_campaign.storage.counters import CountersRow, read_counters
 from servicekit.clock import Clock
@@ -31,7 +31,7 @@ class CampaignStatus:
     state: CampaignState
     counters: Counters
     rate_per_second: float
-    seconds_left: float
+    remaining: timedelta | None
     observed_at: datetime
 
 
@@ -109,8 +109,8 @@ def status_from(campaign: Campaign, row: CountersRow) -> CampaignStatus:
     counters = row.counters
     ended = campaign.state in ENDED
     rate = 0.0 if ended else row.progress.rate_per_second(row.now, counters.processed)
-    left = 0.0 if ended else seconds_left(counters.queued, rate)
-    return CampaignStatus(campaign.campaign_id, campaign.state, counters, rate, left, row.now)
+    remaining = timedelta(0) if ended else time_remaining(counters.queued, rate)
+    return CampaignStatus(campaign.campaign_id, campaign.state, counters, rate, remaining, row.now)
 
 
 def is_over(status: CampaignStatus, *, until_delivered: bool) -> bool:
