@@ -25,7 +25,7 @@ async def small_beside_large(
     async with queue(bench, f"fairness_{round(latency_seconds * 1000)}", batch_size, latency_seconds) as running:
         header = header_for("large")
         started, asked, _ = await _overtake(running, header, large, small, 0)
-        at = running.arrivals(started, large + small * _SMALL)
+        at = running.accepted_at(started, large + small * _SMALL)
     waits = [_last(at, phones) - asked_at for phones, asked_at in asked]
     scenario = f"fairness: {small} tenants with {_SMALL} each while another's {large:,} are sent"
     return [_overtaken(scenario, large, waits, at, latency_seconds)]
@@ -38,7 +38,7 @@ async def urgent_before_low(
     async with queue(bench, "priority", batch_size, latency_seconds) as running:
         header = header_for("large", dispatch_pb2.PRIORITY_LOW)
         started, asked, urgent = await _overtake(running, header, large, each, each)
-        at = running.arrivals(started, large + each * _SMALL + each)
+        at = running.accepted_at(started, large + each * _SMALL + each)
     waits = {
         f"{each} normal campaigns of {_SMALL}": [_last(at, phones) - asked_at for phones, asked_at in asked],
         f"{each} urgent messages": [at[phone] - asked_at for phone, asked_at in urgent],
@@ -62,20 +62,20 @@ async def many_at_once(bench: Bench, recipients: int, tenants: int, latency_seco
         await running.release(headers)
         all_released_at = time.time()
         await running.drained()
-        at = running.arrivals(started, each * tenants)
-    arrivals = [sorted(at[phone] - released_at for phone in phones[n * each : (n + 1) * each]) for n in range(tenants)]
-    half_at = statistics.median(moment for of_tenant in arrivals for moment in of_tenant)
-    progress = [sum(moment <= half_at for moment in of_tenant) / each for of_tenant in arrivals]
-    first, last = [of_tenant[0] for of_tenant in arrivals], [of_tenant[-1] for of_tenant in arrivals]
+        at = running.accepted_at(started, each * tenants)
+    moments = [sorted(at[phone] - released_at for phone in phones[n * each : (n + 1) * each]) for n in range(tenants)]
+    half_at = statistics.median(moment for of_tenant in moments for moment in of_tenant)
+    shares = [sum(moment <= half_at for moment in of_tenant) / each for of_tenant in moments]
+    first, last = [of_tenant[0] for of_tenant in moments], [of_tenant[-1] for of_tenant in moments]
     more = {
         "all released after s": all_released_at - released_at,
         "first batch s, fastest tenant": min(first),
         "slowest": max(first),
         "done s, fastest tenant": min(last),
         "slowest one": max(last),
-        "Jain's index at half time": _jain(progress),
-        "least progress then": min(progress),
-        "most": max(progress),
+        "Jain's index at half time": _jain(shares),
+        "smallest share sent then": min(shares),
+        "largest": max(shares),
     }
     scenario = f"fairness: {tenants} tenants with {each:,} each at once, until the first batch of each"
     return [_figure(scenario, each * tenants, max(last), first, more)]

@@ -30,7 +30,7 @@ def part_by_part(batch_size: int) -> list[Figure]:
     phones = range(FIRST_PHONE, FIRST_PHONE + batch_size)
     names = [f"Maria{number % 1000}" for number in range(batch_size)]
     recipients = Recipients(list(phones), names)
-    packed, body = pack(recipients), _answer(batch_size)
+    packed, body = pack(recipients), _response(batch_size)
     ids = classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), batch_size, KnownIds()).message_ids
     packed_ids = pack_ids(ids)
     template = Template.parse(TEXT)
@@ -48,7 +48,7 @@ def part_by_part(batch_size: int) -> list[Figure]:
     def judge() -> object:
         return classify(Exchange(Phase.RECEIVED, Fault.NONE, 200, body), batch_size, known)
 
-    def tell() -> object:
+    def report() -> object:
         group = results_pb2.OutcomeGroup(phones=unpack(packed).phones, provider_message_ids=unpack_ids(packed_ids))
         return results_pb2.RecordBatchResultRequest(groups=[group]).SerializeToString()
 
@@ -61,12 +61,12 @@ def part_by_part(batch_size: int) -> list[Figure]:
             lambda: render_bulk(_ACCOUNT, "Acme", TEXT, _NAME, recipients),
             batch_size,
         ),
-        _figure("answer: read JSON, judge", judge, batch_size),
-        _figure("tell: unpack, build and serialise the result", tell, batch_size),
+        _figure("response: read JSON, judge", judge, batch_size),
+        _figure("report: unpack, build and serialise the result", report, batch_size),
     ]
 
 
-def _answer(messages: int) -> bytes:
+def _response(messages: int) -> bytes:
     (block,) = new_blocks(messages, 1_700_000_000_000, Random(1))
     items = [{"trafficAccountId": _ACCOUNT, "messageId": message_id} for message_id in block.ids()]
     return msgspec.json.encode({"bulkId": _ACCOUNT, "messages": items})

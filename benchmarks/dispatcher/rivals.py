@@ -85,7 +85,7 @@ class Queue:
         """Return when everything has been accepted."""
         await until(self.database_url, "SELECT NOT EXISTS (SELECT FROM batches WHERE state <> 4)")
 
-    def arrivals(self, since: float, expected: int) -> dict[int, float]:
+    def accepted_at(self, since: float, expected: int) -> dict[int, float]:
         """When the provider accepted each number, by its clock; AssertionError unless each was accepted once."""
         at: dict[int, float] = {}
         messages = 0

@@ -29,8 +29,8 @@ STAGES = ("claim", "pace", "render", "arm", "POST", "record", "report batch")
 class StageMeter(SpanProcessor):
     """Wall time of each stage's spans, and the CPU time of this thread from their start to their end.
 
-    POST holds arm; what the two cost is told apart at the end. A claim's span is made when the claim is over, so that
-    its CPU time is not known.
+    POST contains arm; what each of the two costs is worked out at the end. A claim's span is made when the claim is
+    over, so that its CPU time is not known.
     """
 
     def __init__(self) -> None:

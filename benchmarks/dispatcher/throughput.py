@@ -1,4 +1,4 @@
-"""Through the whole service: recipients streamed in, batches sent to the simulator, results told to the peers."""
+"""Through the whole service: recipients streamed in, batches sent to the simulator, results reported to the peers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT = "Hello {{first_name}}, our spring sale begins today. Show this message fo
 
 
 async def whole_way(bench: Bench, recipients: int, batch_size: int) -> list[Figure]:
-    """One campaign in two parts: taken in while it is paused, then sent and told."""
+    """One campaign in two parts: taken in while it is paused, then sent and reported."""
     url = await bench.new_database(f"throughput_{recipients}")
     with bench.dispatcher(url, batch_size) as (process, address):
         pid, simulator, peers = process.pid or 0, bench.simulator.pid, bench.peers.pid or 0
@@ -48,19 +48,19 @@ async def whole_way(bench: Bench, recipients: int, batch_size: int) -> list[Figu
             await until(url, "SELECT NOT EXISTS (SELECT FROM batches WHERE state <> 4)")
             sent = meter.figure("send: claim, render, arm, POST, record", recipients)
             await until(url, "SELECT NOT EXISTS (SELECT FROM outbox)")
-            told = meter.figure("send and tell: until campaign and ledger have heard of all", recipients)
-            memory.note("send and tell")
+            reported = meter.figure("send and report: until campaign and ledger have heard of all", recipients)
+            memory.note("send and report")
         finally:
             watching.cancel()
             await channel.close()
     whole = Figure(
         f"whole way, {recipients:,} recipients",
         recipients,
-        round(taken.seconds + told.seconds, 3),
-        cpu_us={name: round(taken.cpu_us.get(name, 0) + spent, 2) for name, spent in told.cpu_us.items()},
+        round(taken.seconds + reported.seconds, 3),
+        cpu_us={name: round(taken.cpu_us.get(name, 0) + spent, 2) for name, spent in reported.cpu_us.items()},
         peak_mb=memory.peak_mb,
     )
-    return [taken, sent, told, whole]
+    return [taken, sent, reported, whole]
 
 
 class MemoryWatch:

@@ -1,1 +1,1 @@
-"""How long EnqueueCampaign takes to answer, whatever the size of the audience."""
+"""How long EnqueueCampaign takes, whatever the size of the audience."""

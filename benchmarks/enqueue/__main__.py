@@ -1,7 +1,7 @@
 """`python -m benchmarks.enqueue`: EnqueueCampaign on a large audience, one call at a time with pauses between.
 
 The campaign service runs in this process without its workers: nothing is launched, so that what is measured is the
-answer, not 64 million recipients copied beside it, and no audience is counted ahead. Its CPU time contains the
+call, not 64 million recipients copied beside it, and no audience is counted beforehand. Its CPU time contains the
 client's. The ledger has a process of its own.
 """
 
@@ -43,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.enqueue", description=__doc__)
     parser.add_argument("--contacts", type=int, default=1_000_000)
     parser.add_argument("--calls", type=int, default=64)
-    parser.add_argument("--pause-ms", type=float, default=100.0, help="from an answer to the next call")
+    parser.add_argument("--pause-ms", type=float, default=100.0, help="from a response to the next call")
     parser.add_argument("--json", type=Path, help="write the JSON document there instead")
     arguments = parser.parse_args()
     logs.configure("WARNING")

@@ -101,8 +101,8 @@ def _accept(url: str, messages: int) -> int:
             for number in range(size)
         ]
         content = msgspec.json.encode({"messages": wanted})
-        answer = httpx.post(f"{url}/api/v1.1/Messages/sendmessagesbulk", content=content, timeout=60, trust_env=False)
-        answer.raise_for_status()
+        response = httpx.post(f"{url}/api/v1.1/Messages/sendmessagesbulk", content=content, timeout=60, trust_env=False)
+        response.raise_for_status()
     return 2 * messages
 
 

@@ -1,6 +1,6 @@
 """A process of its own that calls a server as fast as so many concurrent callers can, and prints what it saw.
 
-It sends requests made beforehand and does not read the answers' content: what is measured is the server.
+It sends requests made beforehand and does not read the responses' content: what is measured is the server.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ async def _call(arguments: argparse.Namespace) -> dict[str, object]:
         async def caller() -> None:
             for request in queue:
                 started = time.perf_counter()
-                answer = await call(request, timeout=30)
+                response = await call(request, timeout=30)
                 latencies.append(time.perf_counter() - started)
                 if arguments.kind == "batch":
-                    _check(answer)
+                    _check(response)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(arguments.callers):
@@ -95,10 +95,10 @@ def capture_request(capture: Capture) -> pb.CaptureRequest:
     )
 
 
-def _check(answer: bytes) -> None:
-    for result in pb.BatchCaptureResponse.FromString(answer).results:
+def _check(response: bytes) -> None:
+    for result in pb.BatchCaptureResponse.FromString(response).results:
         if not result.HasField("captured"):
-            raise RuntimeError(f"a capture was refused: {result.refusal}")
+            raise RuntimeError(f"a capture failed: {result.refusal}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from servicekit.grpc.server import build_server
 from servicekit.settings import ServiceSettings, load
 
 _SERVICE = "benchmarks.Empty"
-_ANSWER = b"x" * 200
+_RESPONSE = b"x" * 200
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def _add(_servicer: object, server: grpc.aio.Server) -> None:
 
 
 async def _call(_request: bytes, _context: Any) -> bytes:
-    return _ANSWER
+    return _RESPONSE
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def stages(*, items: int) -> list[Figure]:
     stage("encode its content (in decide)", lambda: [encode_content(capture) for capture in captures])
 
     def decide() -> AccountSession:
-        session = _book(account, now)
+        session = _session(account, now)
         for capture in captures:
             session.decide(capture, now)
         return session
@@ -51,7 +51,7 @@ def stages(*, items: int) -> list[Figure]:
     session = stage("decide", decide)
     stage("hash the entry (in decide)", lambda: [chain_hash(entry.hash, entry) for entry in session.entries])
     stage("encode the outcome", lambda: [encode_outcome(recorded.outcome) for recorded in session.recorded])
-    stage("answer", lambda: _answers([one.reservation for one in session.changed_reservations] * items))
+    stage("respond", lambda: _responses([one.reservation for one in session.changed_reservations] * items))
     return figures
 
 
@@ -61,7 +61,7 @@ def _timed(body: Callable[[], T]) -> tuple[float, T]:
     return time.process_time() - started, made
 
 
-def _book(account: HotAccount, now: datetime) -> AccountSession:
+def _session(account: HotAccount, now: datetime) -> AccountSession:
     reservation = Reservation(
         reservation_id=account.reservation_id,
         tenant_id=account.tenant_id,
@@ -76,7 +76,7 @@ def _book(account: HotAccount, now: datetime) -> AccountSession:
     return AccountSession(opened, lots=(), reservations=[allocated], operations=[], source_refs=[])
 
 
-def _answers(reservations: Sequence[Reservation]) -> list[bytes]:
+def _responses(reservations: Sequence[Reservation]) -> list[bytes]:
     return [
         pb.CaptureResponse(reservation=responses.reservation(reservation)).SerializeToString()
         for reservation in reservations

@@ -1,4 +1,4 @@
-"""The accounts at the end: every campaign's books, every single message, every credit."""
+"""The accounts at the end: every campaign, every single message, every credit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bulksms.campaign.v1 import campaign_pb2
 from bulksms.dispatcher.v1 import messages_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import Client
-from devstack.books import Books
 from devstack.mitto.accepted_log import AcceptedMessage, read_accepted
+from devstack.reconciliation import Reconciliation
 
-__all__ = ["differences", "settled"]
+__all__ = ["all_ended", "differences"]
 
 _FINAL = {messages_pb2.MESSAGE_STATUS_DELIVERED, messages_pb2.MESSAGE_STATUS_FAILED}
 
 
-def settled(client: Client, traffic: Traffic) -> Callable[[], bool]:
+def all_ended(client: Client, traffic: Traffic) -> Callable[[], bool]:
     """Whether everything has come to its end: each campaign and message is looked at until it is there."""
     campaigns, singles = list(traffic.campaigns), list(traffic.singles)
 
@@ -39,7 +39,7 @@ def differences(client: Client, traffic: Traffic, simulator_log: Path) -> Iterat
     for message in read_accepted(simulator_log):
         by_sender[message.sender].append(message)
     for campaign_id, sender in traffic.campaigns.items():
-        for difference in _books(client, campaign_id, by_sender[sender]).differences():
+        for difference in _reconciliation(client, campaign_id, by_sender[sender]).differences():
             yield f"campaign {sender}: {difference}"
     times = Counter(message.text for message in by_sender["SoakCode"])
     twice = [text for text in traffic.singles.values() if times[text] > 1]
@@ -64,9 +64,9 @@ def _is_over(client: Client, campaign_id: str) -> bool:
     return reservation.state == ledger_pb2.RESERVATION_STATE_CLOSED
 
 
-def _books(client: Client, campaign_id: str, accepted: list[AcceptedMessage]) -> Books:
+def _reconciliation(client: Client, campaign_id: str, accepted: list[AcceptedMessage]) -> Reconciliation:
     campaign = client.campaigns.get(campaign_id)
-    return Books(
+    return Reconciliation(
         campaign=campaign,
         recipients={row.phone: row for row in client.campaigns.recipients(campaign_id)},
         accepted=accepted,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from benchmarks.soak.accounts import differences, settled
+from benchmarks.soak.accounts import all_ended, differences
 from benchmarks.soak.traffic import DELIVERY, REPORTS, Pace, Traffic
 from benchmarks.soak.watch import Growth, Watch, backlog, errors_logged
 from bulksms_client import Client
@@ -28,12 +28,12 @@ ENVIRONMENT = {
 
 # Each dispatcher keeps the segment it writes to.
 _AT_REST = {"journal segments": REPLICAS["dispatcher"]}
-_SETTLE_SECONDS = 180.0
+_END_SECONDS = 180.0
 _POLL_SECONDS = 0.25
 # Below that a process is still warming up: allocators, caches, pools of connections that open on demand.
 _JUDGED_FROM_SECONDS = 300.0
 _MAX_GROWTH = 0.15
-# The simulator and the databases remember what they were told: that is what they are for.
+# The simulator and the databases remember what they were given: that is what they are for.
 _NOT_JUDGED = ("simulator", "postgres", "valkey", "spans")
 
 
@@ -90,11 +90,11 @@ def soak(stack: Stack, pace: Pace) -> Soaked:
             traffic.run()
         problems = []
         for condition, what in (
-            (settled(client, traffic), "everything sent to come to its end"),
+            (all_ended(client, traffic), "everything sent to come to its end"),
             (lambda: not _above_rest(backlog(stack)), "queues and outboxes to be emptied"),
         ):
             try:
-                eventually_blocking(condition, _SETTLE_SECONDS, what, every_seconds=_POLL_SECONDS)
+                eventually_blocking(condition, _END_SECONDS, what, every_seconds=_POLL_SECONDS)
             except TimeoutError as late:
                 problems.append(str(late))
         seconds, left, errors = time.monotonic() - started, backlog(stack), errors_logged(stack)

@@ -65,7 +65,7 @@ class Traffic:
             self._client.contacts.import_csv(io.BytesIO(content), groups=[group])
 
     def run(self) -> None:
-        """Send until the time is over; raises what a call was refused with."""
+        """Send until the time is over; raises the error of a call that failed."""
         with ThreadPoolExecutor(2, thread_name_prefix="traffic") as threads:
             both = [
                 threads.submit(self._steadily, self._send_campaign, self._pace.campaign_every_seconds),
@@ -78,7 +78,7 @@ class Traffic:
         started = time.monotonic()
         number = 0
         try:
-            # The pace is kept by the clock: a slow answer is followed by quick ones.
+            # The pace is kept by the clock: a slow response is followed by quick ones.
             while not self._over.wait(max(0.0, started + number * every_seconds - time.monotonic())):
                 if time.monotonic() - started >= self._pace.seconds:
                     return
@@ -97,5 +97,5 @@ class Traffic:
 
     def _send_single(self, number: int) -> None:
         text = f"Your code is {number:08d}"
-        answer = self._client.messages.send(f"+{_FIRST_SINGLE_PHONE + number % 1000}", text, sender="SoakCode")
-        self.singles[answer.message.message_id] = text
+        response = self._client.messages.send(f"+{_FIRST_SINGLE_PHONE + number % 1000}", text, sender="SoakCode")
+        self.singles[response.message.message_id] = text

@@ -20,7 +20,7 @@ from devstack.stack import Stack
 __all__ = ["Growth", "Watch", "backlog", "errors_logged"]
 
 _SAMPLES = 200
-_LEAST_SECONDS_BETWEEN = 1.0
+_MIN_SECONDS_BETWEEN = 1.0
 _WARM_UP_SHARE = 0.3
 _WINDOW_SHARE = 0.15
 
@@ -54,7 +54,7 @@ class Watch:
 
     def __init__(self, stack: Stack, seconds: float) -> None:
         self._stack = stack
-        self._every = max(seconds / _SAMPLES, _LEAST_SECONDS_BETWEEN)
+        self._every = max(seconds / _SAMPLES, _MIN_SECONDS_BETWEEN)
         self._samples: defaultdict[str, list[float]] = defaultdict(list)
         self._over = threading.Event()
         self.most_waiting: Counter[str] = Counter()

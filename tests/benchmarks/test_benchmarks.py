@@ -21,7 +21,7 @@ TINY = {
             *["--large", "20000", "--tenants", "10", "--small", "3", "--urgent", "3", "--latency", "0.05"],
         ],
         [
-            *["part render", "stage claim", "stage POST", "stage report", "intake", "send and tell", "whole way"],
+            *["part render", "stage claim", "stage POST", "stage report", "intake", "send and report", "whole way"],
             *["fairness: 3 tenants with 10", "fairness: 10 tenants with 2,000"],
             *["priority: 3 normal", "priority: 3 urgent"],
         ],
@@ -49,4 +49,4 @@ def test_a_benchmark_runs_and_its_figures_are_there(name: str, tmp_path: Path) -
         assert figure["items"] > 0
         assert figure["seconds"] > 0
     whole = [figure for figure in figures if figure["peak_mb"]]
-    assert name != "dispatcher" or {"idle", "intake", "send and tell"} <= whole[0]["peak_mb"].keys()
+    assert name != "dispatcher" or {"idle", "intake", "send and report"} <= whole[0]["peak_mb"].keys()

@@ -39,7 +39,7 @@ class Workload:
 
     @property
     def serves(self) -> bool:
-        """Whether it runs until told to stop."""
+        """Whether it runs until asked to stop."""
         return bool(self.item["kind"] != "Job")
 
     @property

@@ -76,7 +76,7 @@ def test_pods_say_which_one_they_are_in_their_spans(overlay: Overlay, service: s
     assert "k8s.pod.name=$(POD_NAME)" in attributes
 
 
-def test_a_rollout_waits_for_provider_calls_to_be_answered(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_waits_for_provider_calls_to_end(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_from(monkeypatch, "dispatcher", overlay.environment(overlay.server("dispatcher").main))
     assert settings.shutdown_grace_seconds > settings.mitto_hard_timeout_seconds  # type: ignore[attr-defined]
 

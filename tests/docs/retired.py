@@ -42,7 +42,7 @@ RETIRED = (
     Retired(
         r"\b_?tell_|_tell\b|(?<!file\.)\btell\(|_TELL\b|\btold\(|_told\b|\btold_",
         "deliver, record",
-        still_in=(CAMPAIGN, DISPATCHER, BENCHMARKS, SPANNING),
+        still_in=(CAMPAIGN, DISPATCHER),
     ),
     # The ledger's accounts in memory.
     Retired(r"\b[Dd]esks?\b", "gone", only=(LEDGER, BENCHMARKS)),
@@ -72,7 +72,7 @@ RETIRED = (
         r"(?i)settle",
         "record outcome; release slot; close reservation; disposition",
         only=(*SERVICES, PROTOS, "docs/", BENCHMARKS),
-        still_in=(CAMPAIGN, DISPATCHER, BENCHMARKS),
+        still_in=(CAMPAIGN, DISPATCHER),
     ),
     # What the provider says.
     Retired(
@@ -93,19 +93,19 @@ RETIRED = (
     Retired(
         r"(?i)\b_?wake_?\b|_wake\b|\bwake_|wakeups?\b|wake-ups?\b",
         "notify, signal",
-        still_in=(CAMPAIGN, DISPATCHER, SPANNING),
+        still_in=(CAMPAIGN, DISPATCHER),
     ),
     # Ambiguity.
-    Retired(r"(?i)doubt", "unresolved", still_in=(CAMPAIGN, DISPATCHER, "docs/operations.md", SPANNING)),
+    Retired(r"(?i)doubt", "unresolved", still_in=(CAMPAIGN, DISPATCHER, "docs/operations.md")),
     Retired(r"[Ss]ighting|SIGHTING", "provider record"),
     Retired(r"\b[Tt]wins?\b|_twins\b", "indistinguishable candidates", only=SERVICES),
     Retired(r"OperatorsWord|class Word\b|\bword\.", "lookup result; resolution", only=(DISPATCHER,)),
     Retired(r"[Vv]ouched|\bvouch", "operator-confirmed", still_in=(CAMPAIGN, PROTOS)),
-    Retired(r"left_out|LEFT_OUT", "opted-out positions", still_in=(CAMPAIGN, LIBS)),
+    Retired(r"left_out|LEFT_OUT", "opted-out positions", still_in=(CAMPAIGN,)),
     Retired(
         r"BATCH_STATE_UNKNOWN|BatchState\.UNKNOWN|OUTCOME_UNKNOWN|Outcome\.UNKNOWN|_S\.UNKNOWN",
         ("UNRESOLVED; UNCONFIRMED"),
-        still_in=(CAMPAIGN, DISPATCHER, PROTOS, BENCHMARKS, LIBS, SPANNING),
+        still_in=(CAMPAIGN, DISPATCHER, PROTOS),
     ),
     Retired(r"UNCONFIRMED_EXPIRED", "UNCONFIRMED, with a reason"),
     # Attempts.
@@ -117,21 +117,19 @@ RETIRED = (
     ),
     Retired(r"QUEUE_ATTEMPTS=|queue_attempts", "QUEUE_MAX_RETRIES"),
     # Sizes.
-    Retired(r"kept sizes?|sizes? kept", "cached size", still_in=(CAMPAIGN, BENCHMARKS)),
-    Retired(
-        r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max", still_in=(DISPATCHER, BENCHMARKS)
-    ),
+    Retired(r"kept sizes?|sizes? kept", "cached size", still_in=(CAMPAIGN,)),
+    Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max", still_in=(DISPATCHER,)),
     # Opt-outs.
     Retired(
         r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b",
         "opt-out",
-        still_in=(CAMPAIGN, DISPATCHER, PROTOS, LIBS, "docs/operations.md"),
+        still_in=(CAMPAIGN, DISPATCHER, PROTOS, "docs/operations.md"),
     ),
     # Out of the project.
     Retired(
         r"\.\./shared|/work/|design notes|seeds of this project|(?i:\bissue #?\d)",
         "what this project says",
         (),
-        still_in=(LIBS, DISPATCHER),
+        still_in=(DISPATCHER,),
     ),
 )

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from bulksms.campaign.v1 import campaign_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import Client
-from devstack.books import Books, read_books
 from devstack.eventually import eventually_blocking
+from devstack.reconciliation import Reconciliation, reconcile
 from devstack.stack import Stack
 
 ENDED = {
@@ -21,7 +21,7 @@ ENDED = {
 
 
 class Shop:
-    """A tenant at work: contacts and campaigns with senders of their own, and their books."""
+    """A tenant at work: contacts and campaigns with senders of their own, and what became of them."""
 
     def __init__(self, client: Client, stack: Stack) -> None:
         self.client = client
@@ -39,13 +39,13 @@ class Shop:
         sender = f"S{secrets.token_hex(5)}"[:11]
         return self.client.campaigns.create(name="test", text=text, sender=sender, groups=groups).campaign_id
 
-    def send(self, campaign_id: str, *, until_delivered: bool = True) -> Books:
-        """Enqueue, wait for the end and read the books."""
+    def send(self, campaign_id: str, *, until_delivered: bool = True) -> Reconciliation:
+        """Enqueue, wait for the end and reconcile."""
         self.client.campaigns.enqueue(campaign_id)
         return self.finish(campaign_id, until_delivered=until_delivered)
 
-    def finish(self, campaign_id: str, *, until_delivered: bool = True, seconds: float = 60) -> Books:
-        """Wait until the campaign ended, its reports are in and its reservation is closed; read the books."""
+    def finish(self, campaign_id: str, *, until_delivered: bool = True, seconds: float = 60) -> Reconciliation:
+        """Wait until the campaign ended, its reports are in and its reservation is closed; reconcile."""
 
         def done() -> bool:
             status = self.client.campaigns.status(campaign_id)
@@ -53,11 +53,11 @@ class Shop:
             return status.state in ENDED and not waiting and self._closed(campaign_id)
 
         eventually_blocking(done, seconds, f"campaign {campaign_id} to end")
-        return self.books(campaign_id)
+        return self.reconcile(campaign_id)
 
-    def books(self, campaign_id: str) -> Books:
-        """Read the books as they are."""
-        return read_books(self.client, self.stack.simulator.log_path, campaign_id)
+    def reconcile(self, campaign_id: str) -> Reconciliation:
+        """Reconcile the campaign as it is."""
+        return reconcile(self.client, self.stack.simulator.log_path, campaign_id)
 
     def _closed(self, campaign_id: str) -> bool:
         reservation = self.client.campaigns.get(campaign_id).reservation_id

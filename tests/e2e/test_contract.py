@@ -1,4 +1,4 @@
-"""Every RPC of the contract, called over the network with nothing and with nonsense: always a clear answer."""
+"""Every RPC of the contract, called over the network with nothing and with nonsense: always a clear response."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NONSENSICAL: dict[int, object] = {
 
 
 @pytest.mark.parametrize(("peer", "method"), METHODS)
-def test_an_rpc_answers_nothing_and_nonsense_clearly(stack: Stack, peer: str, method: MethodDescriptor) -> None:
+def test_an_rpc_responds_clearly_to_nothing_and_to_nonsense(stack: Stack, peer: str, method: MethodDescriptor) -> None:
     request_type = GetMessageClass(method.input_type)
     with grpc.insecure_channel(stack.address(peer)) as channel:
         for request in (request_type(), *_nonsense(request_type)):
@@ -62,14 +62,14 @@ def test_an_rpc_answers_nothing_and_nonsense_clearly(stack: Stack, peer: str, me
 def test_every_service_has_health_and_reflection(stack: Stack, peer: str) -> None:
     with grpc.insecure_channel(stack.address(peer)) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        response = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert response.status == health_pb2.HealthCheckResponse.SERVING
         listed = set(ProtoReflectionDescriptorDatabase(channel).get_services())
         ours = {service.full_name for file in FILES.get(peer, ()) for service in file.services_by_name.values()}
         assert listed >= ours | {"grpc.health.v1.Health"}
         for name in ours:
-            answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            response = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            assert response.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def _call(channel: grpc.Channel, method: MethodDescriptor, request: Message) -> tuple[grpc.StatusCode, str]:

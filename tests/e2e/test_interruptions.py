@@ -1,4 +1,4 @@
-"""Processes die in mid-campaign: nobody gets a text twice, nobody is lost, the books agree."""
+"""Processes die in mid-campaign: nobody gets a text twice, nobody is lost, all sides agree."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_a_killed_service_costs_nothing_but_time(shop: Shop, stack: Stack, simul
     wait_for_requests(stack, simulator)
     stack.process(service).kill()
     stack.process(service).start()
-    books = shop.finish(campaign_id)
-    assert books.differences() == []
-    assert len(books.accepted) == 3_000
+    reconciled = shop.finish(campaign_id)
+    assert reconciled.differences() == []
+    assert len(reconciled.accepted) == 3_000
 
 
 def test_a_killed_dispatcher_sends_nobody_a_second_text(shop: Shop, stack: Stack, simulator: Simulator) -> None:
     simulator.set_behaviour(rules=[SLOW])
-    # Numbers of its own: who is in doubt here would be held back from the campaigns of other tests.
+    # Numbers of its own: who is unresolved here would be deferred in the campaigns of other tests.
     shop.add_contacts(3_000, start=5_000_000)
     campaign_id = shop.draft()
     shop.client.campaigns.enqueue(campaign_id)
@@ -50,21 +50,21 @@ def test_a_killed_dispatcher_sends_nobody_a_second_text(shop: Shop, stack: Stack
     eventually_blocking(all_sent_or_unconfirmed, 60, "every batch to be sent or known as unconfirmed")
 
     def only_the_unsent_are_unconfirmed() -> bool:
-        books = shop.books(campaign_id)
-        accepted = {message.destination for message in books.accepted}
-        unconfirmed = {phone for phone, row in books.recipients.items() if row.status == UNCONFIRMED}
+        reconciled = shop.reconcile(campaign_id)
+        accepted = {message.destination for message in reconciled.accepted}
+        unconfirmed = {phone for phone, row in reconciled.recipients.items() if row.status == UNCONFIRMED}
         return accepted.isdisjoint(unconfirmed)
 
     eventually_blocking(only_the_unsent_are_unconfirmed, 120, "delivery reports to resolve what was sent")
-    books = shop.books(campaign_id)
-    destinations = [message.destination for message in books.accepted]
+    reconciled = shop.reconcile(campaign_id)
+    destinations = [message.destination for message in reconciled.accepted]
     assert len(destinations) == len(set(destinations)), "nobody twice"
-    statuses = books.statuses()
+    statuses = reconciled.statuses()
     assert sum(statuses.values()) == 3_000
     assert statuses["QUEUED"] == 0
     # A batch armed at a kill that did not go out stays unconfirmed: nothing proves it, and it is never sent again.
     assert statuses["UNCONFIRMED"] % 100 == 0
-    assert books.recount.consistent
+    assert reconciled.recount.consistent
 
 
 def wait_for_requests(stack: Stack, simulator: Simulator) -> None:

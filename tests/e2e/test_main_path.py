@@ -1,4 +1,4 @@
-"""The main path over the whole stack: CSV, credits, campaign, provider, delivery reports, books."""
+"""The main path over the whole stack: CSV, credits, campaign, provider, delivery reports, reconciliation."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_the_example_file_goes_out_and_every_line_and_credit_is_accounted_for(sh
     preview = shop.client.campaigns.preview(campaign_id)
     assert (preview.recipients, preview.credits, list(preview.blockers)) == (9_700, 9_700, [])
 
-    books = shop.send(campaign_id)
+    reconciled = shop.send(campaign_id)
 
-    assert books.differences() == []
-    assert len(books.accepted) == len(books.recipients) == 9_700
-    statuses = books.statuses()
+    assert reconciled.differences() == []
+    assert len(reconciled.accepted) == len(reconciled.recipients) == 9_700
+    statuses = reconciled.statuses()
     assert statuses["DELIVERED"] + statuses["FAILED"] == 9_700
     assert 200 < statuses["FAILED"] < 800
     balance = shop.client.credits.balance()
@@ -54,21 +54,21 @@ def test_the_example_file_goes_out_and_every_line_and_credit_is_accounted_for(sh
 def test_each_recipient_gets_its_own_text(shop: Shop) -> None:
     rows = ["first_name,last_name,phone", "Νίκη,Π,+306940000001", ",Δ,+306940000002", '"A ""B""",,+306940000003']
     shop.client.contacts.import_csv(_file(rows), groups=["customers"])
-    books = shop.send(shop.draft(text="Hi {{first_name|friend}} {{last_name}}|{{first_name}}"))
-    assert {message.destination: message.text for message in books.accepted} == {
+    reconciled = shop.send(shop.draft(text="Hi {{first_name|friend}} {{last_name}}|{{first_name}}"))
+    assert {message.destination: message.text for message in reconciled.accepted} == {
         "+306940000001": "Hi Νίκη Π|Νίκη",
         "+306940000002": "Hi friend Δ|",
         "+306940000003": 'Hi A "B" |A "B"',
     }
-    assert books.differences() == []
+    assert reconciled.differences() == []
 
 
 def test_opted_out_and_excluded_contacts_get_nothing(shop: Shop) -> None:
     phones = shop.add_contacts(10)
     shop.client.contacts.opt_out(phones[0], source="link")
-    books = shop.send(shop.draft())
-    assert sorted(books.recipients) == phones[1:]
-    assert books.differences() == []
+    reconciled = shop.send(shop.draft())
+    assert sorted(reconciled.recipients) == phones[1:]
+    assert reconciled.differences() == []
 
 
 def test_two_tenants_send_to_the_same_numbers_without_mixing_anything(shop: Shop, stack: Stack) -> None:
@@ -82,9 +82,9 @@ def test_two_tenants_send_to_the_same_numbers_without_mixing_anything(shop: Shop
         campaigns.append(one.draft())
         one.client.campaigns.enqueue(campaigns[-1])
     for one, campaign_id in zip((shop, other), campaigns, strict=True):
-        books = one.finish(campaign_id)
-        assert books.differences() == []
-        assert len(books.accepted) == 600
+        reconciled = one.finish(campaign_id)
+        assert reconciled.differences() == []
+        assert len(reconciled.accepted) == 600
     assert other.client.credits.balance().available == 400
 
 
@@ -96,13 +96,13 @@ def test_a_paused_campaign_sends_nothing_new_and_goes_on_when_resumed(shop: Shop
     eventually_blocking(lambda: shop.client.campaigns.status(campaign_id).counters.sent > 0, 20, "the first batch")
     shop.client.campaigns.pause(campaign_id)
     eventually_blocking(lambda: not _in_flight(shop, campaign_id), 20, "batches under way to end")
-    before = len(shop.books(campaign_id).accepted)
+    before = len(shop.reconcile(campaign_id).accepted)
     simulator.reset()
     shop.client.campaigns.resume(campaign_id)
-    books = shop.finish(campaign_id)
+    reconciled = shop.finish(campaign_id)
     assert before < 5_000
-    assert books.differences() == []
-    assert len(books.accepted) == 5_000
+    assert reconciled.differences() == []
+    assert len(reconciled.accepted) == 5_000
 
 
 def test_a_cancelled_campaign_gives_back_what_was_not_sent(shop: Shop, simulator: Simulator) -> None:
@@ -112,12 +112,12 @@ def test_a_cancelled_campaign_gives_back_what_was_not_sent(shop: Shop, simulator
     shop.client.campaigns.enqueue(campaign_id)
     eventually_blocking(lambda: shop.client.campaigns.status(campaign_id).counters.sent > 0, 20, "the first batch")
     shop.client.campaigns.cancel(campaign_id, reason="typo")
-    books = shop.finish(campaign_id)
-    assert books.campaign.state == campaign_pb2.CAMPAIGN_STATE_CANCELLED
-    assert books.differences() == []
-    assert 0 < len(books.accepted) < 5_000
-    assert books.statuses()["CANCELLED"] == 5_000 - len(books.accepted)
-    assert shop.client.credits.balance().available == 100_000 - len(books.accepted)
+    reconciled = shop.finish(campaign_id)
+    assert reconciled.campaign.state == campaign_pb2.CAMPAIGN_STATE_CANCELLED
+    assert reconciled.differences() == []
+    assert 0 < len(reconciled.accepted) < 5_000
+    assert reconciled.statuses()["CANCELLED"] == 5_000 - len(reconciled.accepted)
+    assert shop.client.credits.balance().available == 100_000 - len(reconciled.accepted)
 
 
 def test_delivery_reports_in_any_order_number_and_from_strangers_give_the_same_end(
@@ -136,9 +136,9 @@ def test_delivery_reports_in_any_order_number_and_from_strangers_give_the_same_e
         ),
     )
     shop.add_contacts(1_000)
-    books = shop.send(shop.draft())
-    assert books.differences() == []
-    assert books.statuses() == Counter(DELIVERED=900, FAILED=100)
+    reconciled = shop.send(shop.draft())
+    assert reconciled.differences() == []
+    assert reconciled.statuses() == Counter(DELIVERED=900, FAILED=100)
 
 
 def test_the_trace_of_a_campaign_crosses_all_services_from_enqueue_to_report(shop: Shop, stack: Stack) -> None:

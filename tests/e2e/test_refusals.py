@@ -90,8 +90,8 @@ def test_enqueueing_twice_is_refused_but_a_repeated_request_is_not(shop: Shop) -
     assert (first.created, again.created, again.replayed) == (5, 5, True)
     error = _refusal(lambda: shop.client.campaigns.enqueue(campaign_id))
     assert (error.reason, error.http_status) == ("CAMPAIGN_STATE", 409)
-    books = shop.finish(campaign_id)
-    assert books.differences() == []
+    reconciled = shop.finish(campaign_id)
+    assert reconciled.differences() == []
     assert _refusal(lambda: shop.client.campaigns.enqueue(campaign_id)).reason == "CAMPAIGN_STATE"
 
 

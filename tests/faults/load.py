@@ -13,9 +13,9 @@ from bulksms.campaign.v1 import campaign_pb2
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms.types.v1 import types_pb2
 from bulksms_client import BulkSmsError
-from devstack.books import Books
 from devstack.eventually import eventually_blocking
 from devstack.mitto.client import Simulator
+from devstack.reconciliation import Reconciliation
 from tests.e2e.shop import Shop
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ FAILED = campaign_pb2.RECIPIENT_STATUS_FAILED
 UNCONFIRMED = campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED
 AMBIGUOUS = queue_pb2.BATCH_STATE_AMBIGUOUS
 NOT_SENT = queue_pb2.RESOLUTION_NOT_SENT
-# By an operator's word, or by that of a worker thawed after the reaper had come, which has not sent and never will.
-DOUBT_ENDED = {types_pb2.OUTCOME_REASON_OPERATOR, types_pb2.OUTCOME_REASON_NOT_SENT}
+# By an operator's resolution, or by a worker thawed after the reaper had come, which has not sent and never will.
+RESOLVED_AS_NOT_SENT = {types_pb2.OUTCOME_REASON_OPERATOR, types_pb2.OUTCOME_REASON_NOT_SENT}
 # Beyond MITTO_HARD_TIMEOUT_SECONDS of these stacks: by then nobody is sending any more what was ambiguous before.
 OPERATOR_PATIENCE_SECONDS = 10.0
 OUTAGE_PATIENCE_SECONDS = 120.0
@@ -34,8 +34,8 @@ OUTAGE_PATIENCE_SECONDS = 120.0
 class Load:
     """Campaigns of one tenant, to one audience after the other and round again.
 
-    Who is in doubt after one campaign is held back in the next ones to the same audience. So that this doesn't bring
-    everything to a stop, there must be more audiences the more is done to the stack.
+    Whoever is unresolved after one campaign is deferred in the next ones to the same audience. So that this doesn't
+    bring everything to a stop, there must be more audiences the more is done to the stack.
     """
 
     def __init__(self, shop: Shop, simulator: Simulator, recipients: int, *, audiences: int = 1) -> None:
@@ -56,10 +56,10 @@ class Load:
         self.campaigns.append(campaign_id)
 
     def top_up(self) -> None:
-        """Enqueue another campaign when half of the latest one has been tried.
+        """Enqueue another campaign when half of the latest one has been attempted.
 
-        The provider may have taken what campaign has not been told of, and what is in doubt it may never take: whoever
-        says first that little is left is right.
+        The provider may have taken what campaign does not know of yet, and what is unresolved it may never take:
+        whichever says first that little is left is right.
         """
         half = self.recipients / 2
         if not self.campaigns or self.left() < half or self._counters(self.campaigns[-1]).queued < half:
@@ -77,11 +77,11 @@ class Load:
         """Wait until the provider has taken so many messages in all."""
         eventually_blocking(lambda: self.accepted() >= messages, 90, f"{messages} messages at the provider")
 
-    def finish(self, seconds: float = 120.0) -> list[Books]:
-        """Wait until everybody's message is delivered, or known not to be sent, and return the books.
+    def finish(self, seconds: float = 120.0) -> list[Reconciliation]:
+        """Wait until everybody's message is delivered, or known not to be sent, and reconcile.
 
-        Delivery reports resolve what was sent. What was not waits for an operator's word, and with it everybody in it
-        who is to get another text: he has looked into the provider's log, once nobody could be sending any more.
+        Delivery reports resolve what was sent. What was not waits for an operator's resolution, and with it everybody
+        in it who is to get another text: he has looked into the provider's log, once nobody could be sending any more.
         """
         quiet_at = time.monotonic() + OPERATOR_PATIENCE_SECONDS
         unfinished = list(self.campaigns)
@@ -103,37 +103,37 @@ class Load:
         return patiently(lambda: self.shop.client.campaigns.status(campaign_id)).counters
 
     def _resolve_what_was_not_sent(self, campaign_id: str) -> None:
-        """Only when nobody can be sending any of it, and campaign has been told of all of it."""
+        """Only when nobody can be sending any of it, and campaign knows of all of it."""
         client = self.shop.client
-        doubtful = list(client.queue.batches(campaign_id=campaign_id, state=AMBIGUOUS))
+        ambiguous = list(client.queue.batches(campaign_id=campaign_id, state=AMBIGUOUS))
         latest = datetime.now(UTC) - timedelta(seconds=OPERATOR_PATIENCE_SECONDS)
         unsure = {row.phone for row in client.campaigns.recipients(campaign_id, status=UNCONFIRMED)}
-        if any(batch.updated_at.ToDatetime(UTC) > latest for batch in doubtful):
+        if any(batch.updated_at.ToDatetime(UTC) > latest for batch in ambiguous):
             return
-        if len(unsure) != sum(batch.recipients for batch in doubtful):
-            return  # told of fewer or more just now
+        if len(unsure) != sum(batch.recipients for batch in ambiguous):
+            return  # campaign knows of fewer or more just now
         sender = client.campaigns.get(campaign_id).sender
         if unsure & {message.destination for message in self.simulator.accepted() if message.sender == sender}:
             return  # there are reports under way
-        for batch in doubtful:
+        for batch in ambiguous:
             client.queue.resolve(batch.batch_id, NOT_SENT, evidence="not in the provider's log")
 
 
-def check(books: Books, recipients: int, *, refused: int = 0) -> None:
-    """Provider's log = dispatcher = campaign = ledger; nobody twice, nobody lost, nobody told what is not so.
+def check(reconciled: Reconciliation, recipients: int, *, rejected: int = 0) -> None:
+    """Provider's log = dispatcher = campaign = ledger; nobody twice, nobody lost, no status that is not so.
 
-    `refused` of them by the provider for good, each with a reason.
+    `rejected` of them by the provider for good, each with a reason.
     """
-    assert books.differences() == []
-    assert len(books.recipients) == recipients, "nobody lost"
-    accepted = {message.destination for message in books.accepted}
-    failed = {phone: row.reason for phone, row in books.recipients.items() if row.status == FAILED}
-    assert failed.keys() == books.recipients.keys() - accepted, "told as not sent: who was not"
-    assert sum(reason not in DOUBT_ENDED for reason in failed.values()) == refused
-    assert books.statuses() == +Counter(DELIVERED=len(accepted), FAILED=len(failed)), (
-        "told as delivered: who was sent to"
+    assert reconciled.differences() == []
+    assert len(reconciled.recipients) == recipients, "nobody lost"
+    accepted = {message.destination for message in reconciled.accepted}
+    failed = {phone: row.reason for phone, row in reconciled.recipients.items() if row.status == FAILED}
+    assert failed.keys() == reconciled.recipients.keys() - accepted, "recorded as not sent: who was not"
+    assert sum(reason not in RESOLVED_AS_NOT_SENT for reason in failed.values()) == rejected
+    assert reconciled.statuses() == +Counter(DELIVERED=len(accepted), FAILED=len(failed)), (
+        "recorded as delivered: who was sent to"
     )
-    assert books.campaign.state == campaign_pb2.CAMPAIGN_STATE_SENT
+    assert reconciled.campaign.state == campaign_pb2.CAMPAIGN_STATE_SENT
 
 
 def patiently(call: Callable[[], T]) -> T:

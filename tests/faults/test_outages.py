@@ -1,4 +1,4 @@
-"""Outages in mid-campaign: servers killed, services stopped; everything is sent once, told and paid for.
+"""Outages in mid-campaign: servers killed, services stopped; everything is sent once, reported and paid for.
 
 `make test` runs short ones. In `make test-faults` campaign and ledger are away for FAULT_OUTAGE_SECONDS=60; what is
 killed is killed FAULT_OUTAGES=10 times and is away for as long in all.
@@ -41,8 +41,8 @@ def load(simulator: Simulator, shop: Shop) -> Load:
 
 
 def finish(load: Load) -> None:
-    for books in load.finish():
-        check(books, RECIPIENTS)
+    for reconciled in load.finish():
+        check(reconciled, RECIPIENTS)
 
 
 def test_a_killed_and_emptied_redis_costs_time_only(fault_stack: Stack, load: Load, transitions: TransitionLog) -> None:
@@ -70,7 +70,7 @@ def test_a_killed_postgresql_costs_time_only(fault_stack: Stack, load: Load, tra
         killed.append((struck_at, datetime.now(UTC)))
     finish(load)
     seen = transitions.read()
-    armed = {tried for struck_at, back_at in killed for tried in armed_by(seen, None, struck_at, back_at)}
+    armed = {attempt for struck_at, back_at in killed for attempt in armed_by(seen, None, struck_at, back_at)}
     assert ambiguous(seen).keys() <= armed
 
 

@@ -14,11 +14,11 @@ from tests.faults.conftest import BATCH_SIZE
 from tests.faults.load import Load, check, patiently
 from tests.faults.transitions import TransitionLog
 
-# What cannot be noticed is left out; the dispatcher's tests show what becomes of it. Shuffled ids: the answer names no
-# destination. A single id of an earlier request: replicas know of one another's answers only the bulk id and the first
-# id, and nobody knows the ids of a batch that is ambiguous.
+# Without what cannot be noticed; the dispatcher's tests show what becomes of it. Shuffled ids: the response names no
+# destination. A single id of an earlier request: replicas know of one another's responses only the bulk id and the
+# first id, and nobody knows the ids of a batch that is ambiguous.
 STEPS = [name for name in NAMED if name not in {"ids-shuffled", "ids-known"}]
-FINAL_REFUSALS = {"400", "404", "413"}
+FINAL_REJECTIONS = {"400", "404", "413"}
 NOT_ACCEPTED = {campaign_pb2.RECIPIENT_STATUS_FAILED, campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED}
 
 
@@ -31,16 +31,16 @@ def test_whatever_the_provider_does_nobody_is_sent_to_twice_and_everybody_has_a_
     load.add()
     (campaign_id,) = load.campaigns
 
-    def all_tried() -> bool:
+    def all_attempted() -> bool:
         return not patiently(lambda: shop.client.campaigns.status(campaign_id)).counters.queued
 
-    eventually_blocking(all_tried, 100, "every recipient to have been tried", every_seconds=0.3)
-    books = shop.books(campaign_id)
+    eventually_blocking(all_attempted, 100, "every recipient to have been attempted", every_seconds=0.3)
+    reconciled = shop.reconcile(campaign_id)
     assert simulator.stats().script_steps_remaining == 0
-    assert len(books.recipients) == recipients
-    assert all(row.reason for row in books.recipients.values() if row.status in NOT_ACCEPTED)
-    times = Counter(message.destination for message in books.accepted)
+    assert len(reconciled.recipients) == recipients
+    assert all(row.reason for row in reconciled.recipients.values() if row.status in NOT_ACCEPTED)
+    times = Counter(message.destination for message in reconciled.accepted)
     assert set(times.values()) == {1}, "nobody twice"
 
-    (books,) = load.finish()
-    check(books, recipients, refused=BATCH_SIZE * len(FINAL_REFUSALS))
+    (reconciled,) = load.finish()
+    check(reconciled, recipients, rejected=BATCH_SIZE * len(FINAL_REJECTIONS))

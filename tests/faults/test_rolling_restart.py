@@ -1,4 +1,4 @@
-"""A rolling restart under load: each dispatcher in turn is told to end, and what it has on the wire it finishes.
+"""A rolling restart under load: each dispatcher in turn is asked to end, and what it has on the wire it finishes.
 
 `make test` goes round once, `make test-faults` FAULT_ROLLS=20 times.
 """
@@ -24,7 +24,7 @@ GRACE_SECONDS = 30.0
 
 
 @pytest.mark.timeout(240 + 60 * ROLLS)
-def test_a_rolling_restart_under_load_leaves_nothing_in_doubt(
+def test_a_rolling_restart_under_load_leaves_nothing_unresolved(
     fault_stack: Stack, simulator: Simulator, shop: Shop, transitions: TransitionLog
 ) -> None:
     simulator.set_behaviour(rules=[SLOW])
@@ -37,8 +37,8 @@ def test_a_rolling_restart_under_load_leaves_nothing_in_doubt(
             process.stop(GRACE_SECONDS)
             assert process.returncode == 0, "it ended by itself"
             process.start()
-    for books in load.finish():
-        check(books, RECIPIENTS)
+    for reconciled in load.finish():
+        check(reconciled, RECIPIENTS)
     seen = transitions.read()
     assert ambiguous(seen) == {}
-    assert {one.tried[1] for one in seen if one.target == ARMED} == {0}, "what was handed back had not been armed"
+    assert {one.attempt[1] for one in seen if one.target == ARMED} == {0}, "what was handed back had not been armed"

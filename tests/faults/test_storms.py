@@ -26,7 +26,7 @@ from devstack.processes import ManagedProcess
 from devstack.stack import Stack
 from tests.e2e.shop import Shop
 from tests.faults.load import Load, check
-from tests.faults.transitions import TransitionLog, Try, ambiguous, armed_by
+from tests.faults.transitions import Attempt, TransitionLog, ambiguous, armed_by
 
 KILLS = int(os.environ.get("FAULT_KILLS", "4"))
 FREEZES = int(os.environ.get("FAULT_FREEZES", "2"))
@@ -34,7 +34,7 @@ CAMPAIGNS = int(os.environ.get("FAULT_CAMPAIGNS", "3"))
 SEED = int(os.environ.get("FAULT_SEED", "20261122"))
 RECIPIENTS = 1_000
 _DISPATCHERS = 3
-# Up to longer than a lease: the worker wakes up as a zombie.
+# Up to longer than a lease: the worker comes back as a zombie.
 FREEZE_SECONDS = (0.5, 18.0)
 # Half of the requests wait before they are accepted, half after it: strikes meet both. Far below the soft timeout.
 SLOW = Latency(median_seconds=0.5, sigma=0.7, max_seconds=2.0)
@@ -48,7 +48,7 @@ def test_a_storm_of_kills_and_freezes_sends_nobody_a_second_text_and_loses_nobod
     simulator.set_behaviour(rules=PROVIDER)
     load = Load(shop, simulator, RECIPIENTS, audiences=min(CAMPAIGNS, 10))
     chance = random.Random(SEED)
-    # What was armed and not sent, and who is held back for it, waits for an operator: strikes end before messages do.
+    # What was armed and not sent, and who is deferred for it, waits for an operator: strikes end before messages do.
     moments = sorted(chance.sample(range(int(CAMPAIGNS * RECIPIENTS * 0.8)), KILLS + FREEZES))
     kinds = [_kill] * KILLS + [_freeze] * FREEZES
     chance.shuffle(kinds)
@@ -60,27 +60,28 @@ def test_a_storm_of_kills_and_freezes_sends_nobody_a_second_text_and_loses_nobod
         storm.calm()
     while len(load.campaigns) < CAMPAIGNS:
         load.add()
-    books = load.finish(seconds=120 + 10 * CAMPAIGNS)
+    reconciled = load.finish(seconds=120 + 10 * CAMPAIGNS)
 
-    for one in books:
+    for one in reconciled:
         check(one, RECIPIENTS)
     seen = transitions.read()
-    armed: set[Try] = set()
+    armed: set[Attempt] = set()
     for strike in storm.strikes:
         armed |= armed_by(seen, strike.pid, strike.struck_at, strike.back_at)
-    doubtful = ambiguous(seen)
-    assert {tried: why for tried, why in doubtful.items() if tried not in armed} == {}, "ambiguous without a strike"
+    seen_ambiguous = ambiguous(seen)
+    unexplained = {attempt: why for attempt, why in seen_ambiguous.items() if attempt not in armed}
+    assert unexplained == {}, "ambiguous without a strike"
     figures = {
         "kills": KILLS,
         "freezes": FREEZES,
         "seed": SEED,
-        "campaigns": len(books),
-        "accepted by the provider": sum(len(one.accepted) for one in books),
-        "recipients": sum((one.statuses() for one in books), Counter()),
+        "campaigns": len(reconciled),
+        "accepted by the provider": sum(len(one.accepted) for one in reconciled),
+        "recipients": sum((one.statuses() for one in reconciled), Counter()),
         "batches armed at a strike": len(armed),
-        "ambiguous": len(doubtful),
-        "why": Counter(doubtful.values()),
-        "resolved by": transitions.endings(doubtful),
+        "ambiguous": len(seen_ambiguous),
+        "why": Counter(seen_ambiguous.values()),
+        "resolved by": transitions.endings(seen_ambiguous),
     }
     print(f"\n{figures}")  # noqa: T201
 

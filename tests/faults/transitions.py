@@ -43,13 +43,13 @@ _ENDS = "SELECT batch_id::text, epoch, reason FROM attempts"
 
 _STATES = "SELECT state::int, reason, count(*), sum(recipients) FROM batches GROUP BY 1, 2 ORDER BY 1, 2"
 
-Try = tuple[str, int]
+Attempt = tuple[str, int]
 """A batch under one epoch: it is armed once at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One change of state; `worker` is who held the batch before or, when nobody did, holds it now."""
+    """One change of state; `worker` is whose lease the batch was under before or, without one, is now."""
 
     batch_id: str
     epoch: int
@@ -60,8 +60,8 @@ class Transition:
     at: datetime
 
     @property
-    def tried(self) -> Try:
-        """Which try it belongs to."""
+    def attempt(self) -> Attempt:
+        """Which attempt it belongs to."""
         return self.batch_id, self.epoch
 
 
@@ -85,28 +85,30 @@ class TransitionLog:
         """Batches and their recipients by state and reason, of all tests so far."""
         return sql.fetch(self._url, _STATES)
 
-    def endings(self, tries: Iterable[Try]) -> Counter[str]:
-        """What tries came to in the end, by the reason kept with the attempt (empty: the provider's own answer)."""
-        wanted = set(tries)
+    def endings(self, attempts: Iterable[Attempt]) -> Counter[str]:
+        """What attempts came to in the end, by the reason kept with each (empty: the provider's own response)."""
+        wanted = set(attempts)
         return Counter(reason for batch_id, epoch, reason in sql.fetch(self._url, _ENDS) if (batch_id, epoch) in wanted)
 
 
-def ambiguous(transitions: Iterable[Transition]) -> dict[Try, str]:
-    """The tries that were ever ambiguous → why."""
-    return {one.tried: one.reason for one in transitions if one.target == AMBIGUOUS}
+def ambiguous(transitions: Iterable[Transition]) -> dict[Attempt, str]:
+    """The attempts that were ever ambiguous → why."""
+    return {one.attempt: one.reason for one in transitions if one.target == AMBIGUOUS}
 
 
-def armed_by(transitions: Iterable[Transition], pid: int | None, struck_at: datetime, back_at: datetime) -> set[Try]:
+def armed_by(
+    transitions: Iterable[Transition], pid: int | None, struck_at: datetime, back_at: datetime
+) -> set[Attempt]:
     """What a process (None: all together) had armed when it was struck.
 
     A commit that was on its way when the process was struck counts: until `back_at` the process cannot begin another.
     """
-    armed: set[Try] = set()
+    armed: set[Attempt] = set()
     for one in transitions:
         if one.target == ARMED and pid in {None, _pid(one.worker)} and one.at < back_at:
-            armed.add(one.tried)
+            armed.add(one.attempt)
         elif one.origin == ARMED and one.at < struck_at:
-            armed.discard(one.tried)
+            armed.discard(one.attempt)
     return armed
 
 

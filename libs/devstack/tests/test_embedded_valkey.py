@@ -22,7 +22,7 @@ def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
     server.remove()
 
 
-def test_it_answers_only_who_knows_the_password(valkey: EmbeddedValkey) -> None:
+def test_it_serves_only_who_knows_the_password(valkey: EmbeddedValkey) -> None:
     with redis.Redis.from_url(valkey.url) as client:
         assert client.ping()
     once = Retry(NoBackoff(), 0)

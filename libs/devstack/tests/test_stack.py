@@ -67,8 +67,8 @@ def test_everything_is_started_migrated_and_healthy_and_gone_afterwards(
         assert stack.address("dispatcher").startswith("ipv4:127.0.0.1:")
         assert stack.address("dispatcher").count(",127.0.0.1:") == 1
         assert fetch(stack.database_url("campaign"), "SELECT count(*) FROM migrated") == [(1,)]
-        with urllib.request.urlopen(f"{stack.simulator.url}/control/health") as answer:
-            assert answer.status == 200
+        with urllib.request.urlopen(f"{stack.simulator.url}/control/health") as response:
+            assert response.status == 200
         assert stack.client_environment == {
             "BULKSMS_CAMPAIGN": stack.address("campaign"),
             "BULKSMS_DISPATCHER": stack.address("dispatcher"),

@@ -31,7 +31,7 @@ from .dispatcher_support import (
 )
 
 # On the wire together: neither of two is ambiguous yet when the other one is sent.
-CUT_OFF_LATE = Behaviour(latency=Latency(constant_seconds=2.0), answer="reset")
+CUT_OFF_LATE = Behaviour(latency=Latency(constant_seconds=2.0), response="reset")
 
 
 def report(message_id: str) -> pb.EvidenceReport:

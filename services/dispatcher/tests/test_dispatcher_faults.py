@@ -9,7 +9,7 @@ import pytest
 
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_dispatcher.settings import Settings
-from devstack.mitto.behaviours import Behaviour, Latency, PartialRefusal
+from devstack.mitto.behaviours import Behaviour, Latency, PartialRejection
 
 from .dispatcher_support import Dispatcher, Peers, Provider, eventually, phones, serving, submit
 
@@ -32,9 +32,9 @@ async def _settled(dispatcher: Dispatcher) -> queue_pb2.Batch | None:
 
 
 AMBIGUOUS_AFTER_ACCEPTANCE = {
-    "accept-then-never-answer": "READ_TIMEOUT",
+    "accept-then-never-respond": "READ_TIMEOUT",
     "accept-then-reset": "CONNECTION_LOST",
-    "cut-answer": "",
+    "cut-response": "",
     "accept-then-500": "SERVER_ERROR",
     "accept-then-502": "SERVER_ERROR",
     "accept-then-503": "SERVER_ERROR",
@@ -45,9 +45,9 @@ AMBIGUOUS_AFTER_ACCEPTANCE = {
     "ids-missing": "ID_MISSING",
     "ids-empty": "",
     "html-with-200": "RESPONSE_UNREADABLE",
-    "huge-answer": "RESPONSE_TOO_LARGE",
+    "huge-response": "RESPONSE_TOO_LARGE",
     "truncated-json": "RESPONSE_UNREADABLE",
-    "empty-answer": "RESPONSE_UNREADABLE",
+    "empty-response": "RESPONSE_UNREADABLE",
     "slow-drip": "READ_TIMEOUT",
 }
 
@@ -58,7 +58,7 @@ SILENCE = {"mitto_soft_timeout_seconds": 1.0, "mitto_hard_timeout_seconds": 2.0}
 
 @pytest.fixture
 async def hasty_when_silent(configure: Callable[..., Settings], behaviour: str) -> AsyncIterator[Dispatcher]:
-    is_silent = behaviour in ("never-answer", "accept-then-never-answer", "slow-drip")
+    is_silent = behaviour in ("never-respond", "accept-then-never-respond", "slow-drip")
     async with serving(configure(**SILENCE if is_silent else {})) as running:
         yield running
 
@@ -78,7 +78,7 @@ async def test_what_may_have_been_sent_is_ambiguous_and_not_sent_again(
     assert peers.ledger.captures == {}
 
 
-@pytest.mark.parametrize("behaviour", ["never-answer", "reset", "cut-request", "500", "502", "503"])
+@pytest.mark.parametrize("behaviour", ["never-respond", "reset", "cut-request", "500", "502", "503"])
 async def test_what_the_provider_did_not_take_is_ambiguous_too_because_nobody_can_know(
     hasty_when_silent: Dispatcher, simulator: Provider, peers: Peers, behaviour: str
 ) -> None:
@@ -161,7 +161,7 @@ async def test_ids_in_another_order_cannot_be_told_from_the_right_one_and_do_no_
 
 
 async def test_only_the_refused_part_of_a_bulk_fails(dispatcher: Dispatcher, simulator: Provider, peers: Peers) -> None:
-    simulator.script(Behaviour(partial=PartialRefusal(form="item_error", positions=(1, 3))))
+    simulator.script(Behaviour(partial=PartialRejection(form="item_error", positions=(1, 3))))
     batch = await send_one_batch(dispatcher, peers)
 
     assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
@@ -176,7 +176,7 @@ async def test_only_the_refused_part_of_a_bulk_fails(dispatcher: Dispatcher, sim
 async def test_what_is_rejected_for_now_is_sent_in_a_batch_of_its_own(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    rejection = PartialRefusal(form="item_error", positions=(1, 3), error_text="Handset busy, try later")
+    rejection = PartialRejection(form="item_error", positions=(1, 3), error_text="Handset busy, try later")
     simulator.script(Behaviour(partial=rejection), repeat=1)
     async with serving(configure(retryable_rejections=("try later",))) as dispatcher:
         numbers = phones(RECIPIENTS)
@@ -194,7 +194,7 @@ async def test_what_is_rejected_for_now_is_sent_in_a_batch_of_its_own(
 async def test_what_is_rejected_for_now_again_and_again_fails_at_last(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    rejection = PartialRefusal(form="item_error", destination_suffix="1", error_text="Handset busy, try later")
+    rejection = PartialRejection(form="item_error", destination_suffix="1", error_text="Handset busy, try later")
     simulator.script(Behaviour(partial=rejection), repeat=10)
     async with serving(configure(retryable_rejections=("try later",), queue_max_retries=2)) as dispatcher:
         await submit(dispatcher, phones(RECIPIENTS))
@@ -207,7 +207,7 @@ async def test_what_is_rejected_for_now_again_and_again_fails_at_last(
 async def test_a_refusal_that_does_not_say_whom_it_refuses_is_ambiguous(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers, form: str
 ) -> None:
-    simulator.script(Behaviour(partial=PartialRefusal(form=form, positions=(1,))))  # type: ignore[arg-type]
+    simulator.script(Behaviour(partial=PartialRejection(form=form, positions=(1,))))  # type: ignore[arg-type]
     batch = await send_one_batch(dispatcher, peers)
     assert batch.state == queue_pb2.BATCH_STATE_AMBIGUOUS
 

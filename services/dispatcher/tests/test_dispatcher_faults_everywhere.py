@@ -54,7 +54,7 @@ async def test_an_answer_cut_at_any_byte_never_leads_to_a_second_send(
     length = answer_length(simulator, use_bulk, size)
     cuts = [length * place // POSITIONS for place in range(POSITIONS)]
     ends = itertools.cycle(("close", "reset"))
-    steps = [Behaviour(answer="cut", cut_at_byte=byte, cut_end=next(ends)) for byte in cuts]  # type: ignore[arg-type]
+    steps = [Behaviour(response="cut", cut_at_byte=byte, cut_end=next(ends)) for byte in cuts]  # type: ignore[arg-type]
     with Provider(simulator) as provider:
         states = await send_into(configure, provider, peers, steps, use_bulk=use_bulk, size=size)
         assert states == {"AMBIGUOUS": POSITIONS}, "without its last byte it is no response"

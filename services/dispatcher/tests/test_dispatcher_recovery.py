@@ -59,7 +59,7 @@ async def test_a_worker_killed_while_sending_leaves_an_ambiguous_batch_that_is_n
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     settings = configure(worker_concurrency=1)
-    simulator.script("accept-then-never-answer")
+    simulator.script("accept-then-never-respond")
     async with serving(settings) as survivor:
         head = header()
         await survivor.pause(head)

@@ -134,7 +134,7 @@ async def test_a_single_message_reaches_its_final_state_without_a_report(
         Behaviour(status=429, retry_after="seconds", retry_after_seconds=1),
         Behaviour(status=500),
         Behaviour(body="html"),
-        Behaviour(answer="reset"),
+        Behaviour(response="reset"),
         Behaviour(status=404),
     ],
     ids=["429", "500", "html", "reset", "404"],

@@ -6,6 +6,7 @@ afterwards; `make up` starts a stack that stays.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,15 +21,17 @@ from rich.table import Table
 from bulksms.campaign.v1 import contacts_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import Client
-from devstack.books import Books, read_books
+from devstack.eventually import eventually_blocking
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.client import Simulator
 from devstack.mitto.delivery import Delivery, Outcome
 from devstack.mitto.report_posts import ReportSettings
 from devstack.mitto.rules import Rule
 from devstack.processes import ProcessFailed
+from devstack.reconciliation import Reconciliation, reconcile
 from devstack.span_store import SpanReader
 from devstack.stack import Stack, StackOptions
+from devstack.temporary import temporary_folder
 from devstack.tracetree import TraceTree, read_trace
 from devstack.traceview import render
 
@@ -50,11 +53,13 @@ def main() -> int:
     console = Console()
     started = time.monotonic()
     contacts = _find_contacts()
-    folder = Path(".devstack") / "demo"
     environment = {name: {"SMS_BATCH_SIZE": str(BATCH_SIZE)} for name in ("campaign", "dispatcher")}
     console.print("[dim]starting PostgreSQL, Valkey, the services and the Mitto simulator …[/]")
     try:
-        with Stack(StackOptions(folder=folder, ephemeral=True, environment=environment)) as stack:
+        with (
+            temporary_folder("demo") as folder,
+            Stack(StackOptions(folder=folder / "stack", ephemeral=True, environment=environment)) as stack,
+        ):
             console.print(f"[dim]ready after {time.monotonic() - started:.1f} s[/]")
             problems = _run(console, stack, contacts)
             stack.check()
@@ -101,16 +106,16 @@ def _run(console: Console, stack: Stack, contacts: Path) -> list[str]:
         dispatcher=stack.address("dispatcher"),
         tenant_id="demo-shop",
     ) as client:
-        _wait_closed(client, campaign_id)
-        books = read_books(client, stack.simulator.log_path, campaign_id)
+        _wait_for_reservation(client, campaign_id)
+        reconciled = reconcile(client, stack.simulator.log_path, campaign_id)
         balance = client.credits.balance()
-    tree = _wait_trace(stack, bytes.fromhex(books.campaign.trace_id))
+    tree = _wait_for_trace(stack, bytes.fromhex(reconciled.campaign.trace_id))
     console.rule("The campaign's trace")
     console.print(render(tree))
     console.rule("Accounts")
     missing = _SERVICES - set(tree.services)
     absent = [f"the trace has no span of {name}" for name in sorted(missing)]
-    return [*books.differences(), *absent, *_print_accounts(console, imported, books, balance)]
+    return [*reconciled.differences(), *absent, *_print_accounts(console, imported, reconciled, balance)]
 
 
 class Shell:
@@ -154,32 +159,37 @@ class Shell:
         return done.stdout or ""
 
 
-def _wait_closed(client: Client, campaign_id: str) -> None:
-    """The reservation is closed a moment after the campaign ended."""
-    deadline = time.monotonic() + _REPORTS_SECONDS
+def _wait_for_reservation(client: Client, campaign_id: str) -> None:
+    """The reservation is closed a moment after the campaign ended; if not, the reconciliation says so."""
     reservation_id = client.campaigns.get(campaign_id).reservation_id
-    while client.credits.reservation(reservation_id).state != ledger_pb2.RESERVATION_STATE_CLOSED:
-        if time.monotonic() > deadline:
-            return  # the books say so
-        time.sleep(0.1)
+    with contextlib.suppress(TimeoutError):
+        eventually_blocking(
+            lambda: client.credits.reservation(reservation_id).state == ledger_pb2.RESERVATION_STATE_CLOSED,
+            _REPORTS_SECONDS,
+            every_seconds=0.1,
+        )
 
 
-def _wait_trace(stack: Stack, trace_id: bytes) -> TraceTree:
+def _wait_for_trace(stack: Stack, trace_id: bytes) -> TraceTree:
     """Spans are exported in batches: wait until every service's have arrived, with a bound."""
-    deadline = time.monotonic() + _SPANS_SECONDS
-    while True:
-        tree = read_trace(SpanReader(stack.trace_store), trace_id)
-        if set(tree.services) >= _SERVICES or time.monotonic() > deadline:
-            return tree
-        time.sleep(0.2)
+
+    def read() -> TraceTree:
+        return read_trace(SpanReader(stack.trace_store), trace_id)
+
+    with contextlib.suppress(TimeoutError):
+        eventually_blocking(lambda: set(read().services) >= _SERVICES, _SPANS_SECONDS, every_seconds=0.2)
+    return read()
 
 
 def _print_accounts(
-    console: Console, imported: contacts_pb2.ImportContactsResponse, books: Books, balance: ledger_pb2.Balance
+    console: Console,
+    imported: contacts_pb2.ImportContactsResponse,
+    reconciled: Reconciliation,
+    balance: ledger_pb2.Balance,
 ) -> list[str]:
     """Print the last table; return what does not add up."""
-    statuses, hold = books.statuses(), books.reservation
-    untouched = balance.granted - hold.units
+    statuses, reservation = reconciled.statuses(), reconciled.reservation
+    untouched = balance.granted - reservation.units
     sums = [
         (
             "lines of the file",
@@ -188,16 +198,16 @@ def _print_accounts(
         ),
         (
             "recipients",
-            len(books.recipients),
+            len(reconciled.recipients),
             {"delivered": statuses["DELIVERED"], "failed": statuses["FAILED"]},
         ),
-        ("accepted by the provider", len(books.accepted), {"different recipients": len(books.recipients)}),
+        ("accepted by the provider", len(reconciled.accepted), {"different recipients": len(reconciled.recipients)}),
         (
             "credits granted",
             balance.granted,
-            {"captured": hold.captured, "released": hold.released, "never reserved": untouched},
+            {"captured": reservation.captured, "released": reservation.released, "never reserved": untouched},
         ),
-        ("credits available", balance.available, {"released": hold.released, "never reserved": untouched}),
+        ("credits available", balance.available, {"released": reservation.released, "never reserved": untouched}),
     ]
     table = Table("what", "figure", "=", "made of", title_justify="left")
     table.columns[1].justify = "right"

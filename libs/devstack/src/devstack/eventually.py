@@ -17,7 +17,7 @@ _PAUSE_SECONDS = 0.02
 async def eventually(
     condition: Callable[[], Awaitable[Any] | Any],
     within_seconds: float = _PATIENCE_SECONDS,
-    what: str = "a condition to become true",
+    what: str = "a condition",
     *,
     every_seconds: float = _PAUSE_SECONDS,
 ) -> Any:
@@ -38,7 +38,7 @@ async def eventually(
 def eventually_blocking(
     condition: Callable[[], Any],
     within_seconds: float = _PATIENCE_SECONDS,
-    what: str = "a condition to become true",
+    what: str = "a condition",
     *,
     every_seconds: float = _PAUSE_SECONDS,
 ) -> Any:

@@ -82,7 +82,7 @@ class Plan:
         return addresses | {"simulator": f"http://{self.simulator_address}"}
 
     def surroundings(self, servers: Servers, *, traces: bool) -> Surroundings:
-        """Return what every service is told of the others."""
+        """Return what every service knows of the others."""
         return Surroundings(
             campaign_address=self._peer("campaign"),
             dispatcher_address=self._peer("dispatcher"),
@@ -105,7 +105,7 @@ class Plan:
             replica.name,
             [replica.service.module, "serve"],
             environment_of(replica, around, database_url) | dict(overrides),
-            ready=lambda: _answers(replica),
+            ready=lambda: _is_ready(replica),
         )
 
     def migration(
@@ -152,7 +152,7 @@ class Plan:
         release_port(self.spans_port)
 
     def _peer(self, service: str) -> str:
-        """A service that has no process here still has an address, one where nobody answers."""
+        """A service that has no process here still has an address, one where nobody listens."""
         try:
             return self.address(service)
         except KeyError:
@@ -205,7 +205,7 @@ def make_plan(folder: Path, identity: Identity, services: Sequence[Service], rep
     )
 
 
-def _answers(replica: Replica) -> bool:
+def _is_ready(replica: Replica) -> bool:
     if replica.http_port is not None and not accepts_connections(replica.http_port):
         return False
     return is_serving(replica.grpc_port)
@@ -215,7 +215,7 @@ def _is_ok(url: str) -> bool:
     # No proxy of the shell's: this is this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=2.0) as answer:
-            return bool(answer.status == 200)
+        with opener.open(url, timeout=2.0) as response:
+            return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False

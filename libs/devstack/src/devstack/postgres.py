@@ -55,7 +55,7 @@ class EmbeddedPostgres:
             try:
                 self._start_once()
             except ProcessFailed as failure:
-                if attempt + 1 == _START_ATTEMPTS or not _is_worth_another_try(failure):
+                if attempt + 1 == _START_ATTEMPTS or not _is_worth_another_attempt(failure):
                     raise
                 time.sleep(0.2 * 2**attempt)  # backends of a killed server take a moment to notice
             else:
@@ -184,7 +184,7 @@ def _is_postmaster(pid: int, data: Path) -> bool:
         return False
 
 
-def _is_worth_another_try(failure: ProcessFailed) -> bool:
+def _is_worth_another_attempt(failure: ProcessFailed) -> bool:
     """A port taken since it was chosen, or shared memory that backends of a killed server still hold."""
     log = "\n".join(failure.last_log_lines)
     return any(sign in log for sign in ("could not bind", "pre-existing shared memory block", "Address already in use"))

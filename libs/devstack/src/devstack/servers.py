@@ -97,7 +97,7 @@ class Servers:
         )
 
     def start_valkey(self) -> None:
-        """Start Valkey, or see that the one given answers."""
+        """Start Valkey, or see that the one given responds."""
         if self.valkey is not None:
             self.valkey.start()
             return

@@ -26,7 +26,7 @@ def serving(
     environment: Mapping[str, str],
     ready: Callable[[int], bool] = is_serving,
 ) -> Iterator[tuple[ManagedProcess, str]]:
-    """`python …` told in GRPC_LISTEN where to listen: the process and its address. Its log goes to `folder`.
+    """`python …` with GRPC_LISTEN set to where it listens: the process and its address. Its log goes to `folder`.
 
     It can be killed and started again; its port stays its own until the block is left.
     """

@@ -31,7 +31,7 @@ _STOP_SECONDS = 5.0
 
 
 class SpanServer:
-    """An OTLP collector with one purpose; a full queue refuses the export, and the exporter tries again."""
+    """An OTLP collector with one purpose; a full queue rejects the export, and the exporter retries."""
 
     def __init__(self, address: str, path: Path) -> None:
         self._queue: queue.Queue[list[Span] | None] = queue.Queue(_QUEUED_EXPORTS)

@@ -237,7 +237,7 @@ class Stack:
             plan.release_ports()
         if servers is not None:
             servers.stop()
-        if self._folder_lock.held:
+        if self._folder_lock.acquired:
             remove_state(self.folder)
             if self.options.ephemeral:
                 shutil.rmtree(self.folder, ignore_errors=True)

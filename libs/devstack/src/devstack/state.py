@@ -128,7 +128,7 @@ class FolderLock:
                 return True
 
     @property
-    def held(self) -> bool:
+    def acquired(self) -> bool:
         """Whether this object has the lock."""
         return self._descriptor is not None
 

@@ -32,8 +32,8 @@ def render(tree: TraceTree) -> Tree:
     lines = _Lines(tree.start_ns)
     for root in tree.roots:
         lines.add(shown, root)
-    if lines.left_out or tree.omitted:
-        shown.add(Text(f"… {lines.left_out + tree.omitted} more not shown", "dim italic"))
+    if lines.not_shown or tree.omitted:
+        shown.add(Text(f"… {lines.not_shown + tree.omitted} more not shown", "dim italic"))
     if not tree.roots:
         shown.add(Text("no spans have arrived for this trace", "italic"))
     return shown
@@ -54,11 +54,11 @@ class _Lines:
     def __init__(self, start_ns: int) -> None:
         self._start_ns = start_ns
         self._left = _LINES
-        self.left_out = 0
+        self.not_shown = 0
 
     def add(self, parent: Tree, node: Node) -> None:
         if self._left == 0:
-            self.left_out += sum(len(below.spans) for below in node.walk())
+            self.not_shown += sum(len(below.spans) for below in node.walk())
             return
         self._left -= 1
         branch = parent.add(_line(node, self._start_ns))

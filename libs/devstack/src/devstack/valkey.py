@@ -43,7 +43,7 @@ class EmbeddedValkey:
         return f"redis://:{self._password}@{LOOPBACK}:{self.port}/0"
 
     def start(self) -> None:
-        """Start the server and wait until it answers; a later start uses the same port and password."""
+        """Start the server and wait until it responds; a later start uses the same port and password."""
         if self._process is not None:
             if not self._process.running:
                 self._process.start()
@@ -108,13 +108,13 @@ class EmbeddedValkey:
         try:
             with socket.create_connection((LOOPBACK, self.port or 0), timeout=1.0) as connection:
                 connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
-                answer = b""
-                while answer.count(b"\r\n") < 2:
+                reply = b""
+                while reply.count(b"\r\n") < 2:
                     received = connection.recv(256)
                     if not received:
                         return False
-                    answer += received
-                return answer == b"+OK\r\n+PONG\r\n"
+                    reply += received
+                return reply == b"+OK\r\n+PONG\r\n"
         except OSError:
             return False
 

@@ -24,9 +24,9 @@ def connection(simulator: SimulatorProcess) -> Iterator[socket.socket]:
         yield connection
 
 
-def read_answers(connection: socket.socket, count: int) -> list[tuple[int, Any]]:
-    """Read so many answers with a JSON body each."""
-    answers: list[tuple[int, Any]] = []
+def read_responses(connection: socket.socket, count: int) -> list[tuple[int, Any]]:
+    """Read so many responses with a JSON body each."""
+    responses: list[tuple[int, Any]] = []
     with connection.makefile("rb") as file:
         for _ in range(count):
             status = int(file.readline().split()[1])
@@ -34,23 +34,23 @@ def read_answers(connection: socket.socket, count: int) -> list[tuple[int, Any]]
             while (line := file.readline()) != b"\r\n":
                 if line.lower().startswith(b"content-length:"):
                     length = int(line.split(b":")[1])
-            answers.append((status, json.loads(file.read(length) or b"null")))
-    return answers
+            responses.append((status, json.loads(file.read(length) or b"null")))
+    return responses
 
 
 def head(*lines: str) -> bytes:
     return "\r\n".join([f"POST {BULK_PATH} HTTP/1.1", "Host: mitto", *lines]).encode() + b"\r\n\r\n"
 
 
-def test_pipelined_requests_are_answered_in_order(connection: socket.socket, bulk: Bulk) -> None:
+def test_pipelined_requests_get_their_responses_in_order(connection: socket.socket, bulk: Bulk) -> None:
     requests = b""
     for count in range(1, 41):
         body = json.dumps(bulk(count)).encode()
         slow = 'X-Simulate: {"latency":{"constant_seconds":0.05}}' if count % 10 == 1 else "X-Other: 1"
         requests += head(f"Content-Length: {len(body)}", slow) + body
     connection.sendall(requests)
-    answers = read_answers(connection, 40)
-    assert [len(body["messages"]) for _, body in answers] == list(range(1, 41))
+    responses = read_responses(connection, 40)
+    assert [len(body["messages"]) for _, body in responses] == list(range(1, 41))
 
 
 def test_a_chunked_body_sent_byte_by_byte_is_accepted(connection: socket.socket, bulk: Bulk) -> None:
@@ -60,17 +60,17 @@ def test_a_chunked_body_sent_byte_by_byte_is_accepted(connection: socket.socket,
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for byte in head("Transfer-Encoding: chunked") + chunks:
         connection.send(bytes([byte]))
-    ((status, answer),) = read_answers(connection, 1)
+    ((status, response),) = read_responses(connection, 1)
     assert status == 200
-    assert len(answer["messages"]) == 2
+    assert len(response["messages"]) == 2
 
 
-def test_expect_100_continue_is_answered(connection: socket.socket, bulk: Bulk) -> None:
+def test_expect_100_continue_is_acknowledged(connection: socket.socket, bulk: Bulk) -> None:
     body = json.dumps(bulk(1)).encode()
     connection.sendall(head(f"Content-Length: {len(body)}", "Expect: 100-continue"))
     assert connection.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
     connection.sendall(body)
-    assert read_answers(connection, 1)[0][0] == 200
+    assert read_responses(connection, 1)[0][0] == 200
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_expect_100_continue_is_answered(connection: socket.socket, bulk: Bulk) 
     ],
     ids=["no HTTP", "endless head", "endless body"],
 )
-def test_what_cannot_be_served_is_refused_and_the_connection_closed(
+def test_what_cannot_be_served_is_rejected_and_the_connection_closed(
     connection: socket.socket, data: bytes, status: int
 ) -> None:
     connection.sendall(data)
-    assert read_answers(connection, 1)[0][0] == status
+    assert read_responses(connection, 1)[0][0] == status
     with contextlib.suppress(ConnectionResetError):  # What was not read any more makes the kernel reset.
         assert connection.recv(1024) == b""
 
@@ -96,13 +96,13 @@ def test_keep_alive_is_kept_and_close_closes(simulator: SimulatorProcess, http: 
     for _ in range(5):
         http.post(simulator.base_url + BULK_PATH, json=bulk(1))
     assert simulator.control.stats().connections_opened == before + 1
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(1), headers={"X-Simulate": "close-connection"})
-    assert answer.headers["connection"] == "close"
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(1), headers={"X-Simulate": "close-connection"})
+    assert response.headers["connection"] == "close"
     http.post(simulator.base_url + BULK_PATH, json=bulk(1))
     assert simulator.control.stats().connections_opened == before + 2
 
 
-def test_http_1_0_gets_an_answer_and_an_end(connection: socket.socket) -> None:
+def test_http_1_0_gets_a_response_and_an_end(connection: socket.socket) -> None:
     connection.sendall(f"GET {MESSAGES_PATH}x HTTP/1.0\r\n\r\n".encode())
     received = b""
     while chunk := connection.recv(4096):
@@ -118,8 +118,8 @@ def test_requests_are_listed_with_time_account_and_outcome(
     http.get(simulator.base_url + MESSAGES_PATH + "x")
     entries = simulator.control.requests()
     assert [(entry.messages, entry.accepted, entry.status, entry.outcome) for entry in entries] == [
-        *[(4, 4, 200, "answered")] * 3,
-        (0, 0, 404, "answered"),
+        *[(4, 4, 200, "responded")] * 3,
+        (0, 0, 404, "responded"),
     ]
     assert [entry.number for entry in entries] == sorted(entry.number for entry in entries)
     page = http.get(simulator.base_url + f"/control/requests?after={entries[1].number}&limit=1").json()
@@ -134,6 +134,6 @@ def test_requests_are_listed_with_time_account_and_outcome(
 
 
 def test_an_unknown_control_path_lists_those_there_are(simulator: SimulatorProcess, http: httpx.Client) -> None:
-    answer = http.get(simulator.base_url + "/control/nothing")
-    assert answer.status_code == 404
-    assert "GET /control/stats" in answer.json()["message"]
+    response = http.get(simulator.base_url + "/control/nothing")
+    assert response.status_code == 404
+    assert "GET /control/stats" in response.json()["message"]

@@ -1,4 +1,4 @@
-"""The accepted log is the truth: nothing answered is missing from it, whatever happens to the simulator."""
+"""The accepted log is the truth: nothing responded to is missing from it, whatever happens to the simulator."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from devstack.mitto.wire import BULK_PATH, MESSAGES_PATH
 Bulk = Callable[[int], dict[str, Any]]
 
 
-def test_everything_answered_is_in_the_log_after_a_kill_under_load(simulator: SimulatorProcess, bulk: Bulk) -> None:
-    answered: list[str] = []
+def test_everything_responded_to_is_in_the_log_after_a_kill_under_load(simulator: SimulatorProcess, bulk: Bulk) -> None:
+    acknowledged: list[str] = []
     enough = threading.Event()
 
     def load() -> None:
@@ -30,8 +30,8 @@ def test_everything_answered_is_in_the_log_after_a_kill_under_load(simulator: Si
                     items = client.post(simulator.base_url + BULK_PATH, json=body).json()["messages"]
                 except httpx.TransportError:
                     return
-                answered.extend(item["messageId"] for item in items)
-                if len(answered) > 20_000:
+                acknowledged.extend(item["messageId"] for item in items)
+                if len(acknowledged) > 20_000:
                     enough.set()
 
     threads = [threading.Thread(target=load) for _ in range(4)]
@@ -43,13 +43,13 @@ def test_everything_answered_is_in_the_log_after_a_kill_under_load(simulator: Si
         thread.join()
     logged = [message.message_id for message in read_accepted(simulator.log_path)]
     assert len(set(logged)) == len(logged)
-    assert set(answered) <= set(logged)
-    assert len(logged) - len(answered) <= 4 * 200, "at most what was under way on each connection"
+    assert set(acknowledged) <= set(logged)
+    assert len(logged) - len(acknowledged) <= 4 * 200, "at most what was under way on each connection"
 
     simulator.start()
     with httpx.Client(trust_env=False) as client:
-        view = client.get(simulator.base_url + MESSAGES_PATH + answered[0])
-        assert view.json()["messageId"] == answered[0]
+        view = client.get(simulator.base_url + MESSAGES_PATH + acknowledged[0])
+        assert view.json()["messageId"] == acknowledged[0]
         client.post(simulator.base_url + BULK_PATH, json=bulk(1))
     *earlier, last = read_accepted(simulator.log_path)
     assert len(earlier) == len(logged)

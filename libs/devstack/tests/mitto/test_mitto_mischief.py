@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from devstack.mitto.behaviours import NAMED, Behaviour, Latency, PartialRefusal
+from devstack.mitto.behaviours import NAMED, Behaviour, Latency, PartialRejection
 from devstack.mitto.client import SimulatorError
 from devstack.mitto.process import SimulatorProcess
 from devstack.mitto.rules import Match, Rule
@@ -37,10 +37,10 @@ def test_an_error_status_accepts_nothing(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk, status: int
 ) -> None:
     simulator.control.script(str(status))
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(3))
-    assert answer.status_code == status
-    assert answer.json()["message"]
-    assert "retry-after" not in answer.headers
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(3))
+    assert response.status_code == status
+    assert response.json()["message"]
+    assert "retry-after" not in response.headers
     assert accepted_count(simulator) == 0
 
 
@@ -78,12 +78,12 @@ def test_an_error_has_the_body_that_was_asked_for(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk, form: str, expected: str
 ) -> None:
     wanted = json.dumps({"status": 400, "error": form, "error_text": "Text too long"})
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(1), headers={"X-Simulate": wanted})
-    assert (answer.status_code, answer.text) == (400, expected)
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(1), headers={"X-Simulate": wanted})
+    assert (response.status_code, response.text) == (400, expected)
 
 
 @pytest.mark.parametrize(("name", "accepted"), [("accept-then-reset", 3), ("reset", 0)])
-def test_a_reset_before_the_answer_leaves_the_client_in_the_dark(
+def test_a_reset_before_the_response_leaves_the_client_in_the_dark(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk, name: str, accepted: int
 ) -> None:
     with pytest.raises(httpx.ReadError):
@@ -92,26 +92,26 @@ def test_a_reset_before_the_answer_leaves_the_client_in_the_dark(
     assert last_outcome(simulator) == "reset"
 
 
-@pytest.mark.parametrize(("name", "accepted"), [("accept-then-never-answer", 3), ("never-answer", 0)])
-def test_an_answer_may_never_come(
+@pytest.mark.parametrize(("name", "accepted"), [("accept-then-never-respond", 3), ("never-respond", 0)])
+def test_a_response_may_never_come(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk, name: str, accepted: int
 ) -> None:
     with pytest.raises(httpx.ReadTimeout):
         http.post(simulator.base_url + BULK_PATH, json=bulk(3), headers={"X-Simulate": name}, timeout=0.3)
     assert accepted_count(simulator) == accepted
-    assert last_outcome(simulator) == "never answered"
+    assert last_outcome(simulator) == "never responded"
 
 
 @pytest.mark.parametrize(("end", "at_byte"), [("close", 0), ("close", 10), ("close", 250), ("reset", 250)])
-def test_an_answer_is_cut_at_the_byte_that_was_asked_for(
+def test_a_response_is_cut_at_the_byte_that_was_asked_for(
     simulator: SimulatorProcess, bulk: Bulk, end: str, at_byte: int
 ) -> None:
-    behaviour = json.dumps({"answer": "cut", "cut_at_byte": at_byte, "cut_end": end})
+    behaviour = json.dumps({"response": "cut", "cut_at_byte": at_byte, "cut_end": end})
     received, was_reset = exchange(simulator, post(bulk(100), f"X-Simulate: {behaviour}"))
     assert len(received) == at_byte
     assert was_reset == (end == "reset")
     assert accepted_count(simulator) == 100
-    assert last_outcome(simulator) == "answer cut"
+    assert last_outcome(simulator) == "response cut"
 
 
 @pytest.mark.parametrize("at_byte", [1, 5_000, 10_000_000])
@@ -133,31 +133,31 @@ def test_connections_are_refused_for_a_while(simulator: SimulatorProcess, http: 
     simulator.control.refuse_connections(0.5, drop_connections=True)
     refused = 0
     deadline = time.monotonic() + 10
-    answer = None
-    while answer is None:
+    response = None
+    while response is None:
         assert time.monotonic() < deadline
         try:
-            answer = http.post(url, json=bulk(1))
+            response = http.post(url, json=bulk(1))
         except httpx.TransportError:
             refused += 1
     assert refused > 0
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
     ("behaviour", "check"),
     [
-        (Behaviour(ids="short", ids_count=2), lambda answered, true: answered == true[:-2]),
-        (Behaviour(ids="long", ids_count=2), lambda answered, true: answered[:-2] == true and len(answered) == 12),
-        (Behaviour(ids="shuffled"), lambda answered, true: answered != true and set(answered) == set(true)),
-        (Behaviour(ids="repeated", ids_count=1), lambda answered, true: answered == [true[0], true[0], *true[2:]]),
-        (Behaviour(ids="null", ids_count=1), lambda answered, true: answered == [None, *true[1:]]),
-        (Behaviour(ids="missing", ids_count=1), lambda answered, true: answered == [None, *true[1:]]),
-        (Behaviour(ids="empty"), lambda answered, _: answered == []),
+        (Behaviour(ids="short", ids_count=2), lambda returned, true: returned == true[:-2]),
+        (Behaviour(ids="long", ids_count=2), lambda returned, true: returned[:-2] == true and len(returned) == 12),
+        (Behaviour(ids="shuffled"), lambda returned, true: returned != true and set(returned) == set(true)),
+        (Behaviour(ids="repeated", ids_count=1), lambda returned, true: returned == [true[0], true[0], *true[2:]]),
+        (Behaviour(ids="null", ids_count=1), lambda returned, true: returned == [None, *true[1:]]),
+        (Behaviour(ids="missing", ids_count=1), lambda returned, true: returned == [None, *true[1:]]),
+        (Behaviour(ids="empty"), lambda returned, _: returned == []),
     ],
     ids=lambda value: value.ids if isinstance(value, Behaviour) else "",
 )
-def test_ids_in_the_answer_may_lie_but_the_log_does_not(
+def test_ids_in_the_response_may_lie_but_the_log_does_not(
     simulator: SimulatorProcess,
     http: httpx.Client,
     bulk: Bulk,
@@ -165,20 +165,20 @@ def test_ids_in_the_answer_may_lie_but_the_log_does_not(
     check: Callable[[list[str | None], list[str]], bool],
 ) -> None:
     simulator.control.script(behaviour)
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(10)).json()
-    answered = [item.get("messageId") for item in answer["messages"]]
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(10)).json()
+    returned = [item.get("messageId") for item in response["messages"]]
     true = [message.message_id for message in simulator.control.accepted()]
     assert len(true) == 10
-    assert check(answered, true)
+    assert check(returned, true)
 
 
 def test_known_ids_are_those_of_an_earlier_request(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
     url = simulator.base_url + BULK_PATH
     earlier = [item["messageId"] for item in http.post(url, json=bulk(5)).json()["messages"]]
     simulator.control.script(Behaviour(ids="known", ids_count=2))
-    answered = [item["messageId"] for item in http.post(url, json=bulk(5)).json()["messages"]]
+    returned = [item["messageId"] for item in http.post(url, json=bulk(5)).json()["messages"]]
     true = [message.message_id for message in simulator.control.accepted()][5:]
-    assert answered == earlier[:2] + true[2:]
+    assert returned == earlier[:2] + true[2:]
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,13 @@ def test_known_ids_are_those_of_an_earlier_request(simulator: SimulatorProcess, 
         ("item_error", ["id", "error", "id"]),
     ],
 )
-def test_some_messages_of_a_bulk_are_refused(
+def test_some_messages_of_a_bulk_are_rejected(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk, form: Any, expected: list[str | None]
 ) -> None:
-    simulator.control.script(Behaviour(partial=PartialRefusal(form=form, destination_suffix="01")))
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(3))
-    items = answer.json()["messages"]
-    assert answer.status_code == 200
+    simulator.control.script(Behaviour(partial=PartialRejection(form=form, destination_suffix="01")))
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(3))
+    items = response.json()["messages"]
+    assert response.status_code == 200
     shown = ["error" if "error" in item else item["messageId"] and "id" for item in items]
     assert shown == expected
     accepted = list(simulator.control.accepted())
@@ -203,19 +203,21 @@ def test_some_messages_of_a_bulk_are_refused(
     assert [message.message_id for message in accepted] == [m["messageId"] for m in items if m.get("messageId")]
 
 
-def test_one_bad_message_may_refuse_the_whole_bulk(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
+def test_one_bad_message_may_fail_the_whole_bulk(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
     simulator.control.set_behaviour(
-        rules=[Rule(do=Behaviour(partial=PartialRefusal(form="whole_400", destination_suffix="2")))]
+        rules=[Rule(do=Behaviour(partial=PartialRejection(form="whole_400", destination_suffix="2")))]
     )
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(3))
-    assert answer.status_code == 400
-    assert list(answer.json()["errors"]) == ["Messages[2].Destination"]
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(3))
+    assert response.status_code == 400
+    assert list(response.json()["errors"]) == ["Messages[2].Destination"]
     assert http.post(simulator.base_url + BULK_PATH, json=bulk(2)).status_code == 200
     assert accepted_count(simulator) == 2
 
 
-def test_the_answer_may_be_html_huge_half_or_empty(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
-    simulator.control.script("html-with-200", "huge-answer", "truncated-json", "empty-answer")
+def test_the_response_may_be_html_huge_half_or_empty(
+    simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk
+) -> None:
+    simulator.control.script("html-with-200", "huge-response", "truncated-json", "empty-response")
     html, huge, half, empty = (http.post(simulator.base_url + BULK_PATH, json=bulk(3)) for _ in range(4))
     assert html.status_code == 200
     assert html.headers["content-type"].startswith("text/html")
@@ -228,7 +230,7 @@ def test_the_answer_may_be_html_huge_half_or_empty(simulator: SimulatorProcess, 
     assert accepted_count(simulator) == 12
 
 
-def test_the_single_send_answers_in_three_shapes(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
+def test_the_single_send_responds_in_three_shapes(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
     message = bulk(1)["messages"][0]
     simulator.control.script("polite", "flat-message-id", "flat-id")
     nested, flat, flat_id = (http.post(simulator.base_url + SEND_PATH, json=message).json() for _ in range(3))
@@ -236,12 +238,12 @@ def test_the_single_send_answers_in_three_shapes(simulator: SimulatorProcess, ht
     assert [nested["messages"][0]["messageId"], flat["messageId"], flat_id["id"]] == true
 
 
-def test_an_answer_may_drip(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
-    simulator.control.script(Behaviour(answer="drip", drip_bytes=50, drip_interval_seconds=0.02))
+def test_a_response_may_drip(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
+    simulator.control.script(Behaviour(response="drip", drip_bytes=50, drip_interval_seconds=0.02))
     began = time.monotonic()
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(5))
-    assert len(answer.json()["messages"]) == 5
-    assert time.monotonic() - began > 0.02 * len(answer.content) / 50
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(5))
+    assert len(response.json()["messages"]) == 5
+    assert time.monotonic() - began > 0.02 * len(response.content) / 50
 
 
 def test_latency_is_waited_for_after_acceptance(simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> None:
@@ -266,15 +268,15 @@ def test_a_long_tail_is_long_and_repeatable() -> None:
     assert waits[-1] <= 2.0
 
 
-def test_reports_may_come_before_the_answer(
+def test_reports_may_come_before_the_response(
     reporting: SimulatorProcess, sink: ReportSink, http: httpx.Client, bulk: Bulk
 ) -> None:
     reporting.control.script("reports-first")
-    answer = http.post(reporting.base_url + BULK_PATH, json=bulk(600)).json()
-    assert sink.statuses() == {item["messageId"]: ["Sent", "Delivered"] for item in answer["messages"]}
+    response = http.post(reporting.base_url + BULK_PATH, json=bulk(600)).json()
+    assert sink.statuses() == {item["messageId"]: ["Sent", "Delivered"] for item in response["messages"]}
 
 
-def test_what_is_accepted_but_never_answered_is_still_reported(
+def test_what_is_accepted_without_a_response_is_still_reported(
     reporting: SimulatorProcess, sink: ReportSink, http: httpx.Client, bulk: Bulk
 ) -> None:
     with pytest.raises(httpx.ReadError):
@@ -312,13 +314,13 @@ def test_a_rule_applies_to_the_nth_or_every_nth_request_or_to_a_share(
     assert drawn == statuses(Rule(do="503", share=0.3), 100), "the same seed draws the same"
 
 
-def test_behaviour_that_cannot_be_is_refused_with_field_and_cure(
+def test_behaviour_that_cannot_be_is_rejected_with_field_and_cure(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk
 ) -> None:
     control = simulator.control
     control.set_behaviour(rules=[Rule(do="503")])
     url = simulator.base_url + "/control/behaviour"
-    refused = [
+    rejected = [
         ({"rules": [{"do": {"latenzy": 1}}]}, r"unknown field `latenzy` - at `\$\.rules\[0\]\.do`"),
         ({"rules": [{"do": "sulk"}]}, "no behaviour is called 'sulk'; the names are: polite"),
         ({"rules": [{"do": "503", "share": 2}]}, r"<= 1.* - at `\$\.rules\[0\]\.share`"),
@@ -326,11 +328,11 @@ def test_behaviour_that_cannot_be_is_refused_with_field_and_cure(
         ({"reports": {"url": "ftp://x"}}, "expected http"),
         ({"delivery": {"outcomes": [{"statuses": []}]}}, r"at `\$\.delivery\.outcomes\[0\]\.statuses`"),
     ]
-    for body, text in refused:
-        answer = http.put(url, json=body)
-        assert answer.status_code == 400
-        assert re.search(text, answer.json()["message"]), answer.text
-    assert control.behaviour().rules == (Rule(do="503"),), "a refusal changes nothing"
+    for body, text in rejected:
+        response = http.put(url, json=body)
+        assert response.status_code == 400
+        assert re.search(text, response.json()["message"]), response.text
+    assert control.behaviour().rules == (Rule(do="503"),), "an error changes nothing"
     with pytest.raises(SimulatorError, match="no behaviour is called"):
         control.script("sulk")
     bad = http.post(simulator.base_url + BULK_PATH, json=bulk(1), headers={"X-Simulate": '{"x":1}'})

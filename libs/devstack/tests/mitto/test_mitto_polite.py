@@ -20,14 +20,14 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
-def test_a_bulk_is_answered_by_position_and_the_log_agrees(
+def test_a_bulk_gets_ids_by_position_and_the_log_agrees(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk
 ) -> None:
     body = bulk(1000)
-    answer = http.post(simulator.base_url + BULK_PATH, json=body)
-    assert answer.status_code == 200
-    assert UUID.fullmatch(answer.json()["bulkId"])
-    ids = [item["messageId"] for item in answer.json()["messages"]]
+    response = http.post(simulator.base_url + BULK_PATH, json=body)
+    assert response.status_code == 200
+    assert UUID.fullmatch(response.json()["bulkId"])
+    ids = [item["messageId"] for item in response.json()["messages"]]
     assert all(ULID.fullmatch(message_id) for message_id in ids)
     assert len(set(ids)) == 1000
     assert ids != sorted(ids), "ids must not happen to sort as the messages do"
@@ -35,15 +35,15 @@ def test_a_bulk_is_answered_by_position_and_the_log_agrees(
     assert [message.message_id for message in accepted] == ids
     assert [message.destination for message in accepted] == [m["destination"] for m in body["messages"]]
     assert [message.text for message in accepted] == [m["sms"]["text"] for m in body["messages"]]
-    assert {message.bulk_id for message in accepted} == {answer.json()["bulkId"]}
+    assert {message.bulk_id for message in accepted} == {response.json()["bulkId"]}
     assert {message.sender for message in accepted} == {"Astronote"}
 
 
 def test_a_bulk_may_be_larger_than_one_block_of_ids(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk
 ) -> None:
-    answer = http.post(simulator.base_url + BULK_PATH, json=bulk(40_000)).json()
-    ids = [item["messageId"] for item in answer["messages"]]
+    response = http.post(simulator.base_url + BULK_PATH, json=bulk(40_000)).json()
+    ids = [item["messageId"] for item in response["messages"]]
     assert len(set(ids)) == 40_000
     last = http.get(simulator.base_url + MESSAGES_PATH + ids[-1]).json()
     assert last["text"] == "Γειά σου 39999"
@@ -53,8 +53,8 @@ def test_a_single_message_gets_one_id_whose_time_is_its_creation(
     simulator: SimulatorProcess, http: httpx.Client, bulk: Bulk
 ) -> None:
     before = int(time.time() * 1000)
-    answer = http.post(simulator.base_url + SEND_PATH, json=bulk(1)["messages"][0]).json()
-    (item,) = answer["messages"]
+    response = http.post(simulator.base_url + SEND_PATH, json=bulk(1)["messages"][0]).json()
+    (item,) = response["messages"]
     assert set(item) == {"trafficAccountId", "messageId"}
     assert before <= ulid_milliseconds(item["messageId"]) <= int(time.time() * 1000)
     view = http.get(simulator.base_url + MESSAGES_PATH + item["messageId"]).json()
@@ -67,9 +67,9 @@ def test_a_single_message_gets_one_id_whose_time_is_its_creation(
 def test_every_message_is_reported_sent_and_then_delivered(
     reporting: SimulatorProcess, sink: ReportSink, http: httpx.Client, bulk: Bulk
 ) -> None:
-    answer = http.post(reporting.base_url + BULK_PATH, json=bulk(300)).json()
+    response = http.post(reporting.base_url + BULK_PATH, json=bulk(300)).json()
     assert reporting.control.wait_reports()
-    ids = {item["messageId"] for item in answer["messages"]}
+    ids = {item["messageId"] for item in response["messages"]}
     assert sink.statuses() == {message_id: ["Sent", "Delivered"] for message_id in ids}
     assert {post.headers["x-dlr-secret"] for post in sink.posts} == {"open sesame"}
     assert len({post.client for post in sink.posts}) <= 16
@@ -93,15 +93,15 @@ def test_an_unknown_message_or_path_is_not_found(simulator: SimulatorProcess, ht
     assert http.post(simulator.base_url + "/api/v1.1/Nothing", json={}).status_code == 404
 
 
-def test_what_is_no_message_is_refused_and_not_logged(simulator: SimulatorProcess, http: httpx.Client) -> None:
+def test_what_is_no_message_is_rejected_and_not_logged(simulator: SimulatorProcess, http: httpx.Client) -> None:
     for body in (b"", b"[]", b'{"messages":[]}', b'{"messages":[{"destination":"+30"}]}', b"\xff"):
-        answer = http.post(simulator.base_url + BULK_PATH, content=body)
-        assert answer.status_code == 400
-        assert answer.json()["errors"]["Messages"]
+        response = http.post(simulator.base_url + BULK_PATH, content=body)
+        assert response.status_code == 400
+        assert response.json()["errors"]["Messages"]
     assert list(simulator.control.accepted()) == []
 
 
-def test_a_wrong_api_key_is_refused(tmp_path: Path, http: httpx.Client, bulk: Bulk) -> None:
+def test_a_wrong_api_key_is_rejected(tmp_path: Path, http: httpx.Client, bulk: Bulk) -> None:
     with SimulatorProcess(tmp_path, api_key="right") as simulator:
         url = simulator.base_url + BULK_PATH
         assert http.post(url, json=bulk(1)).status_code == 401

@@ -27,9 +27,9 @@ def send(reporting: SimulatorProcess, http: httpx.Client, bulk: Bulk) -> Callabl
     """Sends so many messages under the settings in force and waits for the end of their reports."""
 
     def run(count: int) -> list[str]:
-        answer = http.post(reporting.base_url + BULK_PATH, json=bulk(count)).json()
+        response = http.post(reporting.base_url + BULK_PATH, json=bulk(count)).json()
         assert reporting.control.wait_reports()
-        return [item["messageId"] for item in answer["messages"]]
+        return [item["messageId"] for item in response["messages"]]
 
     return run
 
@@ -160,19 +160,19 @@ def test_reports_come_under_older_names(
     assert all("deliveryStatus" not in report for report in sink.reports)
 
 
-def test_without_retries_a_refused_report_is_gone_and_with_them_it_comes_again(
+def test_without_retries_a_rejected_report_is_gone_and_with_them_it_comes_again(
     reporting: SimulatorProcess, sink: ReportSink, send: Callable[[int], list[str]]
 ) -> None:
     reporting.control.set_behaviour(delivery=PROMPT)
     seen: set[tuple[str, str]] = set()
 
-    def refuse_first(post: Any) -> int:
+    def reject_first(post: Any) -> int:
         key = (post.body["messageId"], post.body["deliveryStatus"])
         known = key in seen
         seen.add(key)
         return 200 if known else 503
 
-    sink.status = refuse_first
+    sink.status = reject_first
     send(10)
     statistics = reporting.control.stats().reports
     assert (statistics.sent, statistics.acknowledged, statistics.failed) == (20, 0, 20)
@@ -204,7 +204,7 @@ def test_a_webhook_that_is_down_costs_the_reports_but_not_the_simulator(
             assert len(sink.reports) == 20
 
 
-def test_a_webhook_that_does_not_answer_in_time_has_not_acknowledged(
+def test_a_webhook_that_does_not_respond_in_time_has_not_acknowledged(
     reporting: SimulatorProcess, sink: ReportSink, send: Callable[[int], list[str]]
 ) -> None:
     release = threading.Event()
@@ -219,7 +219,7 @@ def test_a_webhook_that_does_not_answer_in_time_has_not_acknowledged(
     )
     send(2)
     release.set()
-    assert {post.failure for post in reporting.control.unacknowledged()} == {"no answer in time"}
+    assert {post.failure for post in reporting.control.unacknowledged()} == {"no response in time"}
 
 
 def test_reports_are_paused_resumed_flushed_and_dropped(
@@ -235,8 +235,8 @@ def test_reports_are_paused_resumed_flushed_and_dropped(
     assert control.wait_reports()
     assert len(sink.reports) == 10
     control.set_behaviour(delivery=Delivery(first_status_seconds=3600))
-    answer = http.post(url, json=bulk(5)).json()
-    message_url = reporting.base_url + MESSAGES_PATH + answer["messages"][0]["messageId"]
+    response = http.post(url, json=bulk(5)).json()
+    message_url = reporting.base_url + MESSAGES_PATH + response["messages"][0]["messageId"]
     assert control.stats().reports.pending_requests == 1
     assert http.get(message_url).json()["deliveryStatus"] == "Pending"
     assert control.flush_reports()
@@ -268,7 +268,7 @@ def test_single_messages_are_reported_too(
     assert sink.statuses() == {sent["messages"][0]["messageId"]: ["Sent", "Delivered"]}
 
 
-def test_a_webhook_that_closes_after_each_answer_gets_every_report(
+def test_a_webhook_that_closes_after_each_response_gets_every_report(
     reporting: SimulatorProcess, sink: ReportSink, send: Callable[[int], list[str]]
 ) -> None:
     sink.close_connections = True

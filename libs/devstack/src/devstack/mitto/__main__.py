@@ -13,7 +13,7 @@ from devstack.mitto.settings import SettingsError, SimulatorSettings
 
 
 def main() -> int:
-    """Run until stopped; answers the exit code (2: bad settings)."""
+    """Run until stopped; returns the exit code (2: bad settings)."""
     try:
         settings = SimulatorSettings.from_environment(os.environ)
     except SettingsError as error:

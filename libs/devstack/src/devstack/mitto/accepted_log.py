@@ -2,7 +2,7 @@
 
 A log is a sequence of records, one per accepted request: a JSON header line, then the body of the request
 exactly as it came, then a line feed. The header carries the body's length and checksum, so that a record that was
-being written when the process died is recognised, and ignored: it was never answered.
+being written when the process died is recognised, and ignored: there was no response to it.
 """
 
 from __future__ import annotations

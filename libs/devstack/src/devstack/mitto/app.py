@@ -63,7 +63,7 @@ class Application:
     async def handle(self, request: Request, exchange: Connection) -> None:
         """Part of the server's Handler."""
         if request.path.startswith("/control/"):
-            await exchange.send(await self._control.answer(request), request)
+            await exchange.send(await self._control.respond(request), request)
         else:
             await self._calls.handle(request, exchange)
 
@@ -101,7 +101,7 @@ class Application:
 
 
 async def serve(settings: SimulatorSettings) -> int:
-    """Run a simulator until SIGTERM or SIGINT; answers the exit code."""
+    """Run a simulator until SIGTERM or SIGINT; returns the exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -29,19 +29,19 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return min(self.constant_seconds + tail, self.max_seconds)
 
 
-class PartialRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Some messages of a bulk are refused. A message is refused when any of the conditions holds."""
+class PartialRejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Some messages of a bulk are rejected. A message is rejected when any of the conditions is met."""
 
     form: Literal["short", "null_id", "item_error", "whole_400"] = "short"
-    """How the answer says so: left out, with `messageId: null`, with an `error`, or one 400 that accepts none."""
+    """How the response says so: left out, with `messageId: null`, with an `error`, or one 400 that accepts none."""
     positions: tuple[Count, ...] = ()
     destination_prefix: str = ""
     destination_suffix: str = ""
     share: Share = 0.0
     error_text: str = "Invalid destination"
 
-    def refuses(self, position: int, destination: str, random: Random) -> bool:
-        """Whether the message at this position is refused."""
+    def rejects(self, position: int, destination: str, random: Random) -> bool:
+        """Whether the message at this position is rejected."""
         return (
             position in self.positions
             or (bool(self.destination_prefix) and destination.startswith(self.destination_prefix))
@@ -64,13 +64,13 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     latency_before_acceptance: Latency | None = None
     accept: bool | None = None
     """Whether the messages are accepted; by default whenever `status` is below 400."""
-    partial: PartialRefusal | None = None
+    partial: PartialRejection | None = None
     reports_first: bool = False
-    """Send this request's delivery reports, and wait for their end, before the answer."""
+    """Send this request's delivery reports, and wait for their end, before the response."""
 
-    # The answer's content.
+    # The response's content.
     latency: Latency | None = None
-    """Between acceptance and the answer."""
+    """Between acceptance and the response."""
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 200
     error: Literal["message", "error", "errors", "text", "html", "empty"] = "message"
     """Form of the body when `status` is 400 or more."""
@@ -80,24 +80,24 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     ids: Literal["positional", "short", "long", "shuffled", "repeated", "null", "missing", "known", "empty"] = (
         "positional"
     )
-    """What the answer claims the ids are; the log and the reports keep the true ones."""
+    """What the response claims the ids are; the log and the reports keep the true ones."""
     ids_count: AtLeastOne = 1
     """How many ids are cut, added, repeated, nulled, left out, or taken from earlier requests."""
     shape: Literal["messages", "messageId", "id"] = "messages"
-    """Shape of the single-send answer."""
+    """Shape of the single-send response."""
     body: Literal["json", "html", "huge", "truncated", "empty"] = "json"
     """Instead of the JSON: an HTML page, the JSON padded to `huge_bytes`, half of it, or nothing."""
     huge_bytes: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] = 10_000_000
 
-    # The answer's way.
-    answer: Literal["send", "never", "reset", "cut", "drip"] = "send"
+    # The response's way.
+    response: Literal["send", "never", "reset", "cut", "drip"] = "send"
     cut_at_byte: Count = 0
-    """With `cut`: how many bytes of the answer (its head included) are sent."""
+    """With `cut`: how many bytes of the response (its head included) are sent."""
     cut_end: Literal["close", "reset"] = "close"
     drip_bytes: AtLeastOne = 1
     drip_interval_seconds: Seconds = 0.1
     close: bool = False
-    """Answer with `Connection: close`."""
+    """Respond with `Connection: close`."""
     refuse_connections_seconds: Seconds = 0.0
     """Afterwards, close the listening socket for so long."""
 
@@ -116,13 +116,13 @@ NAMED: dict[str, Behaviour] = {
         POLITE,
         Behaviour("slow", latency=Latency(constant_seconds=1.0)),
         Behaviour("long-tail", latency=Latency(median_seconds=0.1)),
-        Behaviour("accept-then-never-answer", answer="never"),
-        Behaviour("accept-then-reset", answer="reset"),
-        Behaviour("never-answer", accept=False, answer="never"),
-        Behaviour("reset", accept=False, answer="reset"),
-        Behaviour("cut-answer", answer="cut", cut_at_byte=200),
+        Behaviour("accept-then-never-respond", response="never"),
+        Behaviour("accept-then-reset", response="reset"),
+        Behaviour("never-respond", accept=False, response="never"),
+        Behaviour("reset", accept=False, response="reset"),
+        Behaviour("cut-response", response="cut", cut_at_byte=200),
         Behaviour("cut-request", cut_request_at_byte=1),
-        Behaviour("refuse-connections", accept=False, answer="reset", refuse_connections_seconds=1.0),
+        Behaviour("refuse-connections", accept=False, response="reset", refuse_connections_seconds=1.0),
         *(Behaviour(str(status), status=status) for status in (400, 401, 403, 404, 413, 429, 500, 502, 503)),
         Behaviour("429-retry-after", status=429, retry_after="seconds"),
         Behaviour("429-retry-after-date", status=429, retry_after="date"),
@@ -132,10 +132,10 @@ NAMED: dict[str, Behaviour] = {
             for ids in ("short", "long", "shuffled", "repeated", "null", "missing", "known", "empty")
         ),
         Behaviour("html-with-200", body="html"),
-        Behaviour("huge-answer", body="huge"),
+        Behaviour("huge-response", body="huge"),
         Behaviour("truncated-json", body="truncated"),
-        Behaviour("empty-answer", body="empty"),
-        Behaviour("slow-drip", answer="drip"),
+        Behaviour("empty-response", body="empty"),
+        Behaviour("slow-drip", response="drip"),
         Behaviour("flat-message-id", shape="messageId"),
         Behaviour("flat-id", shape="id"),
         Behaviour("reports-first", reports_first=True),

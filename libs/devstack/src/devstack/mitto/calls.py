@@ -1,4 +1,4 @@
-"""Mitto's calls: what is accepted, what is answered, and how that goes wrong on request."""
+"""Mitto's calls: what is accepted, what is responded, and how that goes wrong on request."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from uuid import UUID
 import msgspec
 
 from devstack.mitto.accepted_log import Record, RecordHeader
-from devstack.mitto.answers import Answer, bulk_answer, error_answer, json_answer, plain_answer, single_answer
-from devstack.mitto.behaviours import Behaviour, BehaviourError, PartialRefusal, parse_header
+from devstack.mitto.behaviours import Behaviour, BehaviourError, PartialRejection, parse_header
 from devstack.mitto.commit import LogWriter
 from devstack.mitto.delivery import Delivery
 from devstack.mitto.history import Entry, History, Outcome
@@ -20,17 +19,25 @@ from devstack.mitto.message_ids import new_blocks
 from devstack.mitto.protocol import Connection, Request
 from devstack.mitto.records import AcceptedRequest, AcceptedRequests, Content
 from devstack.mitto.reports import Reports
+from devstack.mitto.responses import (
+    Response,
+    bulk_response,
+    error_response,
+    json_response,
+    plain_response,
+    single_response,
+)
 from devstack.mitto.rules import Call, Director
 from devstack.mitto.server import Server
 from devstack.mitto.wire import BULK_PATH, MESSAGES_PATH, SEND_PATH, OutgoingMessage, decode_messages
 
 REPORTS_FIRST_SECONDS = 60.0
-"""How long an answer waits for the reports that are to come before it."""
+"""How long a response waits for the reports that are to come before it."""
 
 
 @dataclass(slots=True)
 class Acceptance:
-    """What became of a request's messages: an id each, or None where refused."""
+    """What became of a request's messages: an id each, or None where rejected."""
 
     bulk_id: str
     ids: list[str | None]
@@ -73,7 +80,7 @@ class Calls:
             try:
                 behaviour = parse_header(header)
             except BehaviourError:
-                return None  # Answered with 400 once the request is read.
+                return None  # The response is 400 once the request is read.
         else:
             behaviour = self._director.choose_early(call)
         if behaviour is None or behaviour.cut_request_at_byte is None:
@@ -88,23 +95,23 @@ class Calls:
         entry = self._begin(request)
         call = _call_of(request)
         if call is None:
-            await self._refuse(entry, request, exchange, json_answer({"message": "Resource not found"}, 404))
+            await self._reject(entry, request, exchange, json_response({"message": "Resource not found"}, 404))
             return
         if self._api_key and request.headers.get("x-mitto-api-key") != self._api_key:
-            await self._refuse(entry, request, exchange, json_answer({"message": "Invalid API key"}, 401))
+            await self._reject(entry, request, exchange, json_response({"message": "Invalid API key"}, 401))
             return
         try:
             messages = [] if call == "get" else decode_messages(call, request.body)
             header = request.headers.get("x-simulate")
             behaviour = self._director.choose(call, messages) if header is None else parse_header(header)
         except BehaviourError as error:
-            await self._refuse(entry, request, exchange, json_answer({"message": str(error)}, 400))
+            await self._reject(entry, request, exchange, json_response({"message": str(error)}, 400))
             return
         except msgspec.DecodeError as error:
-            await self._refuse(entry, request, exchange, _invalid(str(error)))
+            await self._reject(entry, request, exchange, _invalid(str(error)))
             return
         if call == "bulk" and not messages:
-            await self._refuse(entry, request, exchange, _invalid("Messages must not be empty"))
+            await self._reject(entry, request, exchange, _invalid("Messages must not be empty"))
             return
         entry.behaviour = behaviour.name
         self._history.read(entry, call, messages[0].traffic_account_id if messages else None, len(messages))
@@ -123,21 +130,21 @@ class Calls:
             await asyncio.sleep(behaviour.latency_before_acceptance.draw(self._random))
         # Looked up first: what this very request adds is not "known".
         earlier = self._requests.earlier_ids(behaviour.ids_count) if behaviour.ids == "known" else []
-        refused = self._refused(messages, behaviour)
-        acceptance = await self._accept(call, messages, refused, behaviour, entry, request)
+        rejected = self._rejected(messages, behaviour)
+        acceptance = await self._accept(call, messages, rejected, behaviour, entry, request)
         accepted = acceptance.request
-        prompt = behaviour.latency is None and behaviour.answer == "send"
+        prompt = behaviour.latency is None and behaviour.response == "send"
         if accepted is not None and behaviour.reports_first:
             await self._report_and_wait(accepted)
         elif accepted is not None and not prompt:
             self._reports.owe(accepted)
         if behaviour.latency is not None:
             await asyncio.sleep(behaviour.latency.draw(self._random))
-        if refused and behaviour.partial is not None and behaviour.partial.form == "whole_400":
-            answer = _refuse_whole(behaviour, behaviour.partial, min(refused))
+        if rejected and behaviour.partial is not None and behaviour.partial.form == "whole_400":
+            response = _reject_whole(behaviour, behaviour.partial, min(rejected))
         else:
-            answer = self._compose(call, messages, behaviour, acceptance, earlier, request)
-        await self._deliver(answer, behaviour, entry, request, exchange)
+            response = self._compose(call, messages, behaviour, acceptance, earlier, request)
+        await self._deliver(response, behaviour, entry, request, exchange)
         if accepted is not None and prompt and not behaviour.reports_first:
             self._reports.owe(accepted)
         if behaviour.refuse_connections_seconds and self.server is not None:
@@ -147,18 +154,18 @@ class Calls:
         self,
         call: Call,
         messages: list[OutgoingMessage],
-        refused: set[int],
+        rejected: set[int],
         behaviour: Behaviour,
         entry: Entry,
         request: Request,
     ) -> Acceptance:
         bulk_id = str(UUID(int=self._id_random.getrandbits(128), version=4))
-        whole = bool(refused) and behaviour.partial is not None and behaviour.partial.form == "whole_400"
-        if whole or not behaviour.accepts() or len(refused) == len(messages):
+        whole = bool(rejected) and behaviour.partial is not None and behaviour.partial.form == "whole_400"
+        if whole or not behaviour.accepts() or len(rejected) == len(messages):
             return Acceptance(bulk_id, [None] * len(messages), None)
         received_at = time.time()
-        positions = [position for position in range(len(messages)) if position not in refused] if refused else None
-        count = len(messages) - len(refused)
+        positions = [position for position in range(len(messages)) if position not in rejected] if rejected else None
+        count = len(messages) - len(rejected)
         header = RecordHeader(
             request=entry.number,
             connection=entry.connection,
@@ -181,14 +188,14 @@ class Calls:
         by_position = dict(zip(positions, ids, strict=True))
         return Acceptance(bulk_id, [by_position.get(position) for position in range(len(messages))], accepted)
 
-    def _refused(self, messages: list[OutgoingMessage], behaviour: Behaviour) -> set[int]:
+    def _rejected(self, messages: list[OutgoingMessage], behaviour: Behaviour) -> set[int]:
         partial = behaviour.partial
         if partial is None:
             return set()
         return {
             position
             for position, message in enumerate(messages)
-            if partial.refuses(position, message.destination, self._random)
+            if partial.rejects(position, message.destination, self._random)
         }
 
     async def _report_and_wait(self, accepted: AcceptedRequest) -> None:
@@ -208,43 +215,43 @@ class Calls:
         acceptance: Acceptance,
         earlier: list[str],
         request: Request,
-    ) -> Answer:
+    ) -> Response:
         if behaviour.status >= 400:
-            return error_answer(behaviour)
+            return error_response(behaviour)
         if call == "bulk":
-            return bulk_answer(behaviour, acceptance.bulk_id, messages, acceptance.ids, earlier, self._random)
+            return bulk_response(behaviour, acceptance.bulk_id, messages, acceptance.ids, earlier, self._random)
         if call == "send":
-            return single_answer(behaviour, messages[0], acceptance.ids[0], earlier, self._random)
+            return single_response(behaviour, messages[0], acceptance.ids[0], earlier, self._random)
         found = self._requests.find(request.path.removeprefix(MESSAGES_PATH))
         if found is None:
-            return json_answer({"message": "Message not found"}, 404)
-        return plain_answer(behaviour, self._requests.view(*found, time.time()))
+            return json_response({"message": "Message not found"}, 404)
+        return plain_response(behaviour, self._requests.view(*found, time.time()))
 
     async def _deliver(
-        self, answer: Answer, behaviour: Behaviour, entry: Entry, request: Request, exchange: Connection
+        self, response: Response, behaviour: Behaviour, entry: Entry, request: Request, exchange: Connection
     ) -> None:
-        status: int | None = answer.status
-        outcome: Outcome = "client gone" if exchange.closed.is_set() else "answered"
-        if behaviour.cut_request_at_byte is not None or behaviour.answer == "reset":
+        status: int | None = response.status
+        outcome: Outcome = "client gone" if exchange.closed.is_set() else "responded"
+        if behaviour.cut_request_at_byte is not None or behaviour.response == "reset":
             exchange.reset()
             outcome, status = "reset", None
-        elif behaviour.answer == "never":
-            self._history.end(entry, "never answered", None, time.time())
+        elif behaviour.response == "never":
+            self._history.end(entry, "never responded", None, time.time())
             await exchange.closed.wait()
             return
-        elif behaviour.answer == "cut":
-            await exchange.send_part(answer, request, behaviour.cut_at_byte, reset=behaviour.cut_end == "reset")
-            outcome = "answer cut"
-        elif behaviour.answer == "drip":
-            await exchange.drip(answer, request, behaviour.drip_bytes, behaviour.drip_interval_seconds)
-            outcome = "client gone" if exchange.closed.is_set() else "answered"
+        elif behaviour.response == "cut":
+            await exchange.send_part(response, request, behaviour.cut_at_byte, reset=behaviour.cut_end == "reset")
+            outcome = "response cut"
+        elif behaviour.response == "drip":
+            await exchange.drip(response, request, behaviour.drip_bytes, behaviour.drip_interval_seconds)
+            outcome = "client gone" if exchange.closed.is_set() else "responded"
         else:
-            await exchange.send(answer, request)
+            await exchange.send(response, request)
         self._history.end(entry, outcome, status, time.time())
 
-    async def _refuse(self, entry: Entry, request: Request, exchange: Connection, answer: Answer) -> None:
-        await exchange.send(answer, request)
-        self._history.end(entry, "answered", answer.status, time.time())
+    async def _reject(self, entry: Entry, request: Request, exchange: Connection, response: Response) -> None:
+        await exchange.send(response, request)
+        self._history.end(entry, "responded", response.status, time.time())
 
     def _begin(self, request: Request) -> Entry:
         return self._history.begin(
@@ -263,11 +270,11 @@ def _call_of(request: Request) -> Call | None:
     return None
 
 
-def _refuse_whole(behaviour: Behaviour, partial: PartialRefusal, position: int) -> Answer:
+def _reject_whole(behaviour: Behaviour, partial: PartialRejection, position: int) -> Response:
     whole = Behaviour(status=400, error="errors", error_text=behaviour.error_text or partial.error_text)
-    return error_answer(whole, f"Messages[{position}].Destination")
+    return error_response(whole, f"Messages[{position}].Destination")
 
 
-def _invalid(text: str) -> Answer:
+def _invalid(text: str) -> Response:
     body = {"title": "One or more validation errors occurred.", "status": 400, "errors": {"Messages": [text]}}
-    return json_answer(body, 400)
+    return json_response(body, 400)

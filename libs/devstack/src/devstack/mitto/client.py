@@ -26,7 +26,7 @@ DEADLINE_SECONDS = 10.0
 
 
 class SimulatorError(Exception):
-    """The simulator refused a control request; the text is its own."""
+    """The simulator rejected a control request; the text is its own."""
 
 
 class Simulator:
@@ -59,7 +59,7 @@ class Simulator:
         return self._log_path
 
     def ready(self) -> bool:
-        """Whether it answers."""
+        """Whether it responds."""
         try:
             return self._http.get("/control/health").is_success
         except httpx.TransportError:
@@ -123,8 +123,8 @@ class Simulator:
 
     def unacknowledged(self) -> list[Unacknowledged]:
         """The latest reports that the webhook did not take."""
-        answer = self._ask("GET", "reports/unacknowledged?limit=10000", dict[str, Any])
-        return msgspec.convert(answer["posts"], list[Unacknowledged])
+        body = self._ask("GET", "reports/unacknowledged?limit=10000", dict[str, Any])
+        return msgspec.convert(body["posts"], list[Unacknowledged])
 
     def flush_reports(self, timeout_seconds: float = 30.0) -> bool:
         """Send all owed reports at once; whether that ended in time."""
@@ -152,14 +152,14 @@ class Simulator:
         return self._ask("POST", path, dict[str, bool], patience, timeout_seconds=deadline)["idle"]
 
     def _request_page(self, after: int) -> list[Entry]:
-        answer = self._ask("GET", f"requests?after={after}&limit=10000", dict[str, Any])
-        return msgspec.convert(answer["requests"], list[Entry])
+        body = self._ask("GET", f"requests?after={after}&limit=10000", dict[str, Any])
+        return msgspec.convert(body["requests"], list[Entry])
 
     def _ask(
         self,
         method: str,
         path: str,
-        answer: type[T],
+        kind: type[T],
         body: object = None,
         timeout_seconds: float = DEADLINE_SECONDS,
     ) -> T:
@@ -167,4 +167,4 @@ class Simulator:
         response = self._http.request(method, f"/control/{path}", content=content, timeout=timeout_seconds)
         if not response.is_success:
             raise SimulatorError(f"{method} /control/{path}: {response.text}")
-        return msgspec.json.decode(response.content, type=answer)
+        return msgspec.json.decode(response.content, type=kind)

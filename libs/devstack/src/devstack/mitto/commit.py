@@ -23,10 +23,10 @@ _encoder = msgspec.json.Encoder()
 
 
 class LogWriter:
-    """Appends to one log file. `append` answers when the record is on disk (fdatasync)."""
+    """Appends to one log file. `append` returns when the record is on disk (fdatasync)."""
 
     def __init__(self, path: Path, on_failure: Callable[[OSError], None]) -> None:
-        """`on_failure` is called on the loop when the disk refuses: a simulator without a log is no ground truth."""
+        """`on_failure` is called on the loop when the disk fails: a simulator without a log is no ground truth."""
         self._path = path
         self._on_failure = on_failure
         self._queue: queue.Queue[_Append | None] = queue.Queue(MAX_QUEUED)
@@ -36,7 +36,7 @@ class LogWriter:
         self.commits = 0
 
     def open(self) -> list[Record]:
-        """Open the log, cut off a torn last record and start the writer. Answers what is there already."""
+        """Open the log, cut off a torn last record and start the writer. Returns what is there already."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # The log has destinations and texts: nobody else's to read.
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -48,7 +48,7 @@ class LogWriter:
         return records
 
     async def append(self, header: RecordHeader, body: bytes) -> int:
-        """Append one record; answers the offset of its body once it is durable. `bytes` and `crc32` are filled in."""
+        """Append one record; returns the offset of its body once it is durable. `bytes` and `crc32` are filled in."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
         self._queue.put_nowait(_Append(header, body, loop, future))

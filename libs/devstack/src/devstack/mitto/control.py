@@ -11,7 +11,6 @@ from urllib.parse import parse_qs
 import msgspec
 
 from devstack.mitto.accepted_log import DamagedLogError, count_duplicates
-from devstack.mitto.answers import Answer, json_answer
 from devstack.mitto.behaviours import NAMED, BehaviourError, Seconds
 from devstack.mitto.calls import Calls
 from devstack.mitto.commit import LogWriter
@@ -21,6 +20,7 @@ from devstack.mitto.protocol import Request
 from devstack.mitto.records import AcceptedRequests
 from devstack.mitto.report_posts import ReportSettings
 from devstack.mitto.reports import Reports
+from devstack.mitto.responses import Response, json_response
 from devstack.mitto.rules import Director, Rule, Script
 from devstack.mitto.server import Server
 from devstack.mitto.statistics import collect
@@ -36,7 +36,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reports: ReportSettings = ReportSettings()
 
 
-class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RefusedConnections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of POST /control/refuse."""
 
     seconds: Seconds = 1.0
@@ -92,18 +92,18 @@ class Control:
             ("POST", "reports/drop"): self._drop,
         }
 
-    async def answer(self, request: Request) -> Answer:
-        """Answer one control request."""
+    async def respond(self, request: Request) -> Response:
+        """Respond to one control request."""
         name = request.path.removeprefix("/control/")
         route = self._routes.get((request.method, name))
         if route is None:
             known = ", ".join(f"{method} /control/{path}" for method, path in self._routes)
-            return json_answer({"message": f"no {request.method} {request.path}; there are: {known}"}, 404)
+            return json_response({"message": f"no {request.method} {request.path}; there are: {known}"}, 404)
         try:
             value = await route(request)
         except (BehaviourError, msgspec.DecodeError, ValueError) as error:
-            return json_answer({"message": str(error)}, 400)
-        return json_answer(value)
+            return json_response({"message": str(error)}, 400)
+        return json_response(value)
 
     async def _health(self, _: Request) -> object:
         return {"status": "ready", "log": str(self._log_path)}
@@ -113,7 +113,7 @@ class Control:
 
     async def _put_behaviour(self, request: Request) -> object:
         wanted = _decode(request, Configuration)
-        # Both may refuse, and then nothing has changed.
+        # Both may fail, and then nothing has changed.
         Director(0).set_rules(wanted.rules)
         self._reports.configure(wanted.reports)
         self._director.set_rules(wanted.rules)
@@ -137,7 +137,7 @@ class Control:
         return {"status": "polite"}
 
     async def _refuse(self, request: Request) -> object:
-        wanted = _decode(request, Refusal)
+        wanted = _decode(request, RefusedConnections)
         self._server.refuse(wanted.seconds, drop=wanted.drop_connections, keep=request.connection)
         return wanted
 

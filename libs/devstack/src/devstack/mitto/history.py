@@ -1,4 +1,4 @@
-"""What was asked of the simulator and how it answered: the request list and the counters."""
+"""What was asked of the simulator and how it responded: the request list and the counters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 MAX_ENTRIES = 100_000
 MAX_SECONDS = 3_600
 
-Outcome = Literal["under way", "answered", "never answered", "reset", "answer cut", "request cut", "client gone"]
+Outcome = Literal["under way", "responded", "never responded", "reset", "response cut", "request cut", "client gone"]
 
 
 class Entry(msgspec.Struct):
@@ -24,7 +24,7 @@ class Entry(msgspec.Struct):
     arrived_at: float
     """When its first byte was read."""
     bytes: int = 0
-    answered_at: float | None = None
+    responded_at: float | None = None
     traffic_account: str | None = None
     messages: int = 0
     accepted: int = 0
@@ -98,9 +98,9 @@ class History:
         self.accepted_requests += 1
         self.accepted_messages += messages
 
-    def end(self, entry: Entry, outcome: Outcome, status: int | None, answered_at: float) -> None:
+    def end(self, entry: Entry, outcome: Outcome, status: int | None, responded_at: float) -> None:
         """It is over."""
-        entry.outcome, entry.status, entry.answered_at = outcome, status, answered_at
+        entry.outcome, entry.status, entry.responded_at = outcome, status, responded_at
         self.by_outcome[outcome] += 1
         self.by_behaviour[entry.behaviour] += 1
         if status is not None:
@@ -116,15 +116,15 @@ class History:
         for entry in self.entries:
             if entry.traffic_account is not None:
                 by_account.setdefault(entry.traffic_account, []).append((entry.arrived_at, entry.messages))
-        return [Peak(account, *_busiest(sorted(arrivals), window_seconds)) for account, arrivals in by_account.items()]
+        return [Peak(account, *_busiest(sorted(arrived), window_seconds)) for account, arrived in by_account.items()]
 
 
-def _busiest(arrivals: list[tuple[float, int]], window_seconds: float) -> tuple[int, int]:
+def _busiest(arrived: list[tuple[float, int]], window_seconds: float) -> tuple[int, int]:
     most_requests = most_messages = messages = start = 0
-    for end, (arrived_at, count) in enumerate(arrivals):
+    for end, (arrived_at, count) in enumerate(arrived):
         messages += count
-        while arrivals[start][0] <= arrived_at - window_seconds:
-            messages -= arrivals[start][1]
+        while arrived[start][0] <= arrived_at - window_seconds:
+            messages -= arrived[start][1]
             start += 1
         most_requests = max(most_requests, end - start + 1)
         most_messages = max(most_messages, messages)

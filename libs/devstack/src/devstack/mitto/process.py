@@ -93,7 +93,7 @@ class SimulatorProcess:
         self._reap()
 
     def stop(self) -> int | None:
-        """SIGTERM, then SIGKILL if that takes too long; answers the exit code."""
+        """SIGTERM, then SIGKILL if that takes too long; returns the exit code."""
         if self._process is not None:
             self._process.terminate()
         return self._reap()

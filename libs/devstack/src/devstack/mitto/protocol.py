@@ -1,4 +1,4 @@
-"""The HTTP/1.1 server: keep-alive, chunked bodies and pipelining, and answers that misbehave byte by byte."""
+"""The HTTP/1.1 server: keep-alive, chunked bodies and pipelining, and responses that misbehave byte by byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from devstack.mitto.answers import Answer, json_answer
+from devstack.mitto.responses import Response, json_response
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -34,7 +34,7 @@ class Request:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     keep_alive: bool = True
-    rejection: Answer | None = None
+    rejection: Response | None = None
 
     @property
     def path(self) -> str:
@@ -54,11 +54,11 @@ class Handler(Protocol):
         """Called before the body is read. A number resets the connection when so many bytes were read."""
 
     async def handle(self, request: Request, exchange: Connection) -> None:
-        """Answer a complete request through the exchange, one way or another."""
+        """Respond to a complete request through the exchange, one way or another."""
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, and the ways to answer on it."""
+    """One client's connection, and the ways to respond on it."""
 
     def __init__(self, handler: Handler, number: int, open_connections: set[Connection]) -> None:
         self.number = number
@@ -160,22 +160,22 @@ class Connection(asyncio.Protocol):
 
     # What the handler calls.
 
-    async def send(self, answer: Answer, request: Request) -> None:
-        """Answer."""
-        data = self._encode(answer, request)
+    async def send(self, response: Response, request: Request) -> None:
+        """Response."""
+        data = self._encode(response, request)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
-            if answer.close:
+            if response.close:
                 self._transport.close()
 
-    async def send_part(self, answer: Answer, request: Request, length: int, *, reset: bool) -> None:
-        """Send only the first bytes of an answer, then end the connection."""
+    async def send_part(self, response: Response, request: Request, length: int, *, reset: bool) -> None:
+        """Send only the first bytes of a response, then end the connection."""
         transport = self._transport
         if transport is None:
             return
         # Without a buffer, writing is paused until the kernel has all of it.
         transport.set_write_buffer_limits(0)
-        transport.write(self._encode(answer, request)[:length])
+        transport.write(self._encode(response, request)[:length])
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._drained.wait()
@@ -186,9 +186,9 @@ class Connection(asyncio.Protocol):
         else:
             transport.close()
 
-    async def drip(self, answer: Answer, request: Request, size: int, interval_seconds: float) -> None:
-        """Send an answer a few bytes at a time."""
-        data = self._encode(answer, request)
+    async def drip(self, response: Response, request: Request, size: int, interval_seconds: float) -> None:
+        """Send a response a few bytes at a time."""
+        data = self._encode(response, request)
         for start in range(0, len(data), size):
             if self._transport is None or self._transport.is_closing():
                 return
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     async def finish(self, grace_seconds: float) -> None:
-        """Close: what is being answered may end within the grace."""
+        """Close: what is being responded to may end within the grace."""
         self._deaf = True
         if self._task is not None:
             await asyncio.wait([self._task], timeout=grace_seconds)
@@ -223,14 +223,14 @@ class Connection(asyncio.Protocol):
 
     # Inside.
 
-    def _encode(self, answer: Answer, request: Request) -> bytes:
-        data = answer.encode(keep_alive=request.keep_alive)
-        return data[: len(data) - len(answer.body)] if request.method == "HEAD" else data
+    def _encode(self, response: Response, request: Request) -> bytes:
+        data = response.encode(keep_alive=request.keep_alive)
+        return data[: len(data) - len(response.body)] if request.method == "HEAD" else data
 
     def _reject(self, status: int, text: str) -> None:
         self._deaf = True
         self._request.keep_alive = False
-        self._request.rejection = json_answer({"message": text}, status)
+        self._request.rejection = json_response({"message": text}, status)
         self._enqueue(self._request)
 
     def _enqueue(self, request: Request) -> None:
@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
                 request = self._pending.popleft()
                 if self._transport is not None and len(self._pending) == MAX_PIPELINED // 2:
                     self._transport.resume_reading()
-                await self._answer(request)
+                await self._respond(request)
                 if not request.keep_alive:
                     if self._transport is not None:
                         self._transport.close()
@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
             self.used_at = time.monotonic()
             self._task = None
 
-    async def _answer(self, request: Request) -> None:
+    async def _respond(self, request: Request) -> None:
         try:
             if request.rejection is not None:
                 await self.send(request.rejection, request)
@@ -263,4 +263,4 @@ class Connection(asyncio.Protocol):
                 await self._handler.handle(request, self)
         except Exception:  # noqa: BLE001 - one request must not end the simulator
             traceback.print_exc(file=sys.stderr)
-            await self.send(json_answer({"message": "the simulator has a bug; its log has the trace"}, 500), request)
+            await self.send(json_response({"message": "the simulator has a bug; its log has the trace"}, 500), request)

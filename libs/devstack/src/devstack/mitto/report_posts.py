@@ -36,7 +36,7 @@ class ReportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At most so many posts per second; 0 is unlimited."""
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
     retry_attempts: Count = 0
-    """Further tries of what was not acknowledged; what Mitto does is not known, the default is none."""
+    """Further attempts at what was not acknowledged; what Mitto does is not known, the default is none."""
     retry_seconds: Seconds = 1.0
     lost_share: Share = 0.0
     delayed_share: Share = 0.0
@@ -107,11 +107,11 @@ class ReportWriter:
         indexes: range,
         step: int,
         now: float,
-        settled: Callable[[Post], None],
+        on_end: Callable[[Post], None],
     ) -> tuple[list[tuple[float, Post]], int]:
         """The posts saying that these messages reached their status number `step`.
 
-        Answers each with the seconds to hold it back, and the greatest status number any of the messages will reach.
+        Returns each with the seconds to delay it, and the greatest status number any of the messages will reach.
         """
         created, updated = timestamp(request.accepted_at), timestamp(now)
         reports: list[_Report] = []
@@ -140,7 +140,7 @@ class ReportWriter:
                 reports += self._send_astray(view, outcome.error_code if final else None, step, now)
             else:
                 reports.append(_Report(message_id, view.delivery_status, view, self.head))
-        return list(self._pack(reports, settled)), last_step
+        return list(self._pack(reports, on_end)), last_step
 
     def _send_astray(self, view: MessageView, error_code: str | None, step: int, now: float) -> Iterator[_Report]:
         settings, counts = self.settings, self._counts
@@ -176,7 +176,7 @@ class ReportWriter:
     def _lot(self, message_id: str, salt: str, share: float) -> bool:
         return share > 0 and draw_lot(message_id, self._seed, salt) < share
 
-    def _pack(self, reports: list[_Report], settled: Callable[[Post], None]) -> Iterator[tuple[float, Post]]:
+    def _pack(self, reports: list[_Report], on_end: Callable[[Post], None]) -> Iterator[tuple[float, Post]]:
         settings = self.settings
         groups: dict[tuple[float, bytes], list[_Report]] = {}
         for report in reports:
@@ -190,6 +190,6 @@ class ReportWriter:
                     head=head,
                     message_ids=tuple(report.message_id for report in part),
                     statuses=tuple(report.status for report in part),
-                    settled=settled,
+                    on_end=on_end,
                 )
                 yield wait, post

@@ -38,7 +38,7 @@ class ReportResults:
         self.unacknowledged.clear()
 
     def record(self, post: Post, *, again: bool) -> bool:
-        """Count a settled post. With `again` one that was not acknowledged is made ready for a retry: then True."""
+        """Count an ended post. With `again` one that was not acknowledged is made ready for a retry: then True."""
         reports = len(post.message_ids)
         self.counts["posts"] += 1
         self.counts["sent"] += reports

@@ -19,15 +19,15 @@ from devstack.mitto.webhook import Post, Webhook, WebhookAddress
 SLICE = 500
 """Messages whose reports are made at a time; what is owed beyond is a few bytes per slice."""
 
-MAX_HELD_BACK = 200_000
-"""Reports held back one by one (delayed, repeated, retried); beyond, they go at once."""
+MAX_DELAYED = 200_000
+"""Reports delayed one by one (delayed, repeated, retried); beyond, they go at once."""
 
 
 @dataclass(slots=True)
 class _Slice:
     """Messages of one request that reach their statuses together, `step` being the next one.
 
-    The next status is due only when every post about the present one is settled: `Sent` comes before `Delivered`
+    The next status is due only when every post about the present one has ended: `Sent` comes before `Delivered`
     unless a switch says otherwise.
     """
 
@@ -65,12 +65,12 @@ class Reports:
         self._seed = seed
         self._heap: list[_Due] = []
         self._ready: deque[Post] = deque()
-        self._held_back = 0
+        self._delayed = 0
         self._order = 0
         self._debtors: dict[int, _Debtor] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._settled = asyncio.Event()
+        self._post_ended = asyncio.Event()
         self._pace = Pace(0, 0.0)
         self._webhook: Webhook | None = None
         self._former_webhooks: list[Webhook] = []
@@ -121,7 +121,7 @@ class Reports:
         self._kick()
 
     def owe(self, request: AcceptedRequest, done: Callable[[], None] | None = None) -> None:
-        """Schedule the reports of a request. With `done` they go at once, and it is called when all are settled."""
+        """Schedule the reports of a request. With `done` they go at once, and it is called when all have ended."""
         if self._webhook is None or not request.count:
             if done is not None:
                 done()
@@ -157,8 +157,8 @@ class Reports:
         try:
             async with asyncio.timeout(timeout_seconds):
                 while not self.idle:
-                    self._settled.clear()
-                    await self._settled.wait()
+                    self._post_ended.clear()
+                    await self._post_ended.wait()
         except TimeoutError:
             return False
         return True
@@ -172,8 +172,8 @@ class Reports:
         self._debtors.clear()
         self._heap.clear()
         self._ready.clear()
-        self._held_back = 0
-        self._settled.set()
+        self._delayed = 0
+        self._post_ended.set()
 
     async def close(self) -> None:
         """Break off."""
@@ -219,7 +219,7 @@ class Reports:
                 return None
             what = heapq.heappop(self._heap).what
             if isinstance(what, Post):
-                self._held_back -= 1
+                self._delayed -= 1
                 self._ready.append(what)
             else:
                 self._expand(what, now)
@@ -229,37 +229,37 @@ class Reports:
     def _expand(self, part: _Slice, now: float) -> None:
         content = self._requests.content(part.request)
         posts, last_step = self._writer.posts(
-            part.request, content, part.indexes, part.step, now, partial(self._settle, part)
+            part.request, content, part.indexes, part.step, now, partial(self._on_post_end, part)
         )
         part.last_step = max(part.last_step, last_step)
         part.outstanding = 1
         for wait, post in posts:
-            if wait and self._held_back < MAX_HELD_BACK:
-                post.settled = partial(self._settle, None)
-                self._hold_back(now + wait, post)
+            if wait and self._delayed < MAX_DELAYED:
+                post.on_end = partial(self._on_post_end, None)
+                self._delay(now + wait, post)
             else:
                 part.outstanding += 1
                 self._ready.append(post)
-        self._settle_one(part)
+        self._end_one(part)
 
-    def _hold_back(self, at: float, post: Post) -> None:
-        self._held_back += 1
+    def _delay(self, at: float, post: Post) -> None:
+        self._delayed += 1
         self._push(at, post)
 
-    def _settle(self, part: _Slice | None, post: Post) -> None:
-        again = post.attempts <= self.settings.retry_attempts and self._held_back < MAX_HELD_BACK
+    def _on_post_end(self, part: _Slice | None, post: Post) -> None:
+        again = post.attempts <= self.settings.retry_attempts and self._delayed < MAX_DELAYED
         if self.results.record(post, again=again):
             # The retry is rightly addressed, and nothing waits for it.
-            post.head, post.settled = self._writer.head, partial(self._settle, None)
-            self._hold_back(time.time() + self.settings.retry_seconds, post)
+            post.head, post.on_end = self._writer.head, partial(self._on_post_end, None)
+            self._delay(time.time() + self.settings.retry_seconds, post)
         if part is not None:
-            self._settle_one(part)
-        self._settled.set()
+            self._end_one(part)
+        self._post_ended.set()
         if post.status is None:
             # A connection is gone, or something is held back: neither asks for the next post by itself.
             self._loop.call_soon(self._kick)
 
-    def _settle_one(self, part: _Slice) -> None:
+    def _end_one(self, part: _Slice) -> None:
         part.outstanding -= 1
         if part.outstanding:
             return
@@ -276,6 +276,6 @@ class Reports:
         if not debtor.open_slices:
             del self._debtors[number]
             part.request.pending_reports = False
-            self._settled.set()
+            self._post_ended.set()
             if debtor.done is not None:
                 debtor.done()

@@ -51,7 +51,7 @@ class Server:
         self._reopening = asyncio.get_running_loop().create_task(self._reopen(seconds))
 
     async def close(self, grace_seconds: float) -> None:
-        """Stop listening, let answers end, close."""
+        """Stop listening, let responses end, close."""
         if self._reopening is not None:
             self._reopening.cancel()
         if self._server is not None:
@@ -81,7 +81,7 @@ class Server:
 
     def _connect(self) -> asyncio.Protocol:
         if len(self.connections) >= MAX_CONNECTIONS:
-            return _Refusal()
+            return _RefusedConnection()
         self.connections_opened += 1
         return Connection(self._handler, self.connections_opened, self.connections)
 
@@ -92,7 +92,7 @@ class Server:
         self._sweep = asyncio.get_running_loop().call_later(5.0, self._sweep_idle)
 
 
-class _Refusal(asyncio.Protocol):
+class _RefusedConnection(asyncio.Protocol):
     """A connection beyond the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

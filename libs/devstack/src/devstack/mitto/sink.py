@@ -32,13 +32,13 @@ class _Server(ThreadingHTTPServer):
 
 
 class ReportSink:
-    """Listens on a free port of 127.0.0.1 and acknowledges everything, or answers what `status` says."""
+    """Listens on a free port of 127.0.0.1 and acknowledges everything, or responds with what `status` says."""
 
     def __init__(self) -> None:
         self.posts: list[Received] = []
         self.status: Callable[[Received], int] = lambda _: 200
         self.close_connections = False
-        """Answer with `Connection: close`."""
+        """Respond with `Connection: close`."""
         self._changed = threading.Condition()
         sink = self
 

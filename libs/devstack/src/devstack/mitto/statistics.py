@@ -38,7 +38,7 @@ class ReportStatistics(msgspec.Struct, frozen=True):
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """Answer of GET /control/stats."""
+    """Response of GET /control/stats."""
 
     requests: int
     by_call: dict[str, int]

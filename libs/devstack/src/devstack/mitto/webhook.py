@@ -26,7 +26,7 @@ class Post:
     head: bytes
     message_ids: tuple[str, ...]
     statuses: tuple[str, ...]
-    settled: Callable[[Post], None]
+    on_end: Callable[[Post], None]
     status: int | None = None
     failure: str | None = None
     attempts: int = 0
@@ -38,9 +38,9 @@ class Post:
         return self.status is not None and 200 <= self.status < 300
 
     def fail(self, failure: str) -> None:
-        """Settle without an answer."""
+        """End it without a response."""
         self.failure = failure
-        self.settled(self)
+        self.on_end(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Webhook:
         pipeline: int,
         timeout_seconds: float,
     ) -> None:
-        """`source` answers the next post that is due, or None; `kick` has to be called when there is one again."""
+        """`source` returns the next post that is due, or None; `kick` has to be called when there is one again."""
         self.address = address
         self.source = source
         self.pipeline = pipeline
@@ -145,7 +145,7 @@ class Webhook:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._loop.create_connection(lambda: connection, address.host, address.port, ssl=context)
         except (OSError, TimeoutError) as error:
-            # No longer under way when `settled` is told, or whoever waits for the end would miss it.
+            # No longer under way when `on_end` is called, or whoever waits for the end would miss it.
             self._connecting.discard(cast(asyncio.Task[None], asyncio.current_task()))
             # One post pays for each failed attempt, as it would with a client that connects per report.
             if connection.first is post:
@@ -156,7 +156,7 @@ class Webhook:
         now = self._loop.time()
         for connection in tuple(self.connections):
             if connection.in_flight and now - connection.in_flight[0].sent_at > self._timeout:
-                connection.abandon("no answer in time")
+                connection.abandon("no response in time")
         if not self.retired or self.busy:
             self._watch = self._loop.call_later(0.25, self._check_deadlines)
 
@@ -190,7 +190,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self.abandon("unreadable answer")
+            self.abandon("unreadable response")
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -200,7 +200,7 @@ class _Connection(asyncio.Protocol):
         post = self.in_flight.popleft()
         post.status = status
         self._last = self._last or not self._parser.should_keep_alive()
-        post.settled(post)
+        post.on_end(post)
         if self._last or (self._webhook.retired and not self.in_flight):
             self.retire()
         else:
@@ -222,7 +222,7 @@ class _Connection(asyncio.Protocol):
         return bool(pieces)
 
     def retire(self) -> None:
-        """Close; nothing new is taken, and what was pipelined behind the last answer has failed."""
+        """Close; nothing new is taken, and what was pipelined behind the last response has failed."""
         self._last = True
         self._webhook.connections.discard(self)
         if self._transport is not None:

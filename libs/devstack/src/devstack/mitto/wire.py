@@ -55,7 +55,7 @@ class RequestInfo(msgspec.Struct, gc=False, frozen=True):
 
 
 class MessageView(msgspec.Struct, gc=False, frozen=True, rename="camel"):
-    """Answer of `GET /Messages/{id}`, and body of a delivery report."""
+    """Response of `GET /Messages/{id}`, and body of a delivery report."""
 
     message_id: str
     text: str

@@ -1,4 +1,4 @@
-"""The bytes of the provider's answers, polite ones and others."""
+"""The bytes of the provider's responses, polite ones and others."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _ERROR_TEXTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer."""
+class Response:
+    """An HTTP response."""
 
     status: int
     body: bytes
@@ -57,13 +57,13 @@ class Answer:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self.body
 
 
-def json_answer(value: object, status: int = 200) -> Answer:
-    """A JSON answer."""
-    return Answer(status, msgspec.json.encode(value))
+def json_response(value: object, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(status, msgspec.json.encode(value))
 
 
-def error_answer(behaviour: Behaviour, field: str = "Messages") -> Answer:
-    """A refusal in the form that the behaviour asks for."""
+def error_response(behaviour: Behaviour, field: str = "Messages") -> Response:
+    """An error in the form that the behaviour asks for."""
     status = behaviour.status
     text = behaviour.error_text or _ERROR_TEXTS.get(status, "Error")
     content_type = "application/json; charset=utf-8"
@@ -80,20 +80,20 @@ def error_answer(behaviour: Behaviour, field: str = "Messages") -> Answer:
             body, content_type = HTML, "text/html; charset=utf-8"
         case "empty":
             body = b""
-    return Answer(status, body, content_type, _retry_after(behaviour), behaviour.close)
+    return Response(status, body, content_type, _retry_after(behaviour), behaviour.close)
 
 
-def bulk_answer(
+def bulk_response(
     behaviour: Behaviour,
     bulk_id: str,
     messages: list[OutgoingMessage],
     ids: list[str | None],
     earlier: list[str],
     random: Random,
-) -> Answer:
-    """The answer of `sendmessagesbulk`. `ids` has None for each message that was refused."""
+) -> Response:
+    """The response of `sendmessagesbulk`. `ids` has None for each message that was rejected."""
     if behaviour.ids == "positional" and behaviour.partial is None:
-        # Written by hand: this is most of what answering costs.
+        # Written by hand: this is most of what responding costs.
         accounts = {message.traffic_account_id for message in messages}
         heads = {account: f'{{"trafficAccountId":{_text(account)},"messageId":"' for account in accounts}
         pieces = [
@@ -107,14 +107,14 @@ def bulk_answer(
     return _dress(behaviour, body)
 
 
-def single_answer(
+def single_response(
     behaviour: Behaviour,
     message: OutgoingMessage,
     message_id: str | None,
     earlier: list[str],
     random: Random,
-) -> Answer:
-    """The answer of `send`, in one of its three shapes."""
+) -> Response:
+    """The response of `send`, in one of its three shapes."""
     items = _items(behaviour, [message], [message_id], earlier, random)
     value: object = {"messages": items}
     if behaviour.shape != "messages":
@@ -123,8 +123,8 @@ def single_answer(
     return _dress(behaviour, msgspec.json.encode(value))
 
 
-def plain_answer(behaviour: Behaviour, value: object) -> Answer:
-    """Any other JSON answer, dressed as the behaviour asks."""
+def plain_response(behaviour: Behaviour, value: object) -> Response:
+    """Any other JSON response, dressed as the behaviour asks."""
     return _dress(behaviour, msgspec.json.encode(value))
 
 
@@ -186,22 +186,22 @@ def _falsify(  # noqa: PLR0911 - one return per lie
             return items
 
 
-def _dress(behaviour: Behaviour, body: bytes) -> Answer:
+def _dress(behaviour: Behaviour, body: bytes) -> Response:
     status, close = behaviour.status, behaviour.close
     if status == 204:
-        return Answer(status, b"", close=close)
+        return Response(status, b"", close=close)
     match behaviour.body:
         case "json":
-            return Answer(status, body, close=close)
+            return Response(status, body, close=close)
         case "html":
-            return Answer(status, HTML, "text/html; charset=utf-8", close=close)
+            return Response(status, HTML, "text/html; charset=utf-8", close=close)
         case "huge":
             padding = max(0, behaviour.huge_bytes - len(body) - len(',"padding":""'))
-            return Answer(status, body[:-1] + b',"padding":"' + b"x" * padding + b'"}', close=close)
+            return Response(status, body[:-1] + b',"padding":"' + b"x" * padding + b'"}', close=close)
         case "truncated":
-            return Answer(status, body[: len(body) // 2], close=close)
+            return Response(status, body[: len(body) // 2], close=close)
         case "empty":
-            return Answer(status, b"", close=close)
+            return Response(status, b"", close=close)
 
 
 def _retry_after(behaviour: Behaviour) -> tuple[tuple[str, str], ...]:

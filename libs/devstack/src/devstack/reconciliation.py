@@ -1,7 +1,7 @@
-"""A campaign's books: what the provider accepted, the recipients, the batches and the credits, laid side by side.
+"""A campaign reconciled: what the provider accepted, the recipients, the batches and the credits, laid side by side.
 
-The simulator's log is the ground truth. A campaign is told apart in it by its sender, so give each campaign whose
-books are to be read a sender of its own.
+The simulator's log is the ground truth. A campaign is known in it by its sender, so give each campaign
+that is to be reconciled a sender of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXAMPLES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Reconciliation:
     """The figures of one campaign from all sides."""
 
     campaign: campaign_pb2.Campaign
@@ -41,7 +41,7 @@ class Books:
         )
 
     def differences(self) -> list[str]:
-        """Everything that does not add up, a sentence each; empty when the books agree."""
+        """Everything that does not add up, a sentence each; empty when all sides agree."""
         return [*self._provider(), *self._counters(), *self._queue(), *self._credits()]
 
     def _provider(self) -> Iterator[str]:
@@ -50,13 +50,13 @@ class Books:
         yield from _some("accepted more than once", [phone for phone, count in times.items() if count > 1])
         yield from _some("accepted but no recipient", [phone for phone in times if phone not in self.recipients])
         ids = {message.destination: message.message_id for message in self.accepted}
-        told = {phone: row.provider_message_id for phone, row in self.recipients.items() if row.provider_message_id}
-        yield from _some("with an id the provider does not know", [p for p in told if p not in ids])
-        yield from _some("with another recipient's id", [p for p in told if ids.get(p, told[p]) != told[p]])
+        known = {phone: row.provider_message_id for phone, row in self.recipients.items() if row.provider_message_id}
+        yield from _some("with an id the provider does not know", [p for p in known if p not in ids])
+        yield from _some("with another recipient's id", [p for p in known if ids.get(p, known[p]) != known[p]])
         open_ends = campaign_pb2.RECIPIENT_STATUS_UNCONFIRMED
         yield from _some(
             "accepted by the provider without our knowing it",
-            [p for p in ids if p in self.recipients and p not in told and self.recipients[p].status != open_ends],
+            [p for p in ids if p in self.recipients and p not in known and self.recipients[p].status != open_ends],
         )
 
     def _counters(self) -> Iterator[str]:
@@ -97,19 +97,20 @@ class Books:
 
     def _credits(self) -> Iterator[str]:
         """The reservation against what was accepted."""
-        hold = self.reservation
-        if hold.units != hold.open + hold.captured + hold.released:
-            yield f"{hold.units} reserved: {hold.open} open, {hold.captured} captured, {hold.released} released"
-        if hold.captured != self.recount.kept.accepted:
-            yield f"{hold.captured} credits captured, {self.recount.kept.accepted} messages accepted"
-        if hold.state != ledger_pb2.RESERVATION_STATE_CLOSED:
+        reservation = self.reservation
+        sides = {"open": reservation.open, "captured": reservation.captured, "released": reservation.released}
+        if reservation.units != sum(sides.values()):
+            yield f"{reservation.units} reserved: {', '.join(f'{units} {side}' for side, units in sides.items())}"
+        if reservation.captured != self.recount.kept.accepted:
+            yield f"{reservation.captured} credits captured, {self.recount.kept.accepted} messages accepted"
+        if reservation.state != ledger_pb2.RESERVATION_STATE_CLOSED:
             yield "the reservation is not closed"
 
 
-def read_books(client: Client, simulator_log: Path, campaign_id: str) -> Books:
-    """Read a campaign's books through the public calls and from the simulator's log."""
+def reconcile(client: Client, simulator_log: Path, campaign_id: str) -> Reconciliation:
+    """Read a campaign's figures through the public calls and from the simulator's log."""
     campaign = client.campaigns.get(campaign_id)
-    return Books(
+    return Reconciliation(
         campaign=campaign,
         recipients={row.phone: row for row in client.campaigns.recipients(campaign_id)},
         accepted=[message for message in read_accepted(simulator_log) if message.sender == campaign.sender],
