@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bulksms.campaign.v1 import results_pb2
-from bulksms_dispatcher.providers import lookup
-from bulksms_dispatcher.providers.lookup import DeliveryStatus
+from bulksms_dispatcher.domain import lookup_results
+from bulksms_dispatcher.domain.lookup_results import DeliveryStatus
 from bulksms_dlr_gateway.domain.reports import _STATUS_BY_WORD, Status, status_of
 
 
 def test_the_gateway_and_the_dispatcher_read_every_word_alike() -> None:
     assert {word: status.name for word, status in _STATUS_BY_WORD.items()} == {
-        word: delivery.name for word, delivery in lookup._STATUS_BY_WORD.items()
+        word: delivery.name for word, delivery in lookup_results._STATUS_BY_WORD.items()
     }
     assert status_of("Something new") is Status.OTHER
 

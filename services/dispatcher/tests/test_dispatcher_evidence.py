@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
-from bulksms_dispatcher.providers.lookup import read_response
+from bulksms_dispatcher.domain.lookup_results import read_response
 from bulksms_dispatcher.settings import Settings
 from devstack.mitto.behaviours import Behaviour, Latency
 from servicekit.database import Database

@@ -10,12 +10,13 @@ from datetime import timedelta
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from bulksms_dispatcher.domain.lookup_results import LookupOutcome
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
-from bulksms_dispatcher.providers.lookup import LookupOutcome, MessageLookup
+from bulksms_dispatcher.providers.lookup import MessageLookup
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.rules import Match

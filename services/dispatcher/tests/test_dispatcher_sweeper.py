@@ -10,6 +10,7 @@ from sqlalchemy import text
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_dispatcher.domain.messages import Message, fingerprint_of, message_id_of, reservation_id_of
+from bulksms_dispatcher.peers.ledger import LedgerPeer
 from bulksms_dispatcher.storage import messages
 from bulksms_dispatcher.workers.sweeper import Sweeper
 from servicekit.database import Database
@@ -32,7 +33,7 @@ async def test_it_fails_its_reservation_is_closed_and_a_repeat_finds_it_failed(
         await messages.insert(connection, Message(message_id, TENANT, PHONE, "Astronote", 1), fingerprint)
         await connection.execute(text("UPDATE messages SET created_at = created_at - interval '1 minute'"))
     channel = open_channel(peers.address)
-    ledger = LedgerServiceStub(channel)
+    ledger = LedgerPeer(LedgerServiceStub(channel))
     await Sweeper(database, ledger).sweep_once()
     assert peers.ledger.closed == {}  # not yet: its caller may only be slow
     await Sweeper(database, ledger, age=timedelta(seconds=30)).sweep_once()
@@ -53,7 +54,7 @@ async def test_messages_that_are_queued_or_sent_are_left_alone(
     async with database.begin() as connection:  # as if it still waited in the queue
         await connection.execute(text("UPDATE messages SET status = 1, created_at = created_at - interval '1 hour'"))
     channel = open_channel(peers.address)
-    await Sweeper(database, LedgerServiceStub(channel)).sweep_once()
+    await Sweeper(database, LedgerPeer(LedgerServiceStub(channel))).sweep_once()
     await channel.close()
     found = await dispatcher.messages.GetMessage(pb.GetMessageRequest(tenant_id=TENANT, message_id=sent.message_id))
     assert found.message.status == pb.MESSAGE_STATUS_QUEUED

@@ -21,6 +21,7 @@ from bulksms.dispatcher.v1.queue_pb2_grpc import add_QueueServiceServicer_to_ser
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.rate_limits import Limit
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.metrics import Metrics
@@ -28,23 +29,28 @@ from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import Limiter
+from bulksms_dispatcher.peers.campaign import CampaignPeer
+from bulksms_dispatcher.peers.ledger import LedgerPeer
 from bulksms_dispatcher.providers.lookup import MessageLookup
 from bulksms_dispatcher.providers.mitto import MittoClient
 from bulksms_dispatcher.servicers.dispatch import DispatchServicer
 from bulksms_dispatcher.servicers.messages import MessageServicer
 from bulksms_dispatcher.servicers.queue import QueueServicer
 from bulksms_dispatcher.settings import Settings
-from bulksms_dispatcher.storage.outbox import OutboxKind
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
+from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
+from bulksms_dispatcher.use_cases.delivery_evidence import DeliveryEvidenceIntake
 from bulksms_dispatcher.use_cases.evidence import EvidenceSearch
 from bulksms_dispatcher.use_cases.intake import Intake
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
+from bulksms_dispatcher.use_cases.requeues import Requeues
 from bulksms_dispatcher.use_cases.resolutions import Resolutions
 from bulksms_dispatcher.use_cases.signals import MessageSignals
 from bulksms_dispatcher.use_cases.single_sends import SingleSends
 from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
-from bulksms_dispatcher.workers.capture_publisher import CapturePublisher, CreditPublisher
+from bulksms_dispatcher.workers.capture_publisher import CapturePublisher
+from bulksms_dispatcher.workers.credit_publisher import CreditPublisher
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
 from bulksms_dispatcher.workers.holder import Holder
 from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
@@ -105,9 +111,9 @@ async def build(settings: Settings) -> Sequence[Component]:
         keepalive=timedelta(seconds=settings.mitto_keepalive_seconds),
     )
 
-    ledger = LedgerServiceStub(ledger_channel)
+    campaign, ledger = CampaignPeer(ResultServiceStub(campaign_channel)), LedgerPeer(LedgerServiceStub(ledger_channel))
     publishers: list[Publisher] = [
-        ResultPublisher(database, ResultServiceStub(campaign_channel), metrics, worker),
+        ResultPublisher(database, campaign, metrics, worker),
         CapturePublisher(database, ledger, metrics, worker),
         CreditPublisher(database, ledger, metrics, worker),
     ]
@@ -183,7 +189,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         connections=_REFRESHES_AT_ONCE + _STATUS_QUESTIONS_AT_ONCE + _EVIDENCE_AT_ONCE,
     )
     questions = partial(PacedQuestions, limiter, arrivals, lookup)
-    awaited = AwaitedReports(database, ResultServiceStub(campaign_channel))
+    awaited = AwaitedReports(database, campaign)
     report_refresher = ReportRefresher(
         database,
         questions(QuestionKind.REFRESH, at_once=_REFRESHES_AT_ONCE),
@@ -217,17 +223,17 @@ async def build(settings: Settings) -> Sequence[Component]:
     servicers: list[Servicer] = [
         (
             add_DispatchServiceServicer_to_server,
-            DispatchServicer(database, intake, on_change),
+            DispatchServicer(database, intake, CampaignControl(database, on_change)),
             "bulksms.dispatcher.v1.DispatchService",
         ),
         (
             add_MessageServiceServicer_to_server,
-            MessageServicer(database, singles, statuses, evidence),
+            MessageServicer(database, singles, statuses, DeliveryEvidenceIntake(database, evidence)),
             "bulksms.dispatcher.v1.MessageService",
         ),
         (
             add_QueueServiceServicer_to_server,
-            QueueServicer(database, gate, limits, Resolutions(database, on_change), on_change),
+            QueueServicer(database, gate, limits, Requeues(database, on_change), Resolutions(database, on_change)),
             "bulksms.dispatcher.v1.QueueService",
         ),
     ]

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import dispatch_pb2_grpc
-from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
-from bulksms_dispatcher.storage import campaigns, suppressions
+from bulksms_dispatcher.storage import suppressions
+from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
 from bulksms_dispatcher.use_cases.intake import Chunk, End, Intake
 from servicekit import errors
 from servicekit.arguments import ArgumentCheck
@@ -33,10 +33,10 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
     """The contract of each RPC is its comment in the proto."""
 
-    def __init__(self, database: Database, intake: Intake, notify: Callable[[], None]) -> None:
+    def __init__(self, database: Database, intake: Intake, control: CampaignControl) -> None:
         self._database = database
         self._intake = intake
-        self._notify = notify
+        self._control = control
 
     async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitResponse:
         first = await anext(aiter(request_iterator), None)
@@ -59,25 +59,15 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
 
     async def PauseCampaign(self, request: pb.PauseCampaignRequest, context: Context) -> pb.PauseCampaignResponse:
         tenant_id, campaign_id = _campaign(request)
-        async with self._database.begin() as connection:
-            await campaigns.set_paused(connection, campaign_id, tenant_id, paused=True)
-        async with self._database.connect() as connection:
-            in_flight = await campaigns.count_batches(connection, campaign_id, BatchState.LEASED, BatchState.ARMED)
-        return pb.PauseCampaignResponse(in_flight=in_flight)
+        return pb.PauseCampaignResponse(in_flight=await self._control.pause(tenant_id, campaign_id))
 
     async def ResumeCampaign(self, request: pb.ResumeCampaignRequest, context: Context) -> pb.ResumeCampaignResponse:
         tenant_id, campaign_id = _campaign(request)
-        async with self._database.begin() as connection:
-            await campaigns.set_paused(connection, campaign_id, tenant_id, paused=False)
-            ready = await campaigns.count_batches(connection, campaign_id, BatchState.READY)
-        self._notify()
-        return pb.ResumeCampaignResponse(ready=ready)
+        return pb.ResumeCampaignResponse(ready=await self._control.resume(tenant_id, campaign_id))
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Context) -> pb.CancelCampaignResponse:
         tenant_id, campaign_id = _campaign(request)
-        async with self._database.begin() as connection:
-            cancelled = await campaigns.cancel(connection, campaign_id, tenant_id)
-        self._notify()
+        cancelled = await self._control.cancel(tenant_id, campaign_id)
         return pb.CancelCampaignResponse(
             cancelled_recipients=cancelled.cancelled_recipients,
             in_flight=cancelled.in_flight,

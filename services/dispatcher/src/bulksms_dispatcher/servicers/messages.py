@@ -9,10 +9,10 @@ from uuid import UUID
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import messages_pb2_grpc
-from bulksms_dispatcher.domain.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus, fold_evidence
+from bulksms_dispatcher.domain.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus
 from bulksms_dispatcher.domain.provider_responses import MAX_ID_LENGTH
 from bulksms_dispatcher.storage import messages
-from bulksms_dispatcher.use_cases.evidence import EvidenceSearch
+from bulksms_dispatcher.use_cases.delivery_evidence import DeliveryEvidenceIntake
 from bulksms_dispatcher.use_cases.single_sends import SingleSend, SingleSends
 from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
 from servicekit import errors
@@ -34,7 +34,7 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
     """The contract of each RPC is its comment in the proto."""
 
     def __init__(
-        self, database: Database, singles: SingleSends, questions: StatusQuestions, evidence: EvidenceSearch
+        self, database: Database, singles: SingleSends, questions: StatusQuestions, evidence: DeliveryEvidenceIntake
     ) -> None:
         self._database = database
         self._singles = singles
@@ -114,15 +114,7 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
             )
             for report in request.reports
         ]
-        if not reports:
-            return pb.RecordDeliveryEvidenceResponse()
-        async with self._database.begin() as connection:
-            known = await messages.record_reports(connection, fold_evidence(reports))
-        # They stay unknown for the gateway: once one has resolved a recipient, campaign knows its id, and the gateway's
-        # next round delivers the status.
-        await self._evidence.note(
-            [(r.provider_message_id, r.raw_status) for r in reports if r.provider_message_id not in known]
-        )
+        known = await self._evidence.record(reports)
         return pb.RecordDeliveryEvidenceResponse(
             unknown_indexes=[index for index, report in enumerate(reports) if report.provider_message_id not in known]
         )

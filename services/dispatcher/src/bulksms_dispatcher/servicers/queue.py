@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,8 +16,8 @@ from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.storage import queue
+from bulksms_dispatcher.use_cases.requeues import Requeue, Requeues
 from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolution, Resolutions, no_batch
-from servicekit import errors
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
 from servicekit.paging import Listing, position
@@ -27,7 +25,6 @@ from servicekit.paging import Listing, position
 __all__ = ["QueueServicer"]
 
 Context = Any
-_REQUEUE = "REQUEUE"
 MAX_REASON = 500
 OPERATOR_METADATA = "x-operator"
 _RESOLUTIONS = {pb.RESOLUTION_ACCEPTED: Resolution.ACCEPTED, pb.RESOLUTION_NOT_SENT: Resolution.NOT_SENT}
@@ -43,14 +40,14 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         database: Database,
         gate: PacingGate,
         limits: CurrentLimits,
+        requeues: Requeues,
         resolutions: Resolutions,
-        notify: Callable[[], None],
     ) -> None:
         self._database = database
         self._gate = gate
         self._limits = limits
         self._resolutions = resolutions
-        self._notify = notify
+        self._requeues = requeues
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Context) -> pb.GetQueueStatsResponse:
         check = ArgumentCheck()
@@ -131,22 +128,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         batch_id = check.uuid("batch_id", request.batch_id)
         reason = check.text("reason", request.reason, minimum=1, maximum=MAX_REASON)
         check.finish()
-        async with self._database.begin() as connection:
-            done_for = await queue.batch_of_operator_action(connection, request_id, _REQUEUE)
-            if done_for is not None and done_for != batch_id:
-                raise errors.already_exists(
-                    "REQUEST_ID_REUSED",
-                    "This request id requeued another batch: use a new one.",
-                    differs="batch_id",
-                )
-            if done_for is None:
-                if not await queue.requeue_dead(connection, batch_id):
-                    raise _not_dead(batch_id, await queue.find_batch(connection, batch_id))
-                await queue.save_operator_action(connection, request_id, _REQUEUE, batch_id, reason, _operator(context))
-            record = await queue.find_batch(connection, batch_id)
-        if record is None:
-            raise no_batch(batch_id)
-        self._notify()
+        record = await self._requeues.requeue(Requeue(request_id, batch_id, reason, _operator(context)))
         return pb.RequeueDeadBatchResponse(batch=_batch(record))
 
     async def ResolveBatch(self, request: pb.ResolveBatchRequest, context: Context) -> pb.ResolveBatchResponse:
@@ -238,15 +220,4 @@ def _rate_limit(scope: LimitScope, key: str, limit: Limit) -> pb.RateLimit:
         max_requests=limit.max_requests,
         max_messages=limit.max_messages,
         window_ms=limit.window // timedelta(milliseconds=1),
-    )
-
-
-def _not_dead(batch_id: UUID, record: BatchRecord | None) -> errors.DomainError:
-    if record is None:
-        return no_batch(batch_id)
-    return errors.wrong_state(
-        "BATCH_STATE",
-        f"Only a DEAD batch can be requeued, this one is {record.state.name}.",
-        state=record.state.name,
-        allowed=BatchState.DEAD.name,
     )

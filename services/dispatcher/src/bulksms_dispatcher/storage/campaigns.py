@@ -8,9 +8,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
 from bulksms_dispatcher.domain.results import RecipientOutcome, encode_groups, whole
-from bulksms_dispatcher.storage.outbox import OutboxKind
 
 __all__ = ["CampaignFlags", "Cancellation", "cancel", "count_batches", "ensure", "lock_shared", "set_paused"]
 

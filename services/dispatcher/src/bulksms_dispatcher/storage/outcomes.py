@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, StoredResponse
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
+from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
 from bulksms_dispatcher.domain.recipients import pack_ids
 from bulksms_dispatcher.domain.results import Group, RecipientOutcome, encode_groups, whole
 from bulksms_dispatcher.storage import campaigns, messages, report_refreshes, splits
-from bulksms_dispatcher.storage.outbox import OutboxKind
 
 __all__ = ["record", "report_part", "return_to_queue"]
 

@@ -16,16 +16,13 @@ from bulksms_dispatcher.domain.protocol import LIVE, BatchState, check_transitio
 __all__ = [
     "Depth",
     "Figures",
-    "batch_of_operator_action",
     "find_batch",
-    "find_operator_action",
     "list_attempts",
     "list_batches",
     "list_dead",
     "read_depth",
     "read_figures",
     "requeue_dead",
-    "save_operator_action",
 ]
 
 
@@ -97,13 +94,6 @@ _REQUEUE = text(f"""
         updated_at = clock_timestamp()
     WHERE batch_id = :batch_id AND state = {BatchState.DEAD}
 """)
-_ACTION_BATCH = text("SELECT batch_id FROM operator_actions WHERE request_id = :request_id AND kind = :kind")
-_FIND_ACTION = text("SELECT kind, batch_id FROM operator_actions WHERE request_id = :request_id")
-_SAVE_ACTION = text("""
-    INSERT INTO operator_actions (request_id, kind, batch_id, reason, operator)
-    VALUES (:request_id, :kind, :batch_id, :reason, :operator)
-    ON CONFLICT DO NOTHING
-""")
 
 
 async def read_depth(connection: AsyncConnection, tenant_id: str) -> list[Depth]:
@@ -159,32 +149,6 @@ async def requeue_dead(connection: AsyncConnection, batch_id: UUID) -> bool:
     """DEAD → READY with fresh retries; False when it is not DEAD."""
     check_transition(BatchState.DEAD, BatchState.READY)
     return (await connection.execute(_REQUEUE, {"batch_id": batch_id})).rowcount == 1
-
-
-async def batch_of_operator_action(connection: AsyncConnection, request_id: UUID, kind: str) -> UUID | None:
-    """The batch an operator's request was about, when it was done before."""
-    parameters = {"request_id": request_id, "kind": kind}
-    return (await connection.execute(_ACTION_BATCH, parameters)).scalar_one_or_none()
-
-
-async def find_operator_action(connection: AsyncConnection, request_id: UUID) -> tuple[str, UUID] | None:
-    """What an operator's request was, and about which batch, when it was done before."""
-    row = (await connection.execute(_FIND_ACTION, {"request_id": request_id})).one_or_none()
-    return None if row is None else (row.kind, row.batch_id)
-
-
-async def save_operator_action(
-    connection: AsyncConnection, request_id: UUID, kind: str, batch_id: UUID, reason: str, operator: str
-) -> None:
-    """Remember who asked for what, when, and why."""
-    parameters = {
-        "request_id": request_id,
-        "kind": kind,
-        "batch_id": batch_id,
-        "reason": reason,
-        "operator": operator,
-    }
-    await connection.execute(_SAVE_ACTION, parameters)
 
 
 def _records(rows: Sequence[Row[Any]]) -> list[BatchRecord]:

@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.report_refreshes import DueRefresh
-from bulksms_dispatcher.storage.outbox import OutboxKind
 
 __all__ = ["add", "advance", "begin_round", "forget", "postpone", "take"]
 

@@ -12,13 +12,13 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.lookup_results import LookupOutcome
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.provider_records import ProviderRecord
 from bulksms_dispatcher.domain.results import OPERATOR
 from bulksms_dispatcher.domain.unresolved import Unresolved
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import PacingUnavailable
-from bulksms_dispatcher.providers.lookup import LookupOutcome
 from bulksms_dispatcher.storage import evidence as storage
 from bulksms_dispatcher.storage import messages, outcomes
 from bulksms_dispatcher.storage.evidence import Candidate, OpenReport

@@ -8,10 +8,11 @@ from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 
+from bulksms_dispatcher.domain.lookup_results import LookupOutcome, LookupResult
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
-from bulksms_dispatcher.providers.lookup import LookupOutcome, LookupResult, MessageLookup
+from bulksms_dispatcher.providers.lookup import MessageLookup
 from servicekit import logs
 
 __all__ = ["PacedQuestions", "QuestionKind"]

@@ -10,7 +10,8 @@ from uuid import UUID
 from bulksms_dispatcher.domain.batches import BatchRecord
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.unresolved import Unresolved
-from bulksms_dispatcher.storage import evidence, outcomes, queue
+from bulksms_dispatcher.storage import evidence, operator_actions, outcomes, queue
+from bulksms_dispatcher.storage.operator_actions import OperatorAction
 from servicekit import errors, logs
 from servicekit.database import Database
 
@@ -36,6 +37,10 @@ class OperatorResolution:
     known_from: str
     operator: str
 
+    def as_action(self) -> OperatorAction:
+        """As it is written down."""
+        return OperatorAction(self.request_id, self.resolution.value, self.batch_id, self.known_from, self.operator)
+
 
 class Resolutions:
     """ACCEPTED captures the credits of all that evidence has not named; NOT_SENT fails all, unless evidence differs."""
@@ -50,8 +55,8 @@ class Resolutions:
             batch = await evidence.lock_unresolved(connection, wanted.batch_id)
             if batch is None:
                 raise no_batch(wanted.batch_id)
-            done = await queue.find_operator_action(connection, wanted.request_id)
-            if done is not None and done != (wanted.resolution.value, wanted.batch_id):
+            done = await operator_actions.find(connection, wanted.request_id)
+            if done is not None and (done.kind, done.batch_id) != (wanted.resolution.value, wanted.batch_id):
                 raise errors.already_exists(
                     "REQUEST_ID_REUSED",
                     "This request id was used for another action: use a new one.",
@@ -63,14 +68,7 @@ class Resolutions:
                 is_accepted = wanted.resolution is Resolution.ACCEPTED
                 outcome = batch.accepted_by_operator(ids) if is_accepted else batch.not_sent_by_operator()
                 await outcomes.record(connection, batch.batch_id, batch.epoch, (BatchState.AMBIGUOUS,), outcome)
-                await queue.save_operator_action(
-                    connection,
-                    wanted.request_id,
-                    wanted.resolution.value,
-                    wanted.batch_id,
-                    wanted.known_from,
-                    wanted.operator,
-                )
+                await operator_actions.save(connection, wanted.as_action())
             record = await queue.find_batch(connection, wanted.batch_id)
         assert record is not None  # noqa: S101 - it was locked
         if done is None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from bulksms.ledger.v1 import ledger_pb2
-from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
 from bulksms_dispatcher.domain.messages import (
     Message,
@@ -20,13 +18,13 @@ from bulksms_dispatcher.domain.messages import (
 )
 from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.domain.submissions import Submission
+from bulksms_dispatcher.peers.ledger import LedgerPeer
 from bulksms_dispatcher.storage import messages, submissions, suppressions
 from bulksms_dispatcher.use_cases.signals import MessageSignals
 from servicekit import deadlines, errors
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.errors import DomainError
-from servicekit.grpc.errors import domain_errors
 from servicekit.ids import derived_id
 from servicekit.telemetry import current_traceparent
 from smstext.parts import measure
@@ -35,7 +33,6 @@ __all__ = ["SingleSend", "SingleSends"]
 
 _URGENT = 3
 _CREDITS = 1  # CREDIT_UNIT=message
-_RESERVE_TIMEOUT_SECONDS = 10.0
 # One provider call: connecting, and the soft timeout after which the message is UNCONFIRMED.
 _LONGEST_WAIT = timedelta(seconds=45)
 _REPLY_MARGIN = timedelta(milliseconds=500)
@@ -59,7 +56,7 @@ class SingleSends:
     def __init__(
         self,
         database: Database,
-        ledger: LedgerServiceStub,
+        ledger: LedgerPeer,
         signals: MessageSignals,
         clock: Clock,
         *,
@@ -112,16 +109,14 @@ class SingleSends:
             return await messages.is_waiting(connection, message_id)
 
     async def _reserve(self, message_id: UUID, wanted: SingleSend) -> None:
-        request = ledger_pb2.ReserveRequest(
-            request_id=str(derived_id(message_id, "reserve")),
-            tenant_id=wanted.tenant_id,
-            reservation_id=str(reservation_id_of(message_id)),
-            units=_CREDITS,
-            campaign_id=str(message_id),
-        )
         try:
-            with domain_errors("the ledger"):
-                await self._ledger.Reserve(request, timeout=_RESERVE_TIMEOUT_SECONDS)
+            await self._ledger.reserve(
+                derived_id(message_id, "reserve"),
+                wanted.tenant_id,
+                reservation_id_of(message_id),
+                units=_CREDITS,
+                campaign_id=message_id,
+            )
         except DomainError as error:
             if not error.retryable:
                 async with self._database.begin() as connection:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from bulksms_dispatcher.domain.lookup_results import LookupOutcome, LookupResult
 from bulksms_dispatcher.domain.messages import Message, MessageStatus
 from bulksms_dispatcher.pacing.limiter import PacingUnavailable
-from bulksms_dispatcher.providers.lookup import LookupOutcome, LookupResult
 from bulksms_dispatcher.storage import messages
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports, evidence_of
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions

@@ -9,20 +9,19 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.outbox import OutboxEntry, OutboxKind
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.storage import outbox
-from bulksms_dispatcher.storage.outbox import OutboxEntry, OutboxKind
 from servicekit import logs
 from servicekit.backoff import Backoff
 from servicekit.database import Database
 from servicekit.errors import DomainError
 
-__all__ = ["CALL_TIMEOUT_SECONDS", "HIDE", "Acknowledgements", "Publisher", "flush"]
+__all__ = ["HIDE", "Acknowledgements", "Publisher", "flush"]
 
 _ENTRIES_AT_ONCE = 200
 # Hidden from other replicas for longer than a call can take, its retries included.
 HIDE = timedelta(seconds=30)
-CALL_TIMEOUT_SECONDS = 20.0
 _BACKOFF = Backoff(timedelta(seconds=0.25), longest=timedelta(seconds=15))
 # Refused for good, as far as we can know: kept, reported each time, and tried again in case a person mended it.
 _REFUSED_DELAY = timedelta(minutes=10)

@@ -10,9 +10,9 @@ from datetime import timedelta
 from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.lookup_results import LookupResult
 from bulksms_dispatcher.domain.report_refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.providers.lookup import LookupResult
 from bulksms_dispatcher.storage import report_refreshes
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions
@@ -31,7 +31,7 @@ _PAGE_TIME, _HIDE = timedelta(seconds=30), timedelta(seconds=90)
 _PUT_OFF, _LEAST_GAP = timedelta(seconds=5), timedelta(seconds=1)
 
 _log = logs.get_logger("bulksms.dispatcher.refresher")
-_tracer = trace.get_tracer("bulksms.dispatcher")
+_tracer = trace.get_tracer("bulksms.dispatcher.report_refresher")
 
 
 @dataclass(slots=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from bulksms.ledger.v1 import ledger_pb2
-from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_dispatcher.domain.messages import reservation_id_of
+from bulksms_dispatcher.peers.ledger import LedgerPeer
 from bulksms_dispatcher.storage import messages
 from servicekit import logs
 from servicekit.database import Database
 from servicekit.errors import DomainError
-from servicekit.grpc.errors import domain_errors
 from servicekit.ids import derived_id
 
 __all__ = ["Sweeper"]
@@ -20,14 +18,13 @@ __all__ = ["Sweeper"]
 # Far longer than a call may take from the reservation to the queue.
 AGE = timedelta(minutes=2)
 _AT_ONCE = 100
-_CALL_TIMEOUT_SECONDS = 10.0
 _log = logs.get_logger("bulksms.dispatcher.sweeper")
 
 
 class Sweeper:
     """They were never sent: they fail, and what was reserved for them is given back. Any number may run at once."""
 
-    def __init__(self, database: Database, ledger: LedgerServiceStub, *, age: timedelta = AGE) -> None:
+    def __init__(self, database: Database, ledger: LedgerPeer, *, age: timedelta = AGE) -> None:
         self._database = database
         self._ledger = ledger
         self._age = age
@@ -46,7 +43,9 @@ class Sweeper:
             if not await messages.fail_unqueued(connection, message_id):
                 return False
         try:
-            await self._give_back(message_id, tenant_id)
+            await self._ledger.close(
+                derived_id(message_id, "sweep"), tenant_id, reservation_id_of(message_id), expected_captured=0
+            )
         except DomainError as error:
             if error.retryable or error.category.rpc_code in ("UNIMPLEMENTED", "INTERNAL"):
                 _log.warning("credit not given back yet", message_id=str(message_id), reason=error.reason)
@@ -56,13 +55,3 @@ class Sweeper:
             await messages.release_credit(connection, message_id)
         _log.warning("message given up: its caller died before it was queued", message_id=str(message_id))
         return True
-
-    async def _give_back(self, message_id: UUID, tenant_id: str) -> None:
-        request = ledger_pb2.CloseRequest(
-            request_id=str(derived_id(message_id, "sweep")),
-            tenant_id=tenant_id,
-            reservation_id=str(reservation_id_of(message_id)),
-            expected_captured=0,
-        )
-        with domain_errors("the ledger"):
-            await self._ledger.Close(request, timeout=_CALL_TIMEOUT_SECONDS)
