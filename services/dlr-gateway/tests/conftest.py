@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import pytest
 
 from bulksms.campaign.v1 import results_pb2, results_pb2_grpc
 from bulksms.dispatcher.v1 import messages_pb2, messages_pb2_grpc
+from devstack.eventually import eventually_blocking
 
 SECRET = "first-secret-0123456789"
 OLD_SECRET = "second-secret-0123456789"
@@ -58,16 +58,16 @@ class GatewayProcess:
         return self.process.wait(timeout=30)
 
     def await_ports(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not (self.port and self.grpc_port):
-            for line in self.lines:
-                if line["event"] == "http listening":
-                    self.port = line["port"]
-                elif line["event"] == "listening":
-                    self.grpc_port = int(line["address"].rpartition(":")[2])
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"the gateway did not start:\n{self.log_text}")
-            time.sleep(0.02)
+        eventually_blocking(self._is_listening, START_SECONDS, f"the gateway to listen; its log: {self.log_path}")
+
+    def _is_listening(self) -> bool:
+        assert self.process.poll() is None, f"the gateway did not start:\n{self.log_text}"
+        for line in self.lines:
+            if line["event"] == "http listening":
+                self.port = line["port"]
+            elif line["event"] == "listening":
+                self.grpc_port = int(line["address"].rpartition(":")[2])
+        return bool(self.port and self.grpc_port)
 
 
 class Peers:

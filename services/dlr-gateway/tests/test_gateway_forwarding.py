@@ -4,13 +4,14 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import grpc
 import httpx
 
 from bulksms.campaign.v1 import results_pb2
+from devstack.eventually import eventually
 
 PATH = "/v1/mitto/delivery-reports"
 
@@ -22,26 +23,22 @@ async def send(gateway: Any, *ids: str, status: str = "Delivered", **fields: Any
     assert response.status_code == 200, response.text
 
 
-async def wait_for_row(gateway: Any, table: str, reason: str = "") -> str:
+async def wait_for_row(gateway: Any, table: str, reason: str = "") -> Any:
     """The first row of a table of the spool, once there is one (of that reason)."""
-    return await _look(gateway, table, lambda rows: next((str(row) for row in rows if not reason or reason in row), ""))
+
+    def first() -> str:
+        return next((str(row) for row in rows(gateway, table) if not reason or reason in row), "")
+
+    return await eventually(first, 60, f"a row {reason} of {table}")
 
 
 async def wait_until_empty(gateway: Any, table: str) -> None:
-    await _look(gateway, table, lambda rows: "" if rows else "empty")
+    await eventually(lambda: not rows(gateway, table), 60, f"{table} to be empty")
 
 
-async def _look(gateway: Any, table: str, seen: Callable[[list[Any]], str]) -> str:
-    connection = sqlite3.connect(gateway.spool_path)
-    try:
-        async with asyncio.timeout(60):
-            while True:
-                found = seen(connection.execute(f"SELECT * FROM {table}").fetchall())
-                if found:
-                    return found
-                await asyncio.sleep(0.02)  # another process's file: there is nothing to be woken by
-    finally:
-        connection.close()
+def rows(gateway: Any, table: str) -> list[Any]:
+    with closing(sqlite3.connect(gateway.spool_path)) as connection:
+        return connection.execute(f"SELECT * FROM {table}").fetchall()
 
 
 async def test_a_report_arrives_whole_at_campaign(start_gateway: Any, peers: Any) -> None:
