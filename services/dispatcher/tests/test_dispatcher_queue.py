@@ -25,7 +25,7 @@ from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.domain.submissions import Submission, SubmissionProgress
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.storage import campaigns, claims, outcomes, queue, submissions, suppressions
+from bulksms_dispatcher.storage import campaigns, claims, opt_outs, outcomes, queue, submissions
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
 from devstack.postgres import EmbeddedPostgres
@@ -89,7 +89,7 @@ async def must_claim(database: Database, submission: Submission, worker: str = "
 
 
 async def arm(database: Database, batch: LeasedBatch, worker: str = "w", **changes: Any) -> bool:
-    values: dict[str, Any] = {"suppression_version": 0, "opted_out_positions": None, "traceparent": ""} | changes
+    values: dict[str, Any] = {"opt_out_version": 0, "opted_out_positions": None, "traceparent": ""} | changes
     async with database.begin() as connection:
         return await claims.arm(connection, batch.batch_id, batch.epoch, worker, lease=LEASE, **values)
 
@@ -181,12 +181,143 @@ async def test_an_opt_out_after_the_numbers_were_checked_stops_the_arming(databa
     submission = await store(database, 1)
     batch = await must_claim(database, submission)
     async with database.begin() as connection:
-        await suppressions.add(connection, TENANT, [306_900_000_000])
+        await opt_outs.add(connection, TENANT, [306_900_000_000])
     assert not await arm(database, batch)
     async with database.connect() as connection:
-        found = await suppressions.find(connection, TENANT, [306_900_000_000, 306_900_000_001])
+        found = await opt_outs.find(connection, TENANT, [306_900_000_000, 306_900_000_001])
     assert found.phones == {306_900_000_000}
-    assert await arm(database, batch, suppression_version=found.version)
+    assert await arm(database, batch, opt_out_version=found.version)
+
+
+async def test_an_opt_out_of_a_number_that_is_not_in_the_range_of_a_batch_does_not_stop_its_arming(
+    database: Database,
+) -> None:
+    submission = await store(database, 2)
+    first, second = await must_claim(database, submission), await must_claim(database, submission)
+    async with database.begin() as connection:
+        await opt_outs.add(connection, "somebody else", list(range(first.first_phone, second.last_phone + 1)))
+        await opt_outs.add(connection, TENANT, [first.first_phone - 1, second.first_phone, second.last_phone + 1])
+    assert await arm(database, first)
+    assert not await arm(database, second)
+
+
+async def test_a_number_that_may_be_written_to_again_stops_no_arming_and_its_next_opt_out_does(
+    database: Database,
+) -> None:
+    submission = await store(database, 2)
+    first, second = await must_claim(database, submission), await must_claim(database, submission)
+    for batch in (first, second):
+        async with database.begin() as connection:
+            await opt_outs.add(connection, TENANT, [batch.last_phone])
+            await opt_outs.remove(connection, TENANT, [batch.last_phone])
+    assert await arm(database, first)
+    async with database.connect() as connection:
+        found = await opt_outs.find(connection, TENANT, [second.first_phone, second.last_phone])
+    assert found.phones == frozenset()
+    async with database.begin() as connection:
+        await opt_outs.add(connection, TENANT, [second.last_phone])
+    assert not await arm(database, second, opt_out_version=found.version)
+
+
+async def test_a_pause_after_the_claim_stops_the_arming_and_the_batch_waits_without_costing_an_attempt(
+    database: Database,
+) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    await set_paused(database, submission, paused=True)
+    assert not await arm(database, batch)
+    async with database.begin() as connection:
+        assert await outcomes.return_to_queue(connection, batch.batch_id, batch.epoch, batch.campaign_id, (LEASED,))
+    assert await claim(database, submission) is None
+    await set_paused(database, submission, paused=False)
+    again = await must_claim(database, submission)
+    assert (again.batch_id, again.epoch, again.attempts, again.retries) == (batch.batch_id, batch.epoch + 1, 0, 0)
+    assert await arm(database, again)
+
+
+async def test_a_cancel_after_the_claim_stops_the_arming_and_the_batch_is_cancelled(database: Database) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    async with database.begin() as connection:
+        await campaigns.cancel(connection, submission.campaign_id, TENANT)
+    assert not await arm(database, batch)
+    assert (await state_of(database, batch))[0] is BatchState.CANCELLED
+
+
+async def test_arms_that_race_with_a_pause_or_a_cancel_either_come_first_or_send_nothing(database: Database) -> None:
+    for stop in ("pause", "cancel"):
+        submission = await store(database, 10)
+        batches = [await must_claim(database, submission) for _ in range(10)]
+
+        async def stopping(submission: Submission, stop: str) -> int:
+            if stop == "pause":
+                await set_paused(database, submission, paused=True)
+                return 0
+            async with database.begin() as connection:
+                return (await campaigns.cancel(connection, submission.campaign_id, TENANT)).in_flight
+
+        arms = [arm(database, batch) for batch in batches]
+        *first, in_flight, _ = await asyncio.gather(*arms[:5], stopping(submission, stop), asyncio.sleep(0))
+        second = await asyncio.gather(*arms[5:])
+        assert second == [False] * 5, "once it is committed, nothing is armed"
+        states = [(await state_of(database, batch))[0] for batch in batches]
+        assert [state is ARMED for state in states] == [*first, *second]
+        if stop == "cancel":
+            assert {state for state in states if state is not ARMED} == {BatchState.CANCELLED}
+            assert in_flight == sum(first)
+
+
+async def test_a_request_rendered_while_numbers_opt_out_is_never_armed_with_one_of_them(database: Database) -> None:
+    """Whoever is first: the arm fails, the number was seen before the rendering, or it came after the arm."""
+    submission = await store(database, 20)
+
+    async def opt_out(phone: int) -> float:
+        async with database.begin() as connection:
+            await opt_outs.add(connection, TENANT, [phone])
+        return await now(database)
+
+    async def render_and_arm(batch: LeasedBatch) -> tuple[bool, bool, float]:
+        numbers = [batch.first_phone, batch.last_phone]
+        async with database.autocommit() as connection:
+            found = await opt_outs.find(connection, TENANT, numbers)
+        asked_at = await now(database)
+        armed = await arm(database, batch, opt_out_version=found.version)
+        return armed, bool(found.phones), asked_at
+
+    for _ in range(20):
+        batch = await must_claim(database, submission)
+        committed_at, (armed, seen, asked_at) = await asyncio.gather(opt_out(batch.first_phone), render_and_arm(batch))
+        assert seen or not armed or committed_at > asked_at
+
+
+async def test_versions_of_a_tenant_s_opt_outs_become_visible_in_their_order(database: Database) -> None:
+    """Or an arm that knows of a later one would overlook the earlier one."""
+
+    async def opt_out(phone: int) -> None:
+        async with database.begin() as connection:
+            await opt_outs.add(connection, TENANT, [phone])
+
+    async with database.begin() as earlier:
+        await opt_outs.add(earlier, TENANT, [1])
+        later = asyncio.create_task(opt_out(2))
+        done, _ = await asyncio.wait({later}, timeout=0.2)
+        assert not done
+        async with database.connect() as connection:
+            assert (await opt_outs.find(connection, TENANT, [1, 2])).version == 0
+    await later
+    async with database.connect() as connection:
+        found = await opt_outs.find(connection, TENANT, [1, 2])
+    assert (found.version, found.phones) == (2, {1, 2})
+
+
+async def now(database: Database) -> float:
+    async with database.autocommit() as connection:
+        return float((await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))).scalar_one())
+
+
+async def set_paused(database: Database, submission: Submission, *, paused: bool) -> None:
+    async with database.begin() as connection:
+        await campaigns.set_paused(connection, submission.campaign_id, TENANT, paused=paused)
 
 
 async def test_an_expired_lease_goes_back_under_a_new_epoch_and_the_old_holder_can_do_nothing(
@@ -396,3 +527,22 @@ async def test_the_migrated_schema_is_what_the_claims_are_indexed_by(database: D
         lines = "\n".join(plan.scalars())
     assert "batches_claim" in lines
     assert "Sort" not in lines
+
+
+async def test_an_arm_finds_newer_opt_outs_by_their_version_however_many_numbers_of_its_range_have_opted_out(
+    database: Database,
+) -> None:
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    async with database.begin() as connection:
+        await opt_outs.add(connection, TENANT, range(306_900_000_100, 306_900_020_100))
+        await connection.execute(text("ANALYZE opt_outs"))
+    parameters = {"batch_id": batch.batch_id, "epoch": 0, "worker": "w", "lease_seconds": 60.0, "opt_out_version": 1}
+    async with database.connect() as connection:
+        plan = await connection.execute(
+            text(f"EXPLAIN {claims._ARM}"), parameters | {"opted_out_positions": None, "traceparent": ""}
+        )
+        lines = "\n".join(plan.scalars())
+    assert "opt_outs_newer" in lines
+    assert "Seq Scan on opt_outs" not in lines
+    assert "opt_outs_pkey" not in lines

@@ -1,4 +1,4 @@
-"""DispatchService: submissions in, pause, resume, cancel, suppressions."""
+"""DispatchService: submissions in, pause, resume, cancel, opt-outs."""
 # ruff: noqa: ARG002 - names and parameters are those of the generated base class
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from uuid import UUID
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import dispatch_pb2_grpc
 from bulksms_dispatcher.domain.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
-from bulksms_dispatcher.storage import suppressions
+from bulksms_dispatcher.storage import opt_outs
 from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
 from bulksms_dispatcher.use_cases.intake import Chunk, End, Intake
 from servicekit import errors
@@ -77,17 +77,17 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
     async def SuppressRecipients(
         self, request: pb.SuppressRecipientsRequest, context: Context
     ) -> pb.SuppressRecipientsResponse:
-        tenant_id, phones = _suppressions(request)
+        tenant_id, phones = _opt_outs(request)
         async with self._database.begin() as connection:
-            added = await suppressions.add(connection, tenant_id, phones)
+            added = await opt_outs.add(connection, tenant_id, phones)
         return pb.SuppressRecipientsResponse(added=added)
 
     async def UnsuppressRecipients(
         self, request: pb.UnsuppressRecipientsRequest, context: Context
     ) -> pb.UnsuppressRecipientsResponse:
-        tenant_id, phones = _suppressions(request)
+        tenant_id, phones = _opt_outs(request)
         async with self._database.begin() as connection:
-            removed = await suppressions.remove(connection, tenant_id, phones)
+            removed = await opt_outs.remove(connection, tenant_id, phones)
         return pb.UnsuppressRecipientsResponse(removed=removed)
 
 
@@ -164,7 +164,7 @@ def _campaign(
     return tenant_id, campaign_id
 
 
-def _suppressions(
+def _opt_outs(
     request: pb.SuppressRecipientsRequest | pb.UnsuppressRecipientsRequest,
 ) -> tuple[str, Sequence[int]]:
     check = ArgumentCheck()

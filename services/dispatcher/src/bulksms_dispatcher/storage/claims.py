@@ -87,18 +87,26 @@ _CLAIM = text(f"""
               extract(epoch FROM clock_timestamp() - picked.not_before)::double precision AS waited_seconds
 """)
 
-# Rule 1. Fails when the lease was lost (epoch), the campaign cancelled (state), or an opt-out came after the numbers
-# were checked (version): whatever it is, nothing has been sent.
+# Rule 1. All that can have changed since the claim is asked here, in the statement whose commit allows the first byte:
+# the lease (epoch), a cancel (state, flag), a pause, and opt-outs that are newer than those the request was rendered
+# without: only of numbers in the batch's range, so that one opt-out stops one batch and not a campaign of a million.
+# OFFSET 0 keeps the search on opt_outs_newer, where it is one probe that usually finds nothing; by number it would read
+# every opt-out within the range.
 _ARM = text(f"""
     WITH armed AS (
-        UPDATE batches
+        UPDATE batches b
         SET state = {BatchState.ARMED}, attempts = attempts + 1, traceparent = :traceparent,
-            opted_out_positions = :opted_out_positions,
-            updated_at = clock_timestamp(),
+            opted_out_positions = :opted_out_positions, updated_at = clock_timestamp(),
             lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
-        WHERE batch_id = :batch_id AND state = {BatchState.LEASED} AND epoch = :epoch AND worker = :worker
-          AND coalesce((SELECT v.version FROM opt_out_versions v WHERE v.tenant_id = batches.tenant_id), 0)
-              = :suppression_version
+        WHERE b.batch_id = :batch_id AND b.state = {BatchState.LEASED} AND b.epoch = :epoch AND b.worker = :worker
+          AND NOT coalesce(
+              (SELECT c.paused OR c.cancelled FROM campaigns c WHERE c.campaign_id = b.campaign_id), false)
+          AND NOT EXISTS (
+              SELECT 1 FROM (
+                  SELECT o.phone FROM opt_outs o
+                  WHERE o.tenant_id = b.tenant_id AND o.version > :opt_out_version OFFSET 0
+              ) newer
+              WHERE newer.phone BETWEEN b.first_phone AND b.last_phone)
         RETURNING batch_id, attempts
     )
     INSERT INTO attempts (batch_id, number, epoch, worker, armed_at)
@@ -147,18 +155,22 @@ async def arm(
     worker: str,
     *,
     lease: timedelta,
-    suppression_version: int,
+    opt_out_version: int,
     opted_out_positions: bytes | None,
     traceparent: str,
 ) -> bool:
-    """LEASED → ARMED by compare-and-set, one statement; False when the batch is not this worker's to send any more."""
+    """LEASED → ARMED by compare-and-set, one statement; False when the batch must not be sent now.
+
+    It is not this worker's any more, its campaign was paused or cancelled, or one of its numbers has opted out since
+    `opt_out_version` of the tenant's list.
+    """
     check_transition(BatchState.LEASED, BatchState.ARMED)
     parameters = {
         "batch_id": batch_id,
         "epoch": epoch,
         "worker": worker,
         "lease_seconds": lease.total_seconds(),
-        "suppression_version": suppression_version,
+        "opt_out_version": opt_out_version,
         "opted_out_positions": opted_out_positions,
         "traceparent": traceparent,
     }

@@ -19,7 +19,7 @@ from bulksms_dispatcher.domain.messages import (
 from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.domain.submissions import Submission
 from bulksms_dispatcher.peers.ledger import LedgerPeer
-from bulksms_dispatcher.storage import messages, submissions, suppressions
+from bulksms_dispatcher.storage import messages, opt_outs, submissions
 from bulksms_dispatcher.use_cases.signals import MessageSignals
 from servicekit import deadlines, errors
 from servicekit.clock import Clock
@@ -85,7 +85,7 @@ class SingleSends:
         async with self._database.begin() as connection:
             found = await messages.find_fingerprint(connection, message_id)
             if found is None:
-                if (await suppressions.find(connection, wanted.tenant_id, [wanted.phone])).phones:
+                if (await opt_outs.find(connection, wanted.tenant_id, [wanted.phone])).phones:
                     raise errors.wrong_state(
                         "RECIPIENT_OPTED_OUT", "The recipient does not want messages: opt the number in first."
                     )

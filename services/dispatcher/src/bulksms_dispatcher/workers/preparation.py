@@ -16,7 +16,7 @@ from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.pacing.permits import Permit, Refusal
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH
-from bulksms_dispatcher.storage import deferrals, suppressions
+from bulksms_dispatcher.storage import deferrals, opt_outs
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.workers import send_spans
 from bulksms_dispatcher.workers.holder import Holder
@@ -104,12 +104,12 @@ class Preparation:
         with send_spans.step("render"):
             recipients = unpack(batch.packed)
             async with self._database.autocommit() as connection:
-                suppressed = await suppressions.find(connection, batch.tenant_id, recipients.phones)
+                opted_out = await opt_outs.find(connection, batch.tenant_id, recipients.phones)
                 held = await self._holder.find(connection, batch, recipients.phones)
             if held:
                 await self._holder.hold(batch, recipients, held)
                 return None
-            prepared = self._render(batch, recipients, suppressed)
+            prepared = self._render(batch, recipients, opted_out)
         if not prepared.request.messages:
             await self._recorder.record_all_opted_out(batch)
             return None
@@ -126,16 +126,16 @@ class Preparation:
                 return reply
             await asyncio.sleep(reply.wait.total_seconds())
 
-    def _render(self, batch: LeasedBatch, recipients: Recipients, suppressed: suppressions.Suppressed) -> Prepared:
+    def _render(self, batch: LeasedBatch, recipients: Recipients, opted_out: opt_outs.OptedOut) -> Prepared:
         if batch.is_single_message:
             # Its opt-out was checked when it was asked for, and it has waited for next to nothing since.
             request = render_single(self._account, batch.sender, batch.text, recipients.phones[0])
-            return Prepared(SEND_PATH, request, (), suppressed.version)
+            return Prepared(SEND_PATH, request, (), opted_out.version)
         out: Sequence[int] = ()
-        if suppressed.phones:
-            out = [position for position, phone in enumerate(recipients.phones) if phone in suppressed.phones]
+        if opted_out.phones:
+            out = [position for position, phone in enumerate(recipients.phones) if phone in opted_out.phones]
         # What was cut before USE_BULK_SMS was switched off goes as it was cut.
         alone = not self._use_bulk and batch.recipients == 1
         render = render_alone if alone else render_bulk
         request = render(self._account, batch.sender, batch.text, batch.variable_names, recipients, frozenset(out))
-        return Prepared(SEND_PATH if alone else BULK_PATH, request, out, suppressed.version)
+        return Prepared(SEND_PATH if alone else BULK_PATH, request, out, opted_out.version)

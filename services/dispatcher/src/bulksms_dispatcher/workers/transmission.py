@@ -91,7 +91,7 @@ class Transmission:
                         batch.epoch,
                         self._worker,
                         lease=self._lease,
-                        suppression_version=prepared.opt_out_version,
+                        opt_out_version=prepared.opt_out_version,
                         opted_out_positions=pack_positions(prepared.opted_out) if prepared.opted_out else None,
                         traceparent=traceparent,
                     )

@@ -247,10 +247,14 @@ STATEMENTS = (
     CREATE TABLE opt_outs (
         tenant_id text NOT NULL,
         phone bigint NOT NULL,
+        -- Of the tenant's list, when the number came into it.
+        version bigint NOT NULL,
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         PRIMARY KEY (tenant_id, phone)
     )
     """,
+    "CREATE INDEX opt_outs_newer ON opt_outs (tenant_id, version, phone)",
+    "COMMENT ON INDEX opt_outs_newer IS 'arm: opt-outs of a tenant that are newer than a version, usually none'",
     """
     CREATE TABLE opt_out_versions (
         tenant_id text PRIMARY KEY,
