@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import uuid
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,10 +24,11 @@ from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
 from bulksms.dispatcher.v1.messages_pb2_grpc import MessageServiceStub
 from bulksms.dispatcher.v1.queue_pb2_grpc import QueueServiceStub
-from bulksms.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from bulksms.ledger.v1 import ledger_pb2_grpc
 from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.app import build
 from bulksms_dispatcher.settings import Settings
+from devstack.ledger_stand_in import LedgerStandIn
 from devstack.mitto.accepted_log import AcceptedMessage
 from devstack.mitto.client import Simulator
 from servicekit import errors
@@ -40,20 +40,7 @@ from servicekit.settings import Endpoint, ServiceSettings
 
 TENANT = "acme"
 ACCOUNT = "7c8b0a52-33a1-4a36-a1b0-0f61b1c2d3e4"
-DEADLINE_SECONDS = 30.0
 Outcome = results_pb2.RecipientOutcome
-
-
-async def eventually(condition: Callable[[], Any], deadline_seconds: float = DEADLINE_SECONDS) -> Any:
-    """The condition's value (awaited when it can be) once it is true."""
-    async with asyncio.timeout(deadline_seconds):
-        while True:
-            value = condition()
-            if isinstance(value, Awaitable):
-                value = await value
-            if value:
-                return value
-            await asyncio.sleep(0.01)
 
 
 def busiest_window(times: Sequence[float], window: timedelta) -> int:
@@ -147,55 +134,12 @@ class CampaignPeer(results_pb2_grpc.ResultServiceServicer):
         return Counter(outcome for outcome, _, _ in self.recipients.values())
 
 
-class LedgerPeer(ledger_pb2_grpc.LedgerServiceServicer):
-    """Keeps captures by request id and reservations by id."""
-
-    def __init__(self) -> None:
-        self.captures: dict[str, ledger_pb2.CaptureRequest] = {}
-        self.reserved: dict[str, ledger_pb2.ReserveRequest] = {}
-        self.closed: dict[str, ledger_pb2.CloseRequest] = {}
-        self.refuse_reserve: errors.DomainError | None = None
-        self.capture_error = ""
-
-    @property
-    def captured(self) -> int:
-        """Credits."""
-        return sum(capture.units for capture in self.captures.values())
-
-    async def BatchCapture(self, request: Any, context: Any) -> Any:
-        if not self.capture_error:
-            self.captures |= {capture.request_id: capture for capture in request.captures}
-        return ledger_pb2.BatchCaptureResponse(results=[self._result(capture) for capture in request.captures])
-
-    def _result(self, capture: ledger_pb2.CaptureRequest) -> ledger_pb2.CaptureResult:
-        if not self.capture_error:
-            return ledger_pb2.CaptureResult(request_id=capture.request_id, captured=ledger_pb2.Captured())
-        reason = ledger_pb2.RefusalReason.Value(f"REFUSAL_REASON_{self.capture_error}")
-        return ledger_pb2.CaptureResult(
-            request_id=capture.request_id, refusal=ledger_pb2.CaptureRefusal(reason=reason, message="refused")
-        )
-
-    async def Reserve(self, request: Any, context: Any) -> Any:
-        if self.refuse_reserve is not None:
-            raise self.refuse_reserve
-        self.reserved[request.reservation_id] = request
-        return ledger_pb2.ReserveResponse()
-
-    async def Capture(self, request: Any, context: Any) -> Any:
-        self.captures[request.request_id] = request
-        return ledger_pb2.CaptureResponse()
-
-    async def Close(self, request: Any, context: Any) -> Any:
-        self.closed[request.reservation_id] = request
-        return ledger_pb2.CloseResponse()
-
-
 @dataclass
 class Peers:
     """The other services, in this process."""
 
     campaign: CampaignPeer = field(default_factory=CampaignPeer)
-    ledger: LedgerPeer = field(default_factory=LedgerPeer)
+    ledger: LedgerStandIn = field(default_factory=LedgerStandIn)
     address: str = ""
 
     @asynccontextmanager

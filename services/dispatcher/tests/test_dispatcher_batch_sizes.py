@@ -8,10 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour
 from devstack.mitto.rules import Match
 
-from .dispatcher_support import Peers, Provider, eventually, header, phones, serving, submit
+from .dispatcher_support import Peers, Provider, header, phones, serving, submit
 
 AUTO = {"sms_batch_size": "auto", "sms_batch_size_min": 10, "sms_batch_size_max": 100}
 

@@ -16,8 +16,7 @@ from pydantic import SecretStr
 
 from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, Phase
 from bulksms_dispatcher.providers.mitto import SEND_PATH, MittoClient, MittoConnection, NotConnected, Timeouts
-
-from .dispatcher_support import eventually
+from devstack.eventually import eventually
 
 RESPONSE = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"id":"polite"}'
 SECOND = timedelta(seconds=1)

@@ -11,7 +11,9 @@ import pytest
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
+from bulksms.ledger.v1 import ledger_pb2
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from servicekit import errors
 
 from .dispatcher_support import (
@@ -20,7 +22,6 @@ from .dispatcher_support import (
     Peers,
     Provider,
     chunks,
-    eventually,
     header,
     naming,
     phones,
@@ -191,7 +192,7 @@ async def test_results_wait_for_peers_that_are_away(dispatcher: Dispatcher, simu
 
 
 async def test_a_result_that_is_refused_for_good_is_kept_and_visible(dispatcher: Dispatcher, peers: Peers) -> None:
-    peers.ledger.capture_error = "RESERVATION_EXCEEDED"
+    peers.ledger.capture_refusal = ledger_pb2.REFUSAL_REASON_RESERVATION_EXCEEDED
     await submit(dispatcher, phones(5))
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 5})
 

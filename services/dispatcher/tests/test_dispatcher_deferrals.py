@@ -7,8 +7,9 @@ from collections import Counter
 
 from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
 from bulksms.dispatcher.v1 import messages_pb2 as pb
+from devstack.eventually import eventually
 
-from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, eventually, header, phones, submit
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, header, phones, submit
 
 
 def outcomes_of(peers: Peers, head: dispatch_pb2.SubmissionHeader) -> Counter[str]:

@@ -12,8 +12,10 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
+from bulksms.ledger.v1 import ledger_pb2
 from bulksms_dispatcher.domain.lookup_results import read_response
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency
 from servicekit.database import Database
 
@@ -22,7 +24,6 @@ from .dispatcher_support import (
     Dispatcher,
     Peers,
     Provider,
-    eventually,
     header,
     phones,
     reason_of,
@@ -234,7 +235,7 @@ async def test_evidence_for_a_single_message_confirms_it_and_its_reports_are_rec
     found = await dispatcher.messages.GetMessage(pb.GetMessageRequest(tenant_id=TENANT, message_id=message.message_id))
     assert found.message.status == pb.MESSAGE_STATUS_DELIVERED
     assert found.message.provider_message_id == sent.message_id
-    await eventually(lambda: len(peers.ledger.closed) == 1)
+    await eventually(lambda: len(peers.ledger.close_requests) == 1)
     assert peers.ledger.captured == 1
 
 
@@ -257,7 +258,7 @@ async def test_evidence_after_the_horizon_is_told_and_a_capture_refused_for_good
     await ambiguous(dispatcher, simulator, peers)
     await past_the_horizon(database)
     await eventually(lambda: peers.campaign.outcomes == {"UNRESOLVED": 10})
-    peers.ledger.capture_error = "RESERVATION_STATE"
+    peers.ledger.capture_refusal = ledger_pb2.REFUSAL_REASON_RESERVATION_STATE
     late = list(simulator.accepted())[7]
     await offer(dispatcher, late.message_id)
     await eventually(lambda: peers.campaign.outcomes == {"UNRESOLVED": 9, "ACCEPTED": 1})

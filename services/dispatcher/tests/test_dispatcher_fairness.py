@@ -11,8 +11,9 @@ import pytest
 
 from bulksms.dispatcher.v1 import dispatch_pb2
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 
-from .dispatcher_support import TENANT, Peers, Provider, eventually, header, phones, serving, submit
+from .dispatcher_support import TENANT, Peers, Provider, header, phones, serving, submit
 
 LANES = {"306": dispatch_pb2.PRIORITY_LOW, "447": dispatch_pb2.PRIORITY_NORMAL, "491": dispatch_pb2.PRIORITY_URGENT}
 

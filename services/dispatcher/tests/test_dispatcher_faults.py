@@ -9,9 +9,10 @@ import pytest
 
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency, PartialRejection
 
-from .dispatcher_support import Dispatcher, Peers, Provider, eventually, phones, serving, submit
+from .dispatcher_support import Dispatcher, Peers, Provider, phones, serving, submit
 
 RECIPIENTS = 4
 

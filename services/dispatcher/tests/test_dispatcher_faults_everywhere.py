@@ -11,9 +11,10 @@ import pytest
 
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour
 
-from .dispatcher_support import ACCOUNT, Peers, Provider, eventually, phones, serving, submit
+from .dispatcher_support import ACCOUNT, Peers, Provider, phones, serving, submit
 
 WAYS = pytest.mark.parametrize(("use_bulk", "size"), [(True, 2), (False, 1)], ids=["bulk", "one by one"])
 POSITIONS = 200

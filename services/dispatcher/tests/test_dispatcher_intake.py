@@ -12,13 +12,13 @@ import pytest
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 
 from .dispatcher_support import (
     Dispatcher,
     Peers,
     Provider,
     chunks,
-    eventually,
     header,
     phones,
     reason_of,

@@ -16,11 +16,12 @@ from bulksms_dispatcher.journal.records import RawAnswer, decode_all, encode
 from bulksms_dispatcher.journal.slots import claim_abandoned
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from servicekit.database import Database
 from servicekit.lifecycle import running
 from servicekit.settings import SettingsError
 
-from .dispatcher_support import Peers, Provider, eventually, header, phones, serving, submit
+from .dispatcher_support import Peers, Provider, header, phones, serving, submit
 
 
 def answer(body: bytes = b"{}") -> RawAnswer:

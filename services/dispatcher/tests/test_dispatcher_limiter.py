@@ -18,11 +18,12 @@ from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.limiter import HOLD, Limiter, PacingUnavailable
 from bulksms_dispatcher.pacing.permits import Permit, Refusal, Settled
+from devstack.eventually import eventually
 from devstack.servers import Servers
 from servicekit.clock import Clock, ManualClock, SystemClock
 from servicekit.lifecycle import running
 
-from .dispatcher_support import busiest_window, eventually
+from .dispatcher_support import busiest_window
 
 WINDOW = timedelta(milliseconds=200)
 HOUR = timedelta(hours=1)

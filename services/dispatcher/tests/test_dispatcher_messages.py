@@ -11,10 +11,10 @@ import pytest
 
 from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
 from bulksms.dispatcher.v1 import messages_pb2 as pb
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour
-from servicekit import errors
 
-from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, eventually, reason_of
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, reason_of
 
 PHONE = "+306900000001"
 
@@ -51,10 +51,10 @@ async def test_a_message_is_sent_captured_and_read_again(
     )
     assert sent.bulk_id is None
     assert await read(dispatcher, message.message_id) == message
-    await eventually(lambda: len(peers.ledger.closed) == 1)
+    await eventually(lambda: len(peers.ledger.close_requests) == 1)
     assert peers.ledger.captured == 1
-    ((reservation_id, close),) = peers.ledger.closed.items()
-    assert reservation_id in peers.ledger.reserved
+    ((reservation_id, close),) = peers.ledger.close_requests.items()
+    assert reservation_id in peers.ledger.reservations
     assert close.expected_captured == 1
     assert peers.campaign.results == []
     (batch,) = await dispatcher.batches()
@@ -96,25 +96,24 @@ async def test_what_becomes_of_a_message_is_said_at_once(
     message = (await dispatcher.messages.SendMessage(asking())).message
     assert (message.status, message.reason) == (status, reason)
     if captured is None:
-        assert peers.ledger.closed == {}  # reserved until it is resolved
+        assert peers.ledger.close_requests == {}  # reserved until it is resolved
     else:
-        await eventually(lambda: len(peers.ledger.closed) == 1)
+        await eventually(lambda: len(peers.ledger.close_requests) == 1)
         assert peers.ledger.captured == captured
 
 
 async def test_without_credits_nothing_is_sent_and_the_request_may_be_repeated(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    peers.ledger.refuse_reserve = errors.payment_required(
-        "INSUFFICIENT_CREDITS", "1 is needed, 0 are available: grant some.", required=1, available=0
-    )
+    peers.ledger.available = 0
     request = asking()
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await dispatcher.messages.SendMessage(request)
     assert reason_of(refused.value) == "INSUFFICIENT_CREDITS"
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert simulator.times_accepted() == {}
-    peers.ledger.refuse_reserve = None
+    peers.ledger.available = 1
+    peers.ledger.decisions.clear()
     response = await dispatcher.messages.SendMessage(request)
     assert response.message.status == pb.MESSAGE_STATUS_SENT
 
@@ -126,7 +125,7 @@ async def test_who_opted_out_gets_no_single_message(dispatcher: Dispatcher, simu
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await dispatcher.messages.SendMessage(asking())
     assert reason_of(refused.value) == "RECIPIENT_OPTED_OUT"
-    assert peers.ledger.reserved == {}
+    assert peers.ledger.reservations == {}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from bulksms.dispatcher.v1 import dispatch_pb2
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 
-from .dispatcher_support import TENANT, Peers, Provider, eventually, header, phones, serving, submit
+from .dispatcher_support import TENANT, Peers, Provider, header, phones, serving, submit
 
 
 async def test_every_recipient_gets_a_request_of_his_own_and_every_fault_stays_his_own(

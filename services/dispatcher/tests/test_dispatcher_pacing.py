@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour
 from devstack.valkey import EmbeddedValkey
 
@@ -24,7 +25,6 @@ from .dispatcher_support import (
     Peers,
     Provider,
     busiest_window,
-    eventually,
     header,
     phones,
     process,

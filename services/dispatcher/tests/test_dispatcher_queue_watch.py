@@ -12,9 +12,10 @@ from sqlalchemy import text
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.workers.queue_watch import QueueWatch
+from devstack.eventually import eventually
 from servicekit.database import Database
 
-from .dispatcher_support import Dispatcher, Peers, Provider, eventually, header, phones, serving, submit
+from .dispatcher_support import Dispatcher, Peers, Provider, header, phones, serving, submit
 
 
 async def gauges(database: Database) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.valkey import EmbeddedValkey
 from servicekit.database import Database
@@ -25,7 +26,6 @@ from .dispatcher_support import (
     Dispatcher,
     Peers,
     Provider,
-    eventually,
     header,
     phones,
     process,

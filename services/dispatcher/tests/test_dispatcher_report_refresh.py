@@ -16,6 +16,7 @@ from bulksms.campaign.v1 import results_pb2
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms_dispatcher.domain.report_refreshes import RefreshSchedule
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour
 from devstack.mitto.delivery import Delivery
 from devstack.mitto.delivery import Outcome as Fate
@@ -28,7 +29,6 @@ from .dispatcher_support import (
     Peers,
     Provider,
     busiest_window,
-    eventually,
     header,
     phones,
     reason_of,

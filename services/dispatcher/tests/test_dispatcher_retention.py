@@ -8,9 +8,10 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms_dispatcher.workers.retention import Retention
+from devstack.eventually import eventually
 from servicekit.database import Database
 
-from .dispatcher_support import Dispatcher, Peers, Provider, chunks, eventually, header, phones, stream, submit
+from .dispatcher_support import Dispatcher, Peers, Provider, chunks, header, phones, stream, submit
 
 
 async def test_old_settled_batches_go_and_a_repeated_submission_still_sends_nothing(

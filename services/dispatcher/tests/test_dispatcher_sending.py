@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency
 
-from .dispatcher_support import Dispatcher, Peers, Provider, eventually, header, phones, serving, submit
+from .dispatcher_support import Dispatcher, Peers, Provider, header, phones, serving, submit
 
 
 async def test_a_submission_is_sent_once_and_everybody_is_reported(

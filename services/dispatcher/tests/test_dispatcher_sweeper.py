@@ -35,10 +35,10 @@ async def test_it_fails_its_reservation_is_closed_and_a_repeat_finds_it_failed(
     channel = open_channel(peers.address)
     ledger = LedgerPeer(LedgerServiceStub(channel))
     await Sweeper(database, ledger).sweep_once()
-    assert peers.ledger.closed == {}  # not yet: its caller may only be slow
+    assert peers.ledger.close_requests == {}  # not yet: its caller may only be slow
     await Sweeper(database, ledger, age=timedelta(seconds=30)).sweep_once()
     await channel.close()
-    assert list(peers.ledger.closed) == [str(reservation_id_of(message_id))]
+    assert list(peers.ledger.close_requests) == [str(reservation_id_of(message_id))]
     repeated = (await dispatcher.messages.SendMessage(request)).message
     assert (repeated.status, repeated.reason) == (pb.MESSAGE_STATUS_FAILED, "INTERRUPTED")
     assert simulator.times_accepted() == {}

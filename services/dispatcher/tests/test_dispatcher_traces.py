@@ -11,7 +11,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
 
-from .dispatcher_support import TENANT, Dispatcher, Peers, eventually, header, phones, submit
+from devstack.eventually import eventually
+
+from .dispatcher_support import TENANT, Dispatcher, Peers, header, phones, submit
 
 ENQUEUE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
