@@ -78,7 +78,9 @@ def _typer_complaint(app: typer.Typer, words: list[str], *, mentioned: bool) -> 
         else:
             arguments.append(word)
     wanted = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    required = 0 if mentioned or hasattr(command, "commands") else sum(argument.required for argument in wanted)
+    # An id that is not required has `--external-id` to stand in its place.
+    always = "--external-id" in {name for option in command.params for name in option.opts} - set(rest)
+    required = 0 if mentioned else sum(argument.required or always for argument in wanted)
     if not required <= len(arguments) <= len(wanted):
         return f"{command.name} takes {required} to {len(wanted)} arguments, not {len(arguments)}"
     return None

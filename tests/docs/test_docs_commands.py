@@ -35,6 +35,7 @@ def test_every_command_named_in_a_comment_exists() -> None:
     [
         ("bulksms campaign launch X", "launch is no command of campaign"),
         ("bulksms campaign status", "status takes 1 to 1 arguments, not 0"),
+        ("bulksms campaign status X --external-id Y Z", "status takes 0 to 1 arguments, not 2"),
         ("bulksms campaign status X --quickly", "status has no option --quickly"),
         ("make everything", "make has no target everything"),
         ("make bench FASTER=1", "make knows no variable FASTER"),

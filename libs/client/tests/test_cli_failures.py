@@ -18,6 +18,7 @@ from typer.testing import Result
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
+from bulksms.types.v1 import types_pb2
 
 Run = Callable[..., Result]
 
@@ -100,6 +101,8 @@ def test_with_json_a_failure_is_a_document_on_standard_error(
         (["campaign"], "Usage"),
         (["campaign", "lost"], "Did you mean 'list'"),
         (["campaign", "create", "--name=n", "--sender=s"], "--text-file"),
+        (["campaign", "get"], "--external-id"),
+        (["campaign", "get", "c1", "--external-id", "shop-42"], "--external-id"),
         (["campaign", "schedule", "c1"], "--clear"),
         (["campaign", "schedule", "c1", "--at", "tomorrow"], "2026-12-24T18:00:00"),
         (["campaign", "schedule", "c1", "--at", "2030-01-01T00:00:00"], "no time zone"),
@@ -143,6 +146,36 @@ def test_help_needs_no_settings(bulksms: Run, environment: dict[str, str]) -> No
     assert "Exit codes" in bulksms("--help").stdout
     assert bulksms("campaign", "send", "--help").exit_code == 0
     assert bulksms("--version").stdout.startswith("bulksms ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["campaign", "get", "--external-id", "shop-42"],
+        ["campaign", "events", "--external-id=shop-42"],
+        ["campaign", "send", "--external-id", "shop-42"],
+        ["campaign", "schedule", "--clear", "--external-id", "shop-42"],
+    ],
+)
+def test_a_campaign_can_be_named_by_the_caller_s_own_id(services: Any, bulksms: Run, arguments: list[str]) -> None:
+    bulksms(*arguments)
+    assert services.calls[0].request.external_id == "shop-42"
+
+
+def test_a_campaign_is_created_with_its_caller_s_id_and_its_class(services: Any, bulksms: Run) -> None:
+    services.on("CreateCampaign", pb.CreateCampaignResponse())
+    bulksms(
+        "campaign", "create", "--name=n", "--sender=s", "--all-contacts", "--text=t", "--external-id", "shop-42",
+        "--class", "service",
+    )  # fmt: skip
+    [request] = services.requests("CreateCampaign")
+    assert (request.external_id, request.message_class) == ("shop-42", types_pb2.MESSAGE_CLASS_SERVICE)
+
+
+def test_a_change_can_ask_for_the_campaign_to_be_as_it_was_read(services: Any, bulksms: Run) -> None:
+    bulksms("campaign", "update", "c1", "--name", "n", "--etag", "7")
+    bulksms("campaign", "delete", "c1", "--etag", "7")
+    assert [call.request.etag for call in services.calls] == ["7", "7"]
 
 
 @pytest.mark.parametrize(

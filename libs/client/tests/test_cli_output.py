@@ -67,12 +67,14 @@ def test_a_campaign_is_a_line_per_figure(services: Any, bulksms: Run) -> None:
     services.on("GetCampaign", pb.GetCampaignResponse(campaign=CAMPAIGN))
     assert printed(bulksms("campaign", "get", "0b9c3c52")) == (
         "campaign         0b9c3c52\n"
+        "external id      -\n"
         "name             Winter\n"
         "state            SENDING\n"
         "sender           Acme\n"
         "text             Hello⏎{{first_name}}\n"
         "audience         vip, news without staff\n"
         "priority         -\n"
+        "class            -\n"
         "total            10,000\n"
         "queued           4,000\n"
         "sent             5,900\n"

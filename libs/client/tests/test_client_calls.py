@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ from bulksms_client import (
     DeadlineExceeded,
     InvalidArgument,
     Unavailable,
+    Unimplemented,
     channels,
 )
 
@@ -60,6 +62,37 @@ def test_an_audience_is_all_contacts_or_groups_and_never_both(services: Any, cli
     assert selections == ["all_contacts", "groups"]
     with pytest.raises(InvalidArgument, match="groups must not be given together with all_contacts"):
         client.contacts.count(all_contacts=True, groups=["vip"])
+
+
+def test_a_campaign_is_named_by_one_of_its_two_ids(services: Any, client: Client) -> None:
+    services.on("GetCampaign", pb.GetCampaignResponse())
+    client.campaigns.get("c1")
+    client.campaigns.get(external_id="shop-42")
+    assert [request.WhichOneof("campaign") for request in services.requests("GetCampaign")] == [
+        "campaign_id",
+        "external_id",
+    ]
+    for wrong in ({}, {"campaign_id": "c1", "external_id": "shop-42"}):
+        with pytest.raises(InvalidArgument, match="campaign_id must be given, or external_id; not both"):
+            client.campaigns.get(**wrong)
+    assert len(services.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("update", {"name": "n"}), ("delete", {}), ("preview", {}), ("enqueue", {}), ("unschedule", {}),
+        ("schedule", {"at": datetime(2030, 1, 1, tzinfo=UTC)}), ("pause", {}), ("resume", {}), ("cancel", {}),
+        ("retry_failed", {}), ("status", {}), ("watch", {}), ("recipients", {}), ("events", {}), ("recount", {}),
+    ],
+)  # fmt: skip
+def test_every_method_of_a_campaign_takes_the_caller_s_own_id(
+    services: Any, client: Client, method: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(Unimplemented):
+        list(getattr(client.campaigns, method)(external_id="shop-42", **arguments) or ())
+    [call] = services.calls
+    assert (call.request.external_id, call.request.tenant_id) == ("shop-42", "acme")
 
 
 def test_every_call_has_a_deadline_by_default(services: Any, client: Client) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
 from bulksms_campaign.domain.audiences import Audience, AudienceSize
-from bulksms_campaign.domain.campaigns import CampaignContent, CampaignPriority, Step
+from bulksms_campaign.domain.campaigns import CampaignContent, CampaignPriority, MessageClass, Step
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.storage import audience_sizes, contacts
 from bulksms_campaign.storage.events import list_events
@@ -437,9 +437,10 @@ async def test_who_joins_between_the_enqueue_and_its_snapshot_is_left_out_and_th
         sender="Acme",
         audience=of("a", "c", exclude=("b",)),
         priority=CampaignPriority.NORMAL,
+        message_class=MessageClass.MARKETING,
     )
     ledger, database = LedgerPeer(peers.address, timeout=timedelta(seconds=5)), campaign_database
-    drafted = await Drafts(database, Signals(), SystemClock()).create(key_of("CreateCampaign"), content)
+    drafted = await Drafts(database, Signals(), SystemClock()).create(key_of("CreateCampaign"), "", content)
     campaign_id = drafted.campaign.campaign_id
     enqueue = Enqueue(database, ledger, Signals(), batch_size=5000)
     assert (await enqueue.run(key_of("EnqueueCampaign"), campaign_id, Step.ENQUEUE)).created == 18

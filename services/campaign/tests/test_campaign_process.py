@@ -99,8 +99,8 @@ async def small_campaign(campaign_database: Database) -> UUID:
     async with campaign_database.begin() as connection:
         for statement in (
             """INSERT INTO campaigns (campaign_id, tenant_id, name, text, sender, all_contacts, groups, exclude_groups,
-                priority, state, revision, created_at, updated_at, enqueue_number, traceparent)
-               VALUES (:id, 'acme', 'n', 't', 's', true, '{}', '{}', 2, 3, 1, now(), now(), 1, '')""",
+                priority, message_class, state, revision, created_at, updated_at, enqueue_number, traceparent)
+               VALUES (:id, 'acme', 'n', 't', 's', true, '{}', '{}', 2, 1, 3, 1, now(), now(), 1, '')""",
             "INSERT INTO campaign_counters (tenant_id, campaign_id, total, queued) VALUES ('acme', :id, 10, 10)",
             """INSERT INTO recipients (tenant_id, campaign_id, phone, updated_at, enqueue_number)
                SELECT 'acme', :id, i, now(), 1 FROM generate_series(1, 10) AS i""",

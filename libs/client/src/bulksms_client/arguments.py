@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.campaign.v1.contacts_pb2 import Audience, GroupSelection, ImportContactsRequest, ImportHeader
 from bulksms_client.errors import FieldViolation, InvalidArgument
 
-__all__ = ["BinaryReader", "audience", "import_requests", "names", "new_request_id", "opened", "timestamp"]
+__all__ = ["BinaryReader", "audience", "import_requests", "names", "naming", "new_request_id", "opened", "timestamp"]
 
 
 class BinaryReader(Protocol):
@@ -24,6 +25,8 @@ class BinaryReader(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+RequestT = TypeVar("RequestT", bound=Message)
+
 # The contract allows 1 MiB; a quarter keeps progress smooth and three pieces in flight small.
 PIECE_BYTES = 256 * 1024
 
@@ -31,6 +34,21 @@ PIECE_BYTES = 256 * 1024
 def new_request_id(given: str | None) -> str:
     """The caller's request id, else a fresh one: one logical call, however often it is repeated."""
     return given or str(uuid.uuid4())
+
+
+def naming(request: RequestT, field: str, given: str | None, external_id: str | None) -> RequestT:
+    """The request, naming what it is about by our id in `field` or by the caller's own.
+
+    Raises InvalidArgument unless exactly one of the two is given.
+    """
+    if (given is None) == (external_id is None):
+        cure = "must be given, or external_id; not both"
+        raise InvalidArgument(f"{field} {cure}", field_violations=[FieldViolation(field, cure)])
+    if given is not None:
+        setattr(request, field, given)
+    else:
+        request.external_id = external_id  # type: ignore[attr-defined]  # every request with such a choice has one
+    return request
 
 
 def timestamp(field: str, when: datetime | None) -> Timestamp | None:

@@ -66,7 +66,7 @@ from bulksms.ledger.v1.ledger_pb2 import (
     SubscriptionStatus,
     VerifyAccountResponse,
 )
-from bulksms.types.v1.types_pb2 import OutcomeReason, Priority
+from bulksms.types.v1.types_pb2 import MessageClass, OutcomeReason, Priority
 
 __all__ = [
     "Account",
@@ -101,6 +101,7 @@ __all__ = [
     "ImportLineReason",
     "LaneDepth",
     "Message",
+    "MessageClass",
     "MessageStatus",
     "OutcomeReason",
     "PreviewCampaignResponse",

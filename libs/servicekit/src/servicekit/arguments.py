@@ -18,6 +18,7 @@ __all__ = ["MAX_PAGE_SIZE", "ArgumentCheck", "invalid_field"]
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
 _TENANT_ID = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
+_EXTERNAL_ID = re.compile(r"[!-~]{1,64}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that a Timestamp may hold
@@ -73,6 +74,16 @@ class ArgumentCheck:
     def optional_tenant_id(self, value: str) -> str:
         """A tenant's id, or empty for all tenants."""
         return self.tenant_id(value) if value else ""
+
+    def external_id(self, value: str) -> str:
+        """The caller's own id of something, required."""
+        if not _EXTERNAL_ID.fullmatch(value):
+            self.wrong("external_id", "must be 1 to 64 visible ASCII characters, without spaces")
+        return value
+
+    def optional_external_id(self, value: str) -> str:
+        """The caller's own id of something, or empty for none."""
+        return self.external_id(value) if value else ""
 
     def text(self, field: str, value: str, *, maximum: int, minimum: int = 0) -> str:
         """A text of one line and bounded length; with `minimum` above 0 blanks alone do not do."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from datetime import datetime
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.types.v1 import types_pb2
 from bulksms_client.aio.resource import PAGE_SIZE, Resource
-from bulksms_client.arguments import audience, new_request_id, timestamp
+from bulksms_client.arguments import audience, naming, new_request_id, timestamp
 from bulksms_client.errors import BulkSmsError
 from bulksms_client.reconnection import Reconnection
 
@@ -21,8 +24,14 @@ WATCH_STREAM_SECONDS = 300.0
 WATCH_PATIENCE_SECONDS = 60.0
 
 
+RequestT = TypeVar("RequestT", bound=Message)
+
+
 class Campaigns(Resource):
-    """Calls of CampaignService. Mutations are idempotent by `request_id`, which is made up when not given."""
+    """Calls of CampaignService. Mutations are idempotent by `request_id`, which is made up when not given.
+
+    A campaign is named by its id, or by `external_id`: the caller's own id, which it was created with.
+    """
 
     async def create(
         self,
@@ -34,10 +43,15 @@ class Campaigns(Resource):
         all_contacts: bool = False,
         exclude_groups: Iterable[str] = (),
         priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_UNSPECIFIED,
+        message_class: types_pb2.MessageClass.ValueType = types_pb2.MESSAGE_CLASS_UNSPECIFIED,
+        external_id: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.Campaign:
-        """Make a draft for the contacts of `groups`, or for all contacts, without those of `exclude_groups`."""
+        """Make a draft for the contacts of `groups`, or for all contacts, without those of `exclude_groups`.
+
+        With an `external_id` it can be named by that from then on; one that another campaign has is refused.
+        """
         request = pb.CreateCampaignRequest(
             request_id=new_request_id(request_id),
             tenant_id=self._tenant_id,
@@ -46,12 +60,16 @@ class Campaigns(Resource):
             sender=sender,
             audience=audience(groups, all_contacts=all_contacts, exclude_groups=exclude_groups),
             priority=priority,
+            message_class=message_class,
+            external_id=external_id,
         )
         return (await self._transport.unary(request, pb.CreateCampaignResponse, timeout=timeout)).campaign
 
-    async def get(self, campaign_id: str, *, timeout: float | None = None) -> pb.Campaign:
+    async def get(
+        self, campaign_id: str | None = None, *, external_id: str | None = None, timeout: float | None = None
+    ) -> pb.Campaign:
         """Read one campaign."""
-        request = pb.GetCampaignRequest(tenant_id=self._tenant_id, campaign_id=campaign_id)
+        request = self._named(pb.GetCampaignRequest(), campaign_id, external_id)
         return (await self._transport.unary(request, pb.GetCampaignResponse, timeout=timeout)).campaign
 
     async def list(
@@ -69,8 +87,9 @@ class Campaigns(Resource):
 
     async def update(
         self,
-        campaign_id: str,
+        campaign_id: str | None = None,
         *,
+        external_id: str | None = None,
         name: str | None = None,
         text: str | None = None,
         sender: str | None = None,
@@ -78,105 +97,163 @@ class Campaigns(Resource):
         all_contacts: bool = False,
         exclude_groups: Iterable[str] = (),
         priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_UNSPECIFIED,
+        message_class: types_pb2.MessageClass.ValueType = types_pb2.MESSAGE_CLASS_UNSPECIFIED,
+        etag: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.Campaign:
-        """Change a campaign that was not enqueued yet. What is not given stays; the audience changes as a whole."""
+        """Change a campaign that was not enqueued yet. What is not given stays; the audience changes as a whole.
+
+        With the `etag` that a campaign was read with, a change of somebody else's meanwhile is a Conflict.
+        """
         changes_audience = groups is not None or all_contacts
-        request = pb.UpdateCampaignRequest(
-            request_id=new_request_id(request_id),
-            tenant_id=self._tenant_id,
-            campaign_id=campaign_id,
-            name=name,
-            text=text,
-            sender=sender,
-            audience=audience(groups or (), all_contacts=all_contacts, exclude_groups=exclude_groups)
-            if changes_audience
-            else None,
-            priority=priority,
+        request = self._named(
+            pb.UpdateCampaignRequest(
+                request_id=new_request_id(request_id),
+                name=name,
+                text=text,
+                sender=sender,
+                audience=audience(groups or (), all_contacts=all_contacts, exclude_groups=exclude_groups)
+                if changes_audience
+                else None,
+                priority=priority,
+                message_class=message_class,
+                etag=etag,
+            ),
+            campaign_id,
+            external_id,
         )
         return (await self._transport.unary(request, pb.UpdateCampaignResponse, timeout=timeout)).campaign
 
-    async def delete(self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None) -> bool:
+    async def delete(
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        etag: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> bool:
         """Delete a draft; False when there was none."""
-        request = pb.DeleteCampaignRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        request = self._named(
+            pb.DeleteCampaignRequest(request_id=new_request_id(request_id), etag=etag), campaign_id, external_id
         )
         return (await self._transport.unary(request, pb.DeleteCampaignResponse, timeout=timeout)).deleted
 
     async def preview(
-        self, campaign_id: str, *, samples: int = 3, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        samples: int = 3,
+        timeout: float | None = None,
     ) -> pb.PreviewCampaignResponse:
         """Count the audience, parts and credits and render samples. No side effects."""
-        request = pb.PreviewCampaignRequest(tenant_id=self._tenant_id, campaign_id=campaign_id, samples=samples)
+        request = self._named(pb.PreviewCampaignRequest(samples=samples), campaign_id, external_id)
         return await self._transport.unary(request, pb.PreviewCampaignResponse, timeout=timeout)
 
     async def enqueue(
-        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> pb.EnqueueCampaignResponse:
         """Reserve the credits and start sending; a refusal leaves the campaign as it was."""
-        request = pb.EnqueueCampaignRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        request = self._named(
+            pb.EnqueueCampaignRequest(request_id=new_request_id(request_id)), campaign_id, external_id
         )
         return await self._transport.unary(request, pb.EnqueueCampaignResponse, timeout=timeout)
 
     async def schedule(
-        self, campaign_id: str, at: datetime, *, request_id: str | None = None, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        at: datetime,
+        external_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> pb.Campaign:
         """Have a draft enqueued by itself at a time (with a time zone)."""
-        return await self._schedule(campaign_id, at, request_id, timeout)
+        return await self._schedule(campaign_id, external_id, at, request_id, timeout)
 
     async def unschedule(
-        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> pb.Campaign:
         """Make a scheduled campaign a draft again."""
-        return await self._schedule(campaign_id, None, request_id, timeout)
+        return await self._schedule(campaign_id, external_id, None, request_id, timeout)
 
     async def pause(
-        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> pb.Campaign:
         """Stop new sends within a second."""
-        request = pb.PauseCampaignRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
-        )
+        request = self._named(pb.PauseCampaignRequest(request_id=new_request_id(request_id)), campaign_id, external_id)
         return (await self._transport.unary(request, pb.PauseCampaignResponse, timeout=timeout)).campaign
 
     async def resume(
-        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> pb.Campaign:
         """Go on with a paused campaign."""
-        request = pb.ResumeCampaignRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
-        )
+        request = self._named(pb.ResumeCampaignRequest(request_id=new_request_id(request_id)), campaign_id, external_id)
         return (await self._transport.unary(request, pb.ResumeCampaignResponse, timeout=timeout)).campaign
 
     async def cancel(
-        self, campaign_id: str, *, reason: str = "", request_id: str | None = None, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        reason: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> pb.Campaign:
         """Stop a campaign for good; what was not sent is cancelled and its credits released."""
-        request = pb.CancelCampaignRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id, reason=reason
+        request = self._named(
+            pb.CancelCampaignRequest(request_id=new_request_id(request_id), reason=reason), campaign_id, external_id
         )
         return (await self._transport.unary(request, pb.CancelCampaignResponse, timeout=timeout)).campaign
 
     async def retry_failed(
-        self, campaign_id: str, *, request_id: str | None = None, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> pb.RetryFailedRecipientsResponse:
         """Send again to the failed recipients of an ended campaign."""
-        request = pb.RetryFailedRecipientsRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, campaign_id=campaign_id
+        request = self._named(
+            pb.RetryFailedRecipientsRequest(request_id=new_request_id(request_id)), campaign_id, external_id
         )
         return await self._transport.unary(request, pb.RetryFailedRecipientsResponse, timeout=timeout)
 
-    async def status(self, campaign_id: str, *, timeout: float | None = None) -> pb.CampaignStatus:
+    async def status(
+        self, campaign_id: str | None = None, *, external_id: str | None = None, timeout: float | None = None
+    ) -> pb.CampaignStatus:
         """State, counters and rate; made for polling."""
-        request = pb.GetCampaignStatusRequest(tenant_id=self._tenant_id, campaign_id=campaign_id)
+        request = self._named(pb.GetCampaignStatusRequest(), campaign_id, external_id)
         return (await self._transport.unary(request, pb.GetCampaignStatusResponse, timeout=timeout)).status
 
     async def watch(
         self,
-        campaign_id: str,
+        campaign_id: str | None = None,
         *,
+        external_id: str | None = None,
         until_delivered: bool = False,
         max_rate: float = 2.0,
         patience: float = WATCH_PATIENCE_SECONDS,
@@ -186,8 +263,8 @@ class Campaigns(Resource):
         A broken connection is made again by itself; when nothing was heard for `patience` seconds after it broke,
         the last error is raised.
         """
-        request = pb.WatchCampaignRequest(
-            tenant_id=self._tenant_id, campaign_id=campaign_id, max_rate=max_rate, until_delivered=until_delivered
+        request = self._named(
+            pb.WatchCampaignRequest(max_rate=max_rate, until_delivered=until_delivered), campaign_id, external_id
         )
         reconnection = Reconnection(patience)
         while True:
@@ -206,41 +283,57 @@ class Campaigns(Resource):
 
     async def recipients(
         self,
-        campaign_id: str,
+        campaign_id: str | None = None,
         *,
+        external_id: str | None = None,
         status: pb.RecipientStatus.ValueType = pb.RECIPIENT_STATUS_UNSPECIFIED,
         page_size: int = PAGE_SIZE,
         timeout: float | None = None,
     ) -> AsyncIterator[pb.Recipient]:
         """A campaign's recipients in phone order; pages by itself."""
-        request = pb.ListRecipientsRequest(
-            tenant_id=self._tenant_id, campaign_id=campaign_id, status=status, page_size=page_size
-        )
+        request = self._named(pb.ListRecipientsRequest(status=status, page_size=page_size), campaign_id, external_id)
         async for page in self._pages(request, pb.ListRecipientsResponse, timeout=timeout):
             for recipient in page.recipients:
                 yield recipient
 
     async def events(
-        self, campaign_id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
+        self,
+        campaign_id: str | None = None,
+        *,
+        external_id: str | None = None,
+        page_size: int = PAGE_SIZE,
+        timeout: float | None = None,
     ) -> AsyncIterator[pb.CampaignEvent]:
         """What happened to a campaign, oldest first; pages by itself."""
-        request = pb.ListEventsRequest(tenant_id=self._tenant_id, campaign_id=campaign_id, page_size=page_size)
+        request = self._named(pb.ListEventsRequest(page_size=page_size), campaign_id, external_id)
         async for page in self._pages(request, pb.ListEventsResponse, timeout=timeout):
             for event in page.events:
                 yield event
 
-    async def recount(self, campaign_id: str, *, timeout: float | None = None) -> pb.RecountCampaignResponse:
+    async def recount(
+        self, campaign_id: str | None = None, *, external_id: str | None = None, timeout: float | None = None
+    ) -> pb.RecountCampaignResponse:
         """Count the recipients and compare with the counters. Read-only."""
-        request = pb.RecountCampaignRequest(tenant_id=self._tenant_id, campaign_id=campaign_id)
+        request = self._named(pb.RecountCampaignRequest(), campaign_id, external_id)
         return await self._transport.unary(request, pb.RecountCampaignResponse, timeout=timeout)
 
+    def _named(self, request: RequestT, campaign_id: str | None, external_id: str | None) -> RequestT:
+        request.tenant_id = self._tenant_id  # type: ignore[attr-defined]  # every request has one
+        return naming(request, "campaign_id", campaign_id, external_id)
+
     async def _schedule(
-        self, campaign_id: str, at: datetime | None, request_id: str | None, timeout: float | None
+        self,
+        campaign_id: str | None,
+        external_id: str | None,
+        at: datetime | None,
+        request_id: str | None,
+        timeout: float | None,
     ) -> pb.Campaign:
-        request = pb.ScheduleCampaignRequest(
-            request_id=new_request_id(request_id),
-            tenant_id=self._tenant_id,
-            campaign_id=campaign_id,
-            scheduled_at=timestamp("scheduled_at", at),
+        request = self._named(
+            pb.ScheduleCampaignRequest(
+                request_id=new_request_id(request_id), scheduled_at=timestamp("scheduled_at", at)
+            ),
+            campaign_id,
+            external_id,
         )
         return (await self._transport.unary(request, pb.ScheduleCampaignResponse, timeout=timeout)).campaign

@@ -13,16 +13,38 @@ from bulksms_client.cli.plain import short_names
 __all__ = [
     "AllContacts",
     "CampaignId",
+    "Etag",
     "ExcludeGroups",
+    "ExternalId",
     "Groups",
     "Limit",
+    "NewExternalId",
     "RequestId",
     "choice",
     "choices",
     "moment",
 ]
 
-CampaignId = Annotated[str, typer.Argument(metavar="CAMPAIGN_ID", help="The campaign's id.")]
+
+def _one_of_two(context: typer.Context, value: str | None) -> str | None:
+    """An id, unless the caller's own stands in its place."""
+    if (value is None) == (context.params.get("external_id") is None) and not context.resilient_parsing:
+        raise typer.BadParameter("give either the id or --external-id")
+    return value
+
+
+CampaignId = Annotated[
+    str | None,
+    typer.Argument(metavar="[CAMPAIGN_ID]", help="The campaign's id.", callback=_one_of_two, show_default=False),
+]
+# Eager: read first, so that who checks the id knows of it.
+ExternalId = Annotated[
+    str | None, typer.Option("--external-id", metavar="ID", is_eager=True, help="Your own id of it, instead of ours.")
+]
+NewExternalId = Annotated[
+    str, typer.Option("--external-id", metavar="ID", help="Your own id of it: 1 to 64 visible ASCII characters.")
+]
+Etag = Annotated[str, typer.Option("--etag", help="Only if it is still the one with this etag (see --json).")]
 Groups = Annotated[list[str] | None, typer.Option("--group", "-g", help="Contacts of this group; repeatable.")]
 AllContacts = Annotated[bool, typer.Option("--all-contacts", help="Every contact of the tenant.")]
 ExcludeGroups = Annotated[

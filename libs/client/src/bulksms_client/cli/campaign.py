@@ -16,9 +16,12 @@ from bulksms_client.cli import views
 from bulksms_client.cli.arguments import (
     AllContacts,
     CampaignId,
+    Etag,
     ExcludeGroups,
+    ExternalId,
     Groups,
     Limit,
+    NewExternalId,
     RequestId,
     choice,
     choices,
@@ -35,6 +38,15 @@ app = typer.Typer(name="campaign", help="A text for an audience, from draft to d
 Priority = Annotated[
     int | None,
     typer.Option(parser=choice(types_pb2.Priority), metavar=choices(types_pb2.Priority), help="Queue lane."),
+]
+MessageClass = Annotated[
+    int | None,
+    typer.Option(
+        "--class",
+        parser=choice(types_pb2.MessageClass),
+        metavar=choices(types_pb2.MessageClass),
+        help="What it is to its recipients.",
+    ),
 ]
 UntilDelivered = Annotated[
     bool, typer.Option("--until-delivered", help="Go on until no recipient awaits a final report.")
@@ -59,6 +71,8 @@ def create(
     all_contacts: AllContacts = False,
     exclude_group: ExcludeGroups = None,
     priority: Priority = None,
+    message_class: MessageClass = None,
+    external_id: NewExternalId = "",
     request_id: RequestId = None,
 ) -> None:
     """Make a draft."""
@@ -73,6 +87,8 @@ def create(
         all_contacts=all_contacts,
         exclude_groups=exclude_group or (),
         priority=types_pb2.Priority.ValueType(priority or 0),
+        message_class=types_pb2.MessageClass.ValueType(message_class or 0),
+        external_id=external_id,
         request_id=request_id,
     )
     session.output.record(made, views.CAMPAIGN)
@@ -81,7 +97,8 @@ def create(
 @app.command()
 def update(
     context: typer.Context,
-    campaign_id: CampaignId,
+    campaign_id: CampaignId = None,
+    external_id: ExternalId = None,
     name: Annotated[str | None, typer.Option(help="New name.")] = None,
     sender: Annotated[str | None, typer.Option(help="New sender.")] = None,
     text: Annotated[str | None, typer.Option(help="New text.")] = None,
@@ -90,11 +107,15 @@ def update(
     all_contacts: AllContacts = False,
     exclude_group: ExcludeGroups = None,
     priority: Priority = None,
+    message_class: MessageClass = None,
+    etag: Etag = "",
 ) -> None:
     """Change a campaign that was not enqueued yet. The audience changes as a whole."""
     session = session_of(context)
     changed = session.client.campaigns.update(
         campaign_id,
+        external_id=external_id,
+        etag=etag,
         name=name,
         text=_text(text, text_file),
         sender=sender,
@@ -102,15 +123,16 @@ def update(
         all_contacts=all_contacts,
         exclude_groups=exclude_group or (),
         priority=types_pb2.Priority.ValueType(priority or 0),
+        message_class=types_pb2.MessageClass.ValueType(message_class or 0),
     )
     session.output.record(changed, views.CAMPAIGN)
 
 
 @app.command()
-def get(context: typer.Context, campaign_id: CampaignId) -> None:
+def get(context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None) -> None:
     """Show a campaign."""
     session = session_of(context)
-    session.output.record(session.client.campaigns.get(campaign_id), views.CAMPAIGN)
+    session.output.record(session.client.campaigns.get(campaign_id, external_id=external_id), views.CAMPAIGN)
 
 
 @app.command("list")
@@ -128,22 +150,25 @@ def list_(
 
 
 @app.command()
-def delete(context: typer.Context, campaign_id: CampaignId) -> None:
+def delete(
+    context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None, etag: Etag = ""
+) -> None:
     """Delete a draft."""
     session = session_of(context)
-    deleted = session.client.campaigns.delete(campaign_id)
+    deleted = session.client.campaigns.delete(campaign_id, external_id=external_id, etag=etag)
     session.output.sentence({"deleted": deleted}, "deleted" if deleted else "there was no such campaign")
 
 
 @app.command()
 def preview(
     context: typer.Context,
-    campaign_id: CampaignId,
+    campaign_id: CampaignId = None,
+    external_id: ExternalId = None,
     samples: Annotated[int, typer.Option(min=1, max=20, help="Rendered messages to show.")] = 3,
 ) -> None:
     """Count the audience, parts and credits, and show what would be sent. Nothing is changed."""
     session = session_of(context)
-    answer = session.client.campaigns.preview(campaign_id, samples=samples)
+    answer = session.client.campaigns.preview(campaign_id, external_id=external_id, samples=samples)
     session.output.record(answer, views.PREVIEW)
     session.output.table((plain(sample) for sample in answer.samples), views.SAMPLE, title="samples")
 
@@ -151,7 +176,8 @@ def preview(
 @app.command()
 def send(
     context: typer.Context,
-    campaign_id: CampaignId,
+    campaign_id: CampaignId = None,
+    external_id: ExternalId = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it ended.")] = False,
     until_delivered: UntilDelivered = False,
     interval: Interval = 2.0,
@@ -159,37 +185,42 @@ def send(
 ) -> None:
     """Reserve the credits and start sending. With --watch, --json prints the answer and then a line per status."""
     session = session_of(context)
-    answer = session.client.campaigns.enqueue(campaign_id, request_id=request_id)
+    answer = session.client.campaigns.enqueue(campaign_id, external_id=external_id, request_id=request_id)
     if not (watch or until_delivered):
         session.output.record(answer, views.ENQUEUED)
         return
     session.output.line(answer)
     session.output.note(f"sending: recipients {answer.created:,}  batches {answer.enqueued_jobs:,}")
-    statuses = session.client.campaigns.watch(campaign_id, until_delivered=until_delivered)
+    statuses = session.client.campaigns.watch(campaign_id, external_id=external_id, until_delivered=until_delivered)
     show_progress(session.output, statuses, interval_seconds=interval)
 
 
 @app.command()
 def watch(
-    context: typer.Context, campaign_id: CampaignId, until_delivered: UntilDelivered = False, interval: Interval = 2.0
+    context: typer.Context,
+    campaign_id: CampaignId = None,
+    external_id: ExternalId = None,
+    until_delivered: UntilDelivered = False,
+    interval: Interval = 2.0,
 ) -> None:
     """Follow a campaign until it ended."""
     session = session_of(context)
-    statuses = session.client.campaigns.watch(campaign_id, until_delivered=until_delivered)
+    statuses = session.client.campaigns.watch(campaign_id, external_id=external_id, until_delivered=until_delivered)
     show_progress(session.output, statuses, interval_seconds=interval)
 
 
 @app.command()
-def status(context: typer.Context, campaign_id: CampaignId) -> None:
+def status(context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None) -> None:
     """Show state, counters and rate."""
     session = session_of(context)
-    session.output.record(session.client.campaigns.status(campaign_id), views.STATUS)
+    session.output.record(session.client.campaigns.status(campaign_id, external_id=external_id), views.STATUS)
 
 
 @app.command()
 def schedule(
     context: typer.Context,
-    campaign_id: CampaignId,
+    campaign_id: CampaignId = None,
+    external_id: ExternalId = None,
     at: Annotated[
         datetime | None, typer.Option(parser=moment, metavar="TIME", help="When: ISO 8601 with a time zone.")
     ] = None,
@@ -200,46 +231,59 @@ def schedule(
     if (at is None) == (not clear):
         raise typer.BadParameter("give either --at TIME or --clear")
     campaigns = session.client.campaigns
-    changed = campaigns.unschedule(campaign_id) if at is None else campaigns.schedule(campaign_id, at)
+    changed = (
+        campaigns.unschedule(campaign_id, external_id=external_id)
+        if at is None
+        else campaigns.schedule(campaign_id, external_id=external_id, at=at)
+    )
     session.output.record(changed, views.CAMPAIGN)
 
 
 @app.command()
-def pause(context: typer.Context, campaign_id: CampaignId) -> None:
+def pause(context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None) -> None:
     """Stop new sends within a second."""
     session = session_of(context)
-    session.output.record(session.client.campaigns.pause(campaign_id), views.CAMPAIGN)
+    session.output.record(session.client.campaigns.pause(campaign_id, external_id=external_id), views.CAMPAIGN)
 
 
 @app.command()
-def resume(context: typer.Context, campaign_id: CampaignId) -> None:
+def resume(context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None) -> None:
     """Go on with a paused campaign."""
     session = session_of(context)
-    session.output.record(session.client.campaigns.resume(campaign_id), views.CAMPAIGN)
+    session.output.record(session.client.campaigns.resume(campaign_id, external_id=external_id), views.CAMPAIGN)
 
 
 @app.command()
 def cancel(
     context: typer.Context,
-    campaign_id: CampaignId,
+    campaign_id: CampaignId = None,
+    external_id: ExternalId = None,
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
 ) -> None:
     """Stop a campaign for good; what was not sent is cancelled and its credits released."""
     session = session_of(context)
-    session.output.record(session.client.campaigns.cancel(campaign_id, reason=reason), views.CAMPAIGN)
+    session.output.record(
+        session.client.campaigns.cancel(campaign_id, external_id=external_id, reason=reason), views.CAMPAIGN
+    )
 
 
 @app.command()
-def retry_failed(context: typer.Context, campaign_id: CampaignId, request_id: RequestId = None) -> None:
+def retry_failed(
+    context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None, request_id: RequestId = None
+) -> None:
     """Send again to the failed recipients of an ended campaign."""
     session = session_of(context)
-    session.output.record(session.client.campaigns.retry_failed(campaign_id, request_id=request_id), views.ENQUEUED)
+    session.output.record(
+        session.client.campaigns.retry_failed(campaign_id, external_id=external_id, request_id=request_id),
+        views.ENQUEUED,
+    )
 
 
 @app.command()
 def recipients(
     context: typer.Context,
-    campaign_id: CampaignId,
+    campaign_id: CampaignId = None,
+    external_id: ExternalId = None,
     status: Annotated[
         int | None,
         typer.Option(parser=choice(pb.RecipientStatus), metavar=choices(pb.RecipientStatus), help="Only those."),
@@ -249,7 +293,9 @@ def recipients(
 ) -> None:
     """List recipients in phone order. The numbers are the tenant's own data and shown in full."""
     session = session_of(context)
-    found = session.client.campaigns.recipients(campaign_id, status=pb.RecipientStatus.ValueType(status or 0))
+    found = session.client.campaigns.recipients(
+        campaign_id, external_id=external_id, status=pb.RecipientStatus.ValueType(status or 0)
+    )
     shown: Iterator[Document] = map(plain, islice(found, limit))
     if mask_phones:
         shown = map(_masked, shown)
@@ -257,18 +303,20 @@ def recipients(
 
 
 @app.command()
-def events(context: typer.Context, campaign_id: CampaignId, limit: Limit = None) -> None:
+def events(
+    context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None, limit: Limit = None
+) -> None:
     """List what happened to a campaign, oldest first."""
     session = session_of(context)
-    found = session.client.campaigns.events(campaign_id)
+    found = session.client.campaigns.events(campaign_id, external_id=external_id)
     session.output.rows(islice(found, limit), views.EVENT, empty="no events")
 
 
 @app.command()
-def recount(context: typer.Context, campaign_id: CampaignId) -> None:
+def recount(context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None) -> None:
     """Count the recipients' rows and compare them with the counters."""
     session = session_of(context)
-    answer = session.client.campaigns.recount(campaign_id)
+    answer = session.client.campaigns.recount(campaign_id, external_id=external_id)
     session.output.record(answer, views.RECOUNT)
     figures = [{"figures": "kept", **plain(answer.kept)}, {"figures": "counted", **plain(answer.counted)}]
     session.output.table(figures, views.RECOUNT_ROW, title="counters")

@@ -80,12 +80,14 @@ COUNTERS = (
 
 CAMPAIGN = (
     Column("campaign", "campaign_id"),
+    Column("external id", "external_id"),
     Column("name", "name"),
     Column("state", "state"),
     Column("sender", "sender"),
     Column("text", "text"),
     Column("audience", _audience),
     Column("priority", "priority"),
+    Column("class", "message_class"),
     *(_of("counters", column) for column in COUNTERS),
     _time("created_at", "created"),
     _time("scheduled_at", "scheduled for"),

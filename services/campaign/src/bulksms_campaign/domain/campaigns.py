@@ -9,7 +9,7 @@ from uuid import UUID
 
 from bulksms_campaign.domain.audiences import Audience
 from servicekit.arguments import ArgumentCheck
-from servicekit.errors import DomainError, not_found, wrong_state
+from servicekit.errors import DomainError, already_exists, conflict, not_found, wrong_state
 from smstext.sender import check_sender
 from smstext.template import Template, TemplateError
 
@@ -36,6 +36,13 @@ class CampaignPriority(IntEnum):
     LOW = 1
     NORMAL = 2
     URGENT = 3
+
+
+class MessageClass(IntEnum):
+    """What a campaign is to its recipients; numbered as in the contract."""
+
+    MARKETING = 1
+    SERVICE = 2
 
 
 class Step(IntEnum):
@@ -76,6 +83,7 @@ class CampaignContent:
     sender: str
     audience: Audience
     priority: CampaignPriority
+    message_class: MessageClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +92,7 @@ class Campaign:
 
     campaign_id: UUID
     tenant_id: str
+    external_id: str
     content: CampaignContent
     state: CampaignState
     revision: int
@@ -102,6 +111,20 @@ class Campaign:
     def trace_id(self) -> str:
         """The trace of the last enqueue: 32 hex digits, empty before."""
         return self.traceparent.split("-")[1] if self.traceparent else ""
+
+    @property
+    def etag(self) -> str:
+        """Another after every change."""
+        return str(self.revision)
+
+    def require_etag(self, etag: str) -> None:
+        """Raise ETAG_MISMATCH when `etag` is given and not the campaign's now."""
+        if etag and etag != self.etag:
+            raise conflict(
+                "ETAG_MISMATCH",
+                "The campaign was changed since it was read: read it again and decide anew.",
+                etag=self.etag,
+            )
 
     def require(self, step: Step) -> None:
         """Raise CAMPAIGN_STATE unless `step` is allowed now."""
@@ -152,6 +175,24 @@ def campaign_not_found(campaign_id: UUID | str) -> DomainError:
     return not_found(
         "CAMPAIGN_NOT_FOUND",
         "There is no campaign with this id for this tenant: check campaign_id and tenant_id.",
+        campaign_id=campaign_id,
+    )
+
+
+def external_id_unknown(external_id: str) -> DomainError:
+    """The same of the caller's own id."""
+    return not_found(
+        "CAMPAIGN_NOT_FOUND",
+        "There is no campaign with this external id for this tenant: check external_id and tenant_id.",
+        external_id=external_id,
+    )
+
+
+def external_id_used(campaign_id: UUID | str) -> DomainError:
+    """A new campaign was given the external id of another."""
+    return already_exists(
+        "EXTERNAL_ID_USED",
+        "Another campaign of this tenant has this external id: give it another one, or none.",
         campaign_id=campaign_id,
     )
 

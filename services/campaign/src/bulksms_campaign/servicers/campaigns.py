@@ -14,20 +14,11 @@ import grpc
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1.campaign_pb2_grpc import CampaignServiceServicer
-from bulksms_campaign.domain.campaigns import (
-    Campaign,
-    CampaignContent,
-    CampaignPriority,
-    CampaignState,
-    Step,
-    campaign_not_found,
-    check_content,
-    check_text,
-)
+from bulksms_campaign.domain.campaigns import Campaign, CampaignState, Step, campaign_not_found
 from bulksms_campaign.domain.counters import Counters
 from bulksms_campaign.domain.recipients import RecipientStatus
+from bulksms_campaign.servicers.content import change_from, content_from
 from bulksms_campaign.servicers.messages import (
-    audience_from,
     campaign_message,
     counters_message,
     counters_of,
@@ -35,20 +26,20 @@ from bulksms_campaign.servicers.messages import (
     recipient_message,
     status_message,
 )
+from bulksms_campaign.servicers.references import campaign_id_of, campaign_reference, find_campaign
 from bulksms_campaign.storage.campaigns import list_campaigns, read_campaign
 from bulksms_campaign.storage.counters import read_counters
 from bulksms_campaign.storage.events import list_events
 from bulksms_campaign.storage.recipients import list_recipients, recount
 from bulksms_campaign.storage.requests import MutationKey
 from bulksms_campaign.use_cases.controls import Controls
-from bulksms_campaign.use_cases.drafts import ContentChange, Drafts
+from bulksms_campaign.use_cases.drafts import Drafts
 from bulksms_campaign.use_cases.enqueue import Enqueue
 from bulksms_campaign.use_cases.preview import Previews
 from bulksms_campaign.use_cases.status import DEFAULT_RATE, MAX_RATE, StatusReader
 from servicekit.arguments import ArgumentCheck, invalid_field
 from servicekit.database import Database
 from servicekit.paging import Listing, position
-from smstext.sender import check_sender
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -73,25 +64,18 @@ class CampaignServicer(CampaignServiceServicer):
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Context) -> pb.CreateCampaignResponse:
         check = ArgumentCheck()
-        request_id = check.request_id(request.request_id)
-        tenant_id = check.tenant_id(request.tenant_id)
-        content = CampaignContent(
-            name=request.name,
-            text=request.text,
-            sender=request.sender,
-            audience=audience_from(check, request.audience),
-            priority=check.enum("priority", CampaignPriority, request.priority) or CampaignPriority.NORMAL,
-        )
-        check_content(check, content)
+        request_id, tenant_id = check.request_id(request.request_id), check.tenant_id(request.tenant_id)
+        external_id = check.optional_external_id(request.external_id)
+        content = content_from(check, request)
         check.finish()
-        key = MutationKey.of(tenant_id, request_id, "CreateCampaign", content)
-        created = await self._operations.drafts.create(key, content)
+        key = MutationKey.of(tenant_id, request_id, "CreateCampaign", (external_id, content))
+        created = await self._operations.drafts.create(key, external_id, content)
         return pb.CreateCampaignResponse(
             campaign=await self._with_counters(created.campaign), replayed=created.replayed
         )
 
     async def GetCampaign(self, request: pb.GetCampaignRequest, context: Context) -> pb.GetCampaignResponse:
-        campaign = await self._read(request.tenant_id, request.campaign_id)
+        campaign = await self._read(ArgumentCheck(), request)
         return pb.GetCampaignResponse(campaign=await self._with_counters(campaign))
 
     async def ListCampaigns(self, request: pb.ListCampaignsRequest, context: Context) -> pb.ListCampaignsResponse:
@@ -115,25 +99,27 @@ class CampaignServicer(CampaignServiceServicer):
         )
 
     async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, context: Context) -> pb.UpdateCampaignResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
-        change = _change(check, request)
-        check.finish()
-        key = MutationKey.of(tenant_id, request_id, "UpdateCampaign", (campaign_id, change))
-        campaign = await self._operations.drafts.update(key, campaign_id, change)
+        check = ArgumentCheck()
+        change = change_from(check, request)
+        key, campaign_id = await self._mutation(check, request, change)
+        campaign = await self._operations.drafts.update(key, campaign_id, change, request.etag)
         return pb.UpdateCampaignResponse(campaign=await self._with_counters(campaign))
 
     async def DeleteCampaign(self, request: pb.DeleteCampaignRequest, context: Context) -> pb.DeleteCampaignResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
+        check = ArgumentCheck()
+        check.request_id(request.request_id)
+        tenant_id, reference = check.tenant_id(request.tenant_id), campaign_reference(check, request)
         check.finish()
-        key = MutationKey.of(tenant_id, request_id, "DeleteCampaign", campaign_id)
-        return pb.DeleteCampaignResponse(deleted=await self._operations.drafts.delete(key, campaign_id))
+        campaign_id = await find_campaign(self._database, tenant_id, reference)
+        if campaign_id is None:
+            return pb.DeleteCampaignResponse(deleted=False)
+        deleted = await self._operations.drafts.delete(tenant_id, campaign_id, request.etag)
+        return pb.DeleteCampaignResponse(deleted=deleted)
 
     async def PreviewCampaign(self, request: pb.PreviewCampaignRequest, context: Context) -> pb.PreviewCampaignResponse:
         check = ArgumentCheck()
-        tenant_id = check.tenant_id(request.tenant_id)
-        campaign_id = check.uuid("campaign_id", request.campaign_id)
         check.number("samples", request.samples, minimum=0, maximum=20)
-        check.finish()
+        tenant_id, campaign_id = await self._named(check, request)
         preview = await self._operations.previews.preview(tenant_id, campaign_id, request.samples or 3)
         return pb.PreviewCampaignResponse(
             recipients=preview.size.reachable,
@@ -157,9 +143,7 @@ class CampaignServicer(CampaignServiceServicer):
         )
 
     async def EnqueueCampaign(self, request: pb.EnqueueCampaignRequest, context: Context) -> pb.EnqueueCampaignResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
-        check.finish()
-        key = MutationKey.of(tenant_id, request_id, "EnqueueCampaign", campaign_id)
+        key, campaign_id = await self._mutation(ArgumentCheck(), request)
         enqueued = await self._operations.enqueue.run(key, campaign_id, Step.ENQUEUE)
         return pb.EnqueueCampaignResponse(
             campaign=await self._with_counters(enqueued.campaign, enqueued.counters),
@@ -171,9 +155,7 @@ class CampaignServicer(CampaignServiceServicer):
     async def RetryFailedRecipients(
         self, request: pb.RetryFailedRecipientsRequest, context: Context
     ) -> pb.RetryFailedRecipientsResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
-        check.finish()
-        key = MutationKey.of(tenant_id, request_id, "RetryFailedRecipients", campaign_id)
+        key, campaign_id = await self._mutation(ArgumentCheck(), request)
         enqueued = await self._operations.enqueue.run(key, campaign_id, Step.RETRY_FAILED)
         return pb.RetryFailedRecipientsResponse(
             campaign=await self._with_counters(enqueued.campaign, enqueued.counters),
@@ -185,46 +167,40 @@ class CampaignServicer(CampaignServiceServicer):
     async def ScheduleCampaign(
         self, request: pb.ScheduleCampaignRequest, context: Context
     ) -> pb.ScheduleCampaignResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
+        check = ArgumentCheck()
         at = _moment(check, request)
-        check.finish()
-        key = MutationKey.of(tenant_id, request_id, "ScheduleCampaign", (campaign_id, at))
+        key, campaign_id = await self._mutation(check, request, at)
         campaign = await self._operations.drafts.schedule(key, campaign_id, at)
         return pb.ScheduleCampaignResponse(campaign=await self._with_counters(campaign))
 
     async def PauseCampaign(self, request: pb.PauseCampaignRequest, context: Context) -> pb.PauseCampaignResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
-        check.finish()
-        key = MutationKey.of(tenant_id, request_id, "PauseCampaign", campaign_id)
+        key, campaign_id = await self._mutation(ArgumentCheck(), request)
         campaign = await self._operations.controls.pause(key, campaign_id)
         return pb.PauseCampaignResponse(campaign=await self._with_counters(campaign))
 
     async def ResumeCampaign(self, request: pb.ResumeCampaignRequest, context: Context) -> pb.ResumeCampaignResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
-        check.finish()
-        key = MutationKey.of(tenant_id, request_id, "ResumeCampaign", campaign_id)
+        key, campaign_id = await self._mutation(ArgumentCheck(), request)
         campaign = await self._operations.controls.resume(key, campaign_id)
         return pb.ResumeCampaignResponse(campaign=await self._with_counters(campaign))
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Context) -> pb.CancelCampaignResponse:
-        check, request_id, tenant_id, campaign_id = _named(request)
+        check = ArgumentCheck()
         check.text("reason", request.reason, maximum=500)
-        check.finish()
-        key = MutationKey.of(tenant_id, request_id, "CancelCampaign", campaign_id)
+        key, campaign_id = await self._mutation(check, request)
         campaign = await self._operations.controls.cancel(key, campaign_id, request.reason)
         return pb.CancelCampaignResponse(campaign=await self._with_counters(campaign))
 
     async def GetCampaignStatus(
         self, request: pb.GetCampaignStatusRequest, context: Context
     ) -> pb.GetCampaignStatusResponse:
-        tenant_id, campaign_id = _tenant_and_campaign(request.tenant_id, request.campaign_id)
+        tenant_id, campaign_id = await self._named(ArgumentCheck(), request)
         status = await self._operations.statuses.read(tenant_id, campaign_id)
         return pb.GetCampaignStatusResponse(status=status_message(status))
 
     async def WatchCampaign(
         self, request: pb.WatchCampaignRequest, context: Context
     ) -> AsyncIterator[pb.WatchCampaignResponse]:
-        tenant_id, campaign_id = _tenant_and_campaign(request.tenant_id, request.campaign_id)
+        tenant_id, campaign_id = await self._named(ArgumentCheck(), request)
         if not 0 <= request.max_rate <= MAX_RATE:
             raise invalid_field("max_rate", f"must be between 0 (for the default of {DEFAULT_RATE}) and {MAX_RATE}")
         watched = self._operations.statuses.watch(
@@ -237,10 +213,10 @@ class CampaignServicer(CampaignServiceServicer):
         check = ArgumentCheck()
         size = check.page_size(request.page_size)
         status = check.enum("status", RecipientStatus, request.status)
-        listing = Listing("recipients", request.tenant_id, request.campaign_id, request.status)
+        campaign = await self._read(check, request)
+        listing = Listing("recipients", campaign.tenant_id, campaign.campaign_id, request.status)
         after = listing.after(check, request.page_token, position) or 0
         check.finish()
-        campaign = await self._read(request.tenant_id, request.campaign_id)
         async with self._database.connect() as connection:
             key = campaign.tenant_id, campaign.campaign_id
             rows, reached = await list_recipients(connection, *key, status, after, size)
@@ -252,10 +228,10 @@ class CampaignServicer(CampaignServiceServicer):
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
         check = ArgumentCheck()
         size = check.page_size(request.page_size)
-        listing = Listing("events", request.tenant_id, request.campaign_id)
+        campaign = await self._read(check, request)
+        listing = Listing("events", campaign.tenant_id, campaign.campaign_id)
         after = listing.after(check, request.page_token, position) or 0
         check.finish()
-        campaign = await self._read(request.tenant_id, request.campaign_id)
         async with self._database.connect() as connection:
             rows = await list_events(connection, campaign.tenant_id, campaign.campaign_id, after, size + 1)
         return pb.ListEventsResponse(
@@ -264,7 +240,7 @@ class CampaignServicer(CampaignServiceServicer):
         )
 
     async def RecountCampaign(self, request: pb.RecountCampaignRequest, context: Context) -> pb.RecountCampaignResponse:
-        campaign = await self._read(request.tenant_id, request.campaign_id)
+        campaign = await self._read(ArgumentCheck(), request)
         async with self._database.connect() as connection:
             # One snapshot for both figures: reports keep coming in meanwhile.
             await connection.execution_options(isolation_level="REPEATABLE READ")
@@ -275,8 +251,21 @@ class CampaignServicer(CampaignServiceServicer):
             consistent=kept == counted, kept=counters_message(kept), counted=counters_message(counted)
         )
 
-    async def _read(self, tenant: str, campaign: str) -> Campaign:
-        tenant_id, campaign_id = _tenant_and_campaign(tenant, campaign)
+    async def _mutation(self, check: ArgumentCheck, request: Any, *content: object) -> tuple[MutationKey, UUID]:
+        """The key of a mutation of one campaign, and that campaign; `content` is what must be the same on a repeat."""
+        request_id = check.request_id(request.request_id)
+        tenant_id, campaign_id = await self._named(check, request)
+        operation = request.DESCRIPTOR.name.removesuffix("Request")
+        return MutationKey.of(tenant_id, request_id, operation, (campaign_id, *content)), campaign_id
+
+    async def _named(self, check: ArgumentCheck, request: Any) -> tuple[str, UUID]:
+        """The tenant and the campaign a request names; raises what is wrong with it so far, CAMPAIGN_NOT_FOUND."""
+        tenant_id, reference = check.tenant_id(request.tenant_id), campaign_reference(check, request)
+        check.finish()
+        return tenant_id, await campaign_id_of(self._database, tenant_id, reference)
+
+    async def _read(self, check: ArgumentCheck, request: Any) -> Campaign:
+        tenant_id, campaign_id = await self._named(check, request)
         async with self._database.connect() as connection:
             found = await read_campaign(connection, tenant_id, campaign_id)
         if found is None:
@@ -289,41 +278,6 @@ class CampaignServicer(CampaignServiceServicer):
         async with self._database.connect() as connection:
             rows = await read_counters(connection, campaign.tenant_id, [campaign.campaign_id])
         return campaign_message(campaign, counters_of(rows, campaign.campaign_id))
-
-
-def _tenant_and_campaign(tenant: str, campaign: str) -> tuple[str, UUID]:
-    check = ArgumentCheck()
-    tenant_id, campaign_id = check.tenant_id(tenant), check.uuid("campaign_id", campaign)
-    check.finish()
-    return tenant_id, campaign_id
-
-
-def _named(request: Any) -> tuple[ArgumentCheck, UUID, str, UUID]:
-    """The check of a mutation of one campaign, with what every such request names."""
-    check = ArgumentCheck()
-    return (
-        check,
-        check.request_id(request.request_id),
-        check.tenant_id(request.tenant_id),
-        check.uuid("campaign_id", request.campaign_id),
-    )
-
-
-def _change(check: ArgumentCheck, request: pb.UpdateCampaignRequest) -> ContentChange:
-    change = ContentChange(
-        name=request.name if request.HasField("name") else None,
-        text=request.text if request.HasField("text") else None,
-        sender=request.sender if request.HasField("sender") else None,
-        audience=audience_from(check, request.audience) if request.HasField("audience") else None,
-        priority=check.enum("priority", CampaignPriority, request.priority),
-    )
-    if change.name is not None:
-        check.text("name", change.name, minimum=1, maximum=200)
-    if change.text is not None:
-        check_text(check, change.text)
-    if change.sender is not None and (wrong := check_sender(change.sender)) is not None:
-        check.wrong("sender", wrong)
-    return change
 
 
 def _moment(check: ArgumentCheck, request: pb.ScheduleCampaignRequest) -> datetime | None:

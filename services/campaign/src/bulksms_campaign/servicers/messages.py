@@ -49,11 +49,13 @@ def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Cam
     return campaign_pb2.Campaign(
         campaign_id=str(campaign.campaign_id),
         tenant_id=campaign.tenant_id,
+        external_id=campaign.external_id,
         name=content.name,
         text=content.text,
         sender=content.sender,
         audience=audience_message(content.audience),
         priority=types_pb2.Priority.ValueType(int(content.priority)),
+        message_class=types_pb2.MessageClass.ValueType(int(content.message_class)),
         state=campaign_pb2.CampaignState.ValueType(int(campaign.state)),
         counters=counters_message(counters),
         scheduled_at=timestamp(campaign.scheduled_at),
@@ -64,6 +66,7 @@ def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Cam
         enqueue_number=campaign.enqueue_number,
         reservation_id=str(campaign.reservation_id or ""),
         trace_id=campaign.trace_id,
+        etag=campaign.etag,
     )
 
 

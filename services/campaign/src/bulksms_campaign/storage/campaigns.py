@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Select, delete, func, insert, select, tuple_, update
+from sqlalchemy import RowMapping, Select, delete, func, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.audiences import Audience
-from bulksms_campaign.domain.campaigns import Campaign, CampaignContent, CampaignPriority, CampaignState
+from bulksms_campaign.domain.campaigns import Campaign, CampaignContent, CampaignPriority, CampaignState, MessageClass
 from bulksms_campaign.storage.tables import campaign_counters, campaigns
 
 
@@ -23,14 +24,20 @@ class LockedCampaign(NamedTuple):
 
 
 async def insert_campaign(
-    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, content: CampaignContent, now: datetime
-) -> LockedCampaign:
-    """A new DRAFT with its counters."""
+    connection: AsyncConnection,
+    tenant_id: str,
+    campaign_id: UUID,
+    external_id: str,
+    content: CampaignContent,
+    now: datetime,
+) -> LockedCampaign | None:
+    """A new DRAFT with its counters; None when another campaign has its external id."""
     inserted = await connection.execute(
         insert(campaigns)
         .values(
             campaign_id=campaign_id,
             tenant_id=tenant_id,
+            external_id=external_id or None,
             state=CampaignState.DRAFT,
             revision=1,
             created_at=now,
@@ -39,9 +46,16 @@ async def insert_campaign(
             traceparent="",
             **_content_values(content),
         )
+        .on_conflict_do_nothing(
+            index_elements=[campaigns.c.tenant_id, campaigns.c.external_id],
+            index_where=campaigns.c.external_id.is_not(None),
+        )
         .returning(campaigns)
     )
-    campaign = campaign_from(inserted.mappings().one())
+    row = inserted.mappings().one_or_none()
+    if row is None:
+        return None
+    campaign = campaign_from(row)
     await connection.execute(insert(campaign_counters).values(tenant_id=tenant_id, campaign_id=campaign_id))
     return LockedCampaign(campaign, now)
 
@@ -50,6 +64,14 @@ async def read_campaign(connection: AsyncConnection, tenant_id: str, campaign_id
     """One campaign of a tenant."""
     row = (await connection.execute(_of_tenant(tenant_id, campaign_id))).mappings().one_or_none()
     return None if row is None else campaign_from(row)
+
+
+async def find_campaign_id(connection: AsyncConnection, tenant_id: str, external_id: str) -> UUID | None:
+    """The campaign with the caller's own id."""
+    query = select(campaigns.c.campaign_id).where(
+        campaigns.c.tenant_id == tenant_id, campaigns.c.external_id == external_id
+    )
+    return (await connection.execute(query)).scalar_one_or_none()
 
 
 async def read_campaign_now(
@@ -113,12 +135,14 @@ def campaign_from(row: RowMapping) -> Campaign:
     return Campaign(
         campaign_id=row["campaign_id"],
         tenant_id=row["tenant_id"],
+        external_id=row["external_id"] or "",
         content=CampaignContent(
             name=row["name"],
             text=row["text"],
             sender=row["sender"],
             audience=Audience(row["all_contacts"], tuple(row["groups"]), tuple(row["exclude_groups"])),
             priority=CampaignPriority(row["priority"]),
+            message_class=MessageClass(row["message_class"]),
         ),
         state=CampaignState(row["state"]),
         revision=row["revision"],
@@ -152,4 +176,5 @@ def _content_values(content: CampaignContent) -> Mapping[str, Any]:
         "groups": list(content.audience.groups),
         "exclude_groups": list(content.audience.exclude_groups),
         "priority": content.priority,
+        "message_class": content.message_class,
     }

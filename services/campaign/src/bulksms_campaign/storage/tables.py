@@ -124,6 +124,8 @@ campaigns: Final = Table(
     Column("groups", ARRAY(Text), nullable=False),
     Column("exclude_groups", ARRAY(Text), nullable=False),
     Column("priority", SmallInteger, nullable=False),
+    Column("message_class", SmallInteger, nullable=False),
+    Column("external_id", _BYTE_ORDER),
     Column("state", SmallInteger, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("scheduled_at", _INSTANT),

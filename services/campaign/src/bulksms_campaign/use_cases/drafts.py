@@ -14,14 +14,17 @@ from bulksms_campaign.domain.campaigns import (
     CampaignContent,
     CampaignPriority,
     CampaignState,
+    MessageClass,
     Step,
     campaign_not_found,
+    external_id_used,
 )
 from bulksms_campaign.storage.campaigns import (
     LockedCampaign,
     change_campaign,
     change_content,
     delete_campaign,
+    find_campaign_id,
     insert_campaign,
     lock_campaign,
     read_campaign,
@@ -56,6 +59,7 @@ class ContentChange(NamedTuple):
     sender: str | None
     audience: Audience | None
     priority: CampaignPriority | None
+    message_class: MessageClass | None
 
     def applied_to(self, content: CampaignContent) -> CampaignContent:
         """The new content."""
@@ -65,6 +69,7 @@ class ContentChange(NamedTuple):
             sender=content.sender if self.sender is None else self.sender,
             audience=self.audience or content.audience,
             priority=self.priority or content.priority,
+            message_class=self.message_class or content.message_class,
         )
 
 
@@ -76,14 +81,16 @@ class Drafts:
         self._signals = signals
         self._clock = clock
 
-    async def create(self, key: MutationKey, content: CampaignContent) -> Created:
-        """Make a DRAFT; a repeat finds it as it is now."""
+    async def create(self, key: MutationKey, external_id: str, content: CampaignContent) -> Created:
+        """Make a DRAFT; a repeat finds it as it is now. EXTERNAL_ID_USED."""
         campaign_id = derived_id(_NAMESPACE, key.tenant_id, key.request_id)
 
         async def body(connection: AsyncConnection) -> Created:
             now = await read_instant(connection)
             if await claim_request(connection, key, campaign_id, now) is None:
-                inserted = await insert_campaign(connection, key.tenant_id, campaign_id, content, now)
+                inserted = await insert_campaign(connection, key.tenant_id, campaign_id, external_id, content, now)
+                if inserted is None:
+                    raise external_id_used(await find_campaign_id(connection, key.tenant_id, external_id) or "")
                 await append_event(connection, inserted, "CREATED", "")
                 await prepare_count(connection, key.tenant_id, content.audience, now)
                 return Created(inserted.campaign, replayed=False)
@@ -96,8 +103,8 @@ class Drafts:
         self._notify(content.audience)
         return created
 
-    async def update(self, key: MutationKey, campaign_id: UUID, change: ContentChange) -> Campaign:
-        """Replace the content of a DRAFT or SCHEDULED campaign."""
+    async def update(self, key: MutationKey, campaign_id: UUID, change: ContentChange, etag: str) -> Campaign:
+        """Replace some of the content of a DRAFT or SCHEDULED campaign. ETAG_MISMATCH, unless `etag` is empty."""
 
         async def body(connection: AsyncConnection) -> Campaign:
             locked = await lock(connection, key.tenant_id, campaign_id)
@@ -105,6 +112,7 @@ class Drafts:
             if await find_result(connection, key) is not None:
                 return campaign
             campaign.require(Step.UPDATE)
+            campaign.require_etag(etag)
             await claim_request(connection, key, campaign_id, now)
             await append_event(connection, locked, "UPDATED", "")
             content = change.applied_to(campaign.content)
@@ -115,15 +123,16 @@ class Drafts:
         self._notify(campaign.content.audience)
         return campaign
 
-    async def delete(self, key: MutationKey, campaign_id: UUID) -> bool:
-        """Delete a DRAFT; False when there is none."""
+    async def delete(self, tenant_id: str, campaign_id: UUID, etag: str) -> bool:
+        """Delete a DRAFT; False when there is none. ETAG_MISMATCH, unless `etag` is empty."""
 
         async def body(connection: AsyncConnection) -> bool:
-            locked = await lock_campaign(connection, key.tenant_id, campaign_id)
+            locked = await lock_campaign(connection, tenant_id, campaign_id)
             if locked is None:
                 return False
             locked.campaign.require(Step.DELETE)
-            await delete_campaign(connection, key.tenant_id, campaign_id)
+            locked.campaign.require_etag(etag)
+            await delete_campaign(connection, tenant_id, campaign_id)
             return True
 
         return await self._database.run_transaction(body)

@@ -125,6 +125,8 @@ _STATEMENTS = (
         groups text[] NOT NULL,
         exclude_groups text[] NOT NULL,
         priority smallint NOT NULL,
+        message_class smallint NOT NULL,
+        external_id text COLLATE "C",
         state smallint NOT NULL,
         revision integer NOT NULL,
         scheduled_at timestamptz,
@@ -142,6 +144,8 @@ _STATEMENTS = (
     """,
     "CREATE INDEX campaigns_newest ON campaigns (tenant_id, created_at DESC, campaign_id DESC)",
     "COMMENT ON INDEX campaigns_newest IS 'ListCampaigns'",
+    "CREATE UNIQUE INDEX campaigns_by_external_id ON campaigns (tenant_id, external_id) WHERE external_id IS NOT NULL",
+    "COMMENT ON INDEX campaigns_by_external_id IS 'a campaign by the caller''s own id; none is given twice'",
     # The counters change with every batch and every report: a row of their own, so that reading or locking a campaign
     # and counting do not wait for each other.
     """
