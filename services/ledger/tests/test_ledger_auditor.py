@@ -59,7 +59,9 @@ def office(database: Database, clock: ManualClock) -> Office:
     return Office(database, clock)
 
 
-async def test_an_untouched_ledger_holds_round_after_round(tenant: Tenant, office: Office, clock: ManualClock) -> None:
+async def test_an_unchanged_ledger_is_consistent_round_after_round(
+    tenant: Tenant, office: Office, clock: ManualClock
+) -> None:
     await fill(tenant, clock)
     assert await office.round(5) == []
     assert office.reports == [True]
@@ -168,7 +170,7 @@ async def test_abandoned_reservations_are_reported_once_and_left_alone(
     assert await office.round(2) == []
 
 
-async def test_a_ledger_that_does_not_hold_says_so_in_its_health_and_log_and_goes_on_answering(
+async def test_an_inconsistent_ledger_says_so_in_its_health_and_log_and_goes_on_answering(
     tenant: Tenant, ledger_url: str, tmp_path: Path
 ) -> None:
     await tenant.open(5)

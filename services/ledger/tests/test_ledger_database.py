@@ -126,7 +126,9 @@ async def test_an_entry_that_continues_the_account_is_taken(database: asyncpg.Co
 
 @pytest.mark.parametrize("table", ["entries", "operations", "subscription_events"])
 @pytest.mark.parametrize("statement", ["UPDATE {} SET tenant_id = 'other'", "DELETE FROM {}", "TRUNCATE {}"])
-async def test_what_is_written_stays_written(database: asyncpg.Connection, table: str, statement: str) -> None:
+async def test_entries_operations_and_subscription_events_cannot_be_changed_or_deleted(
+    database: asyncpg.Connection, table: str, statement: str
+) -> None:
     with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
         await database.execute(statement.format(table))
 

@@ -150,7 +150,7 @@ async def test_a_group_begins_in_time_however_many_keep_coming() -> None:
     await group_commit.stop()
 
 
-async def test_who_comes_alone_waits_for_nobody() -> None:
+async def test_a_lone_request_is_decided_at_once() -> None:
     decider = Decider()
     decider.open.set()
     group_commit = GroupCommit(decider.decide, quiet=timedelta(seconds=60), gathering=timedelta(seconds=60))
@@ -190,7 +190,7 @@ async def test_a_caller_that_goes_away_is_forgotten_before_its_group_and_not_aft
     await group_commit.stop()
 
 
-async def test_a_fault_of_ours_in_one_operation_is_not_paid_for_by_the_others() -> None:
+async def test_one_operation_that_fails_by_a_bug_does_not_fail_the_others_of_its_group() -> None:
     decider = Decider()
     decider.poison[2] = RuntimeError("a bug")
     group_commit = GroupCommit(decider.decide)
@@ -203,7 +203,7 @@ async def test_a_fault_of_ours_in_one_operation_is_not_paid_for_by_the_others() 
     await group_commit.stop()
 
 
-async def test_a_database_that_is_away_is_said_to_everybody_once() -> None:
+async def test_when_the_database_is_away_every_caller_of_a_group_hears_it_after_one_attempt() -> None:
     decider = Decider()
     decider.poison[2] = errors.unavailable("DATABASE_UNAVAILABLE", "away")
     group_commit = GroupCommit(decider.decide)

@@ -149,7 +149,7 @@ async def test_a_purchase_is_granted_once(tenant: Tenant) -> None:
     assert (await tenant.balance()).granted == 50
 
 
-async def test_reservations_refuse_what_they_do_not_hold(tenant: Tenant) -> None:
+async def test_reservations_refuse_more_than_is_open_in_them(tenant: Tenant) -> None:
     await tenant.open(100)
     reservation_id = (await tenant.reserve(10)).reservation.reservation_id
     error = await refused(tenant.capture(reservation_id, 11))

@@ -41,7 +41,7 @@ def differences(lines: list[bytes]) -> list[str]:
     return verifier.finish()
 
 
-async def test_an_untouched_statement_holds(tenant: Tenant, clock: ManualClock) -> None:
+async def test_an_unchanged_statement_is_proven(tenant: Tenant, clock: ManualClock) -> None:
     lines = await statement(tenant, clock)
     assert differences(lines) == []
     assert len(lines) == 102
@@ -95,7 +95,7 @@ CHANGES: list[tuple[Callable[[list[bytes]], list[bytes]], str]] = [
 ]  # fmt: skip
 
 
-async def test_whatever_is_done_to_a_statement_is_said(tenant: Tenant, clock: ManualClock) -> None:
+async def test_whatever_is_changed_in_a_statement_is_named(tenant: Tenant, clock: ManualClock) -> None:
     lines = await statement(tenant, clock)
     for change, said in CHANGES:
         found = differences(change(lines))

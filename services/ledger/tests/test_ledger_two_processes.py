@@ -90,7 +90,7 @@ async def is_consistent(database: Database, expected_captured: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 30, 700])
-async def test_each_sees_what_the_other_has_written(
+async def test_each_ledger_decides_on_what_the_other_has_written(
     writers: list[AccountWriter], databases: list[Database], size: int
 ) -> None:
     total = 0
@@ -102,7 +102,7 @@ async def test_each_sees_what_the_other_has_written(
 
 
 @pytest.mark.parametrize("size", [1, 30, 700])
-async def test_a_request_id_used_by_the_other_is_replayed_or_refused(
+async def test_a_request_id_the_other_ledger_has_used_is_replayed_or_refused(
     writers: list[AccountWriter], databases: list[Database], size: int
 ) -> None:
     first = await writers[0].decide("acme", [capture()])
@@ -118,7 +118,7 @@ async def test_a_request_id_used_by_the_other_is_replayed_or_refused(
 
 
 @pytest.mark.parametrize("size", [1, 30, 700])
-async def test_what_the_other_has_set_is_not_written_over(
+async def test_a_subscription_set_by_the_other_ledger_is_not_overwritten(
     writers: list[AccountWriter], ledger_url: str, size: int
 ) -> None:
     for _ in range(3):

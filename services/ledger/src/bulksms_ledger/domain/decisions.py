@@ -10,7 +10,7 @@ import msgspec
 
 from bulksms_ledger.domain import lots, refusals
 from bulksms_ledger.domain.accounts import Account, Subscription
-from bulksms_ledger.domain.entries import Entry, EntryKind
+from bulksms_ledger.domain.entries import Entry, EntryKind, Evidence
 from bulksms_ledger.domain.lots import Lot, Lots
 from bulksms_ledger.domain.operations import (
     AdjustCredits,
@@ -153,15 +153,8 @@ def _capture(state: State, operation: Capture, at: datetime) -> _Decided:
     refusal = _refuse_units(reservation, units)
     if refusal is not None:
         return refusal
-    account, entry = enter(
-        state.account,
-        operation,
-        at,
-        EntryKind.CAPTURE,
-        units,
-        reservation.reservation_id,
-        reservation.campaign_id,
-        evidence=operation.evidence,
+    account, entry = _enter_for(
+        reservation, state, operation, at, EntryKind.CAPTURE, units, evidence=operation.evidence
     )
     allocated = allocated.capture(units)
     result = OperationResult(None, allocated.reservation)
@@ -176,16 +169,7 @@ def _release(state: State, operation: Release, at: datetime) -> _Decided:
     refusal = _refuse_units(reservation, units)
     if refusal is not None:
         return refusal
-    account, entry = enter(
-        state.account,
-        operation,
-        at,
-        EntryKind.RELEASE,
-        units,
-        reservation.reservation_id,
-        reservation.campaign_id,
-        reason=operation.reason,
-    )
+    account, entry = _enter_for(reservation, state, operation, at, EntryKind.RELEASE, units, reason=operation.reason)
     allocated, returned = allocated.release(units)
     state = State(account, lots.put_back(state.lots, returned), allocated, state.source_refs)
     return state, (entry,), OperationResult(reservation=allocated.reservation)
@@ -200,15 +184,7 @@ def _close(state: State, operation: Close, at: datetime) -> _Decided:
         return refusals.reservation_closed(reservation.reservation_id)
     if reservation.captured != operation.expected_captured:
         return refusals.captured_mismatch(operation.expected_captured, reservation.captured)
-    account, entry = enter(
-        state.account,
-        operation,
-        at,
-        EntryKind.CLOSE,
-        reservation.open,
-        reservation.reservation_id,
-        reservation.campaign_id,
-    )
+    account, entry = _enter_for(reservation, state, operation, at, EntryKind.CLOSE, reservation.open)
     allocated, returned = allocated.close(at)
     state = State(account, lots.put_back(state.lots, returned), allocated, state.source_refs)
     return state, (entry,), OperationResult(reservation=allocated.reservation, balance=account.balance(at))
@@ -222,16 +198,7 @@ def _refund(state: State, operation: Refund, at: datetime) -> _Decided:
     refundable = reservation.captured - reservation.refunded
     if units > refundable:
         return refusals.refund_exceeded(units, refundable)
-    account, entry = enter(
-        state.account,
-        operation,
-        at,
-        EntryKind.REFUND,
-        units,
-        reservation.reservation_id,
-        reservation.campaign_id,
-        reason=operation.reason,
-    )
+    account, entry = _enter_for(reservation, state, operation, at, EntryKind.REFUND, units, reason=operation.reason)
     allocated, returned = allocated.refund(units)
     state = State(account, lots.put_back(state.lots, returned), allocated, state.source_refs)
     return state, (entry,), OperationResult(reservation=allocated.reservation, balance=account.balance(at))
@@ -240,6 +207,21 @@ def _refund(state: State, operation: Refund, at: datetime) -> _Decided:
 def _expire_lots(state: State, operation: ExpireLots, at: datetime) -> _Decided:
     del operation, at  # apply has written off what is due already
     return state, (), OperationResult()
+
+
+def _enter_for(
+    reservation: Reservation,
+    state: State,
+    operation: Operation,
+    at: datetime,
+    kind: EntryKind,
+    units: int,
+    *,
+    reason: str = "",
+    evidence: Evidence | None = None,
+) -> tuple[Account, Entry]:
+    name, campaign_id = reservation.reservation_id, reservation.campaign_id
+    return enter(state.account, operation, at, kind, units, name, campaign_id, reason=reason, evidence=evidence)
 
 
 def _refuse_units(reservation: Reservation, units: int) -> DomainRefusal | None:
