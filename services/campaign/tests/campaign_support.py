@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,9 +18,9 @@ from bulksms.campaign.v1.contacts_pb2_grpc import ContactServiceStub
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
 from bulksms.dispatcher.v1 import dispatch_pb2
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceServicer
-from bulksms.ledger.v1 import ledger_pb2
-from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceServicer
 from bulksms.types.v1 import types_pb2
+from devstack.eventually import eventually
+from devstack.ledger_stand_in import LedgerStandIn
 from servicekit import errors
 from servicekit.database import Database
 from servicekit.errors import DomainError
@@ -28,89 +28,6 @@ from servicekit.grpc.client import open_channel
 from servicekit.grpc.errors import from_rpc_error
 
 TENANT = "acme"
-
-
-class LedgerStandIn(LedgerServiceServicer):
-    """Keeps the ledger's promises that matter here: decisions are stored by request id, refusals, too."""
-
-    def __init__(self) -> None:
-        self.available = 1_000_000
-        self.active = True
-        self.known = True
-        self.reservations: dict[str, ledger_pb2.Reservation] = {}
-        self.decisions: dict[str, DomainError | None] = {}
-        self.captured: dict[str, int] = {}
-        self.before_answer: Callable[[str], Awaitable[None]] | None = None
-        self.reserve_calls = 0
-
-    async def Reserve(self, request: ledger_pb2.ReserveRequest, context: Any) -> ledger_pb2.ReserveResponse:
-        self.reserve_calls += 1
-        if request.request_id not in self.decisions:
-            self.decisions[request.request_id] = self._decide(request)
-        if self.before_answer is not None:
-            await self.before_answer("Reserve")
-        decision = self.decisions[request.request_id]
-        if decision is not None:
-            raise decision
-        return ledger_pb2.ReserveResponse(reservation=self.reservations[request.reservation_id])
-
-    def _decide(self, request: ledger_pb2.ReserveRequest) -> DomainError | None:
-        if not self.known:
-            return errors.not_found("ACCOUNT_NOT_FOUND", "There is no account: open one.")
-        if not self.active:
-            return errors.forbidden("SUBSCRIPTION_INACTIVE", "No active subscription: set one.")
-        if request.units > self.available:
-            return errors.payment_required(
-                "INSUFFICIENT_CREDITS", "Too few credits.", required=request.units, available=self.available
-            )
-        self.available -= request.units
-        self.reservations[request.reservation_id] = ledger_pb2.Reservation(
-            reservation_id=request.reservation_id,
-            tenant_id=request.tenant_id,
-            state=ledger_pb2.RESERVATION_STATE_OPEN,
-            units=request.units,
-            open=request.units,
-        )
-        return None
-
-    async def Close(self, request: ledger_pb2.CloseRequest, context: Any) -> ledger_pb2.CloseResponse:
-        if self.before_answer is not None:
-            await self.before_answer("Close")
-        reservation = self.reservations.get(request.reservation_id)
-        if reservation is None:
-            raise errors.not_found("RESERVATION_NOT_FOUND", "There is no such reservation.")
-        if self.decisions.get(request.request_id) is not None:
-            raise self.decisions[request.request_id]  # type: ignore[misc]
-        captured = self.captured.get(request.reservation_id, 0)
-        if captured != request.expected_captured:
-            refusal = errors.wrong_state(
-                "CAPTURED_MISMATCH", "Differs.", expected=request.expected_captured, captured=captured
-            )
-            self.decisions[request.request_id] = refusal
-            raise refusal
-        if reservation.state != ledger_pb2.RESERVATION_STATE_CLOSED:
-            reservation.state = ledger_pb2.RESERVATION_STATE_CLOSED
-            reservation.captured, reservation.released, reservation.open = captured, reservation.units - captured, 0
-            self.available += reservation.released
-        return ledger_pb2.CloseResponse(reservation=reservation)
-
-    async def GetReservation(self, request: Any, context: Any) -> ledger_pb2.GetReservationResponse:
-        return ledger_pb2.GetReservationResponse(reservation=self.reservations[request.reservation_id])
-
-    async def GetAccount(self, request: Any, context: Any) -> ledger_pb2.GetAccountResponse:
-        if not self.known:
-            raise errors.not_found("ACCOUNT_NOT_FOUND", "There is no account: open one.")
-        status = ledger_pb2.SUBSCRIPTION_STATUS_ACTIVE if self.active else ledger_pb2.SUBSCRIPTION_STATUS_SUSPENDED
-        return ledger_pb2.GetAccountResponse(
-            account=ledger_pb2.Account(
-                tenant_id=request.tenant_id,
-                subscription=ledger_pb2.Subscription(status=status),
-                balance=ledger_pb2.Balance(available=self.available),
-            )
-        )
-
-    def open_reservations(self) -> list[ledger_pb2.Reservation]:
-        return [item for item in self.reservations.values() if item.state == ledger_pb2.RESERVATION_STATE_OPEN]
 
 
 @dataclass
@@ -317,7 +234,7 @@ class Service:
         await self.import_phones(phones)
         campaign = await self.create(**changes)
         await self.enqueue(campaign.campaign_id)
-        await self.eventually(lambda: self.has_event(campaign.campaign_id, "SUBMITTED"))
+        await eventually(lambda: self.has_event(campaign.campaign_id, "SUBMITTED"), 20)
         return campaign.campaign_id
 
     async def has_event(self, campaign_id: str, kind: str) -> bool:
@@ -325,12 +242,6 @@ class Service:
 
     async def is_in(self, campaign_id: str, state: campaign_pb2.CampaignState.ValueType) -> bool:
         return (await self.get(campaign_id)).state == state
-
-    @staticmethod
-    async def eventually(condition: Callable[[], Awaitable[bool]], within_seconds: float = 20) -> None:
-        async with asyncio.timeout(within_seconds):
-            while not await condition():  # noqa: ASYNC110 - other processes send no signal here
-                await asyncio.sleep(0.02)
 
 
 def audience(*groups: str, exclude: Sequence[str] = ()) -> contacts_pb2.Audience:

@@ -15,6 +15,7 @@ from bulksms.dispatcher.v1.dispatch_pb2_grpc import add_DispatchServiceServicer_
 from bulksms.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from bulksms_campaign.app import build
 from bulksms_campaign.settings import Settings
+from devstack.ledger_stand_in import LedgerStandIn
 from devstack.servers import Servers
 from servicekit.database import Database
 from servicekit.grpc.server import GrpcServer, build_server
@@ -22,7 +23,7 @@ from servicekit.lifecycle import running
 from servicekit.migrations import upgrade
 from servicekit.settings import ServiceSettings, load
 
-from .campaign_support import DispatcherStandIn, LedgerStandIn, Service
+from .campaign_support import DispatcherStandIn, Service
 
 MIGRATIONS = Path(bulksms_campaign.__file__).parent / "migrations"
 _numbers = itertools.count()

@@ -30,6 +30,7 @@ from bulksms_campaign.use_cases.enqueue import Enqueue
 from bulksms_campaign.use_cases.signals import Signals
 from bulksms_campaign.workers.counting import Counting
 from bulksms_campaign.workers.launch import take_snapshot
+from devstack.eventually import eventually
 from servicekit.clock import SystemClock
 from servicekit.database import Database
 from servicekit.grpc.server import GrpcServer
@@ -399,12 +400,12 @@ async def test_a_draft_is_counted_ahead_and_again_after_an_import(service: Servi
         return await cached_size(service.database, audience) == expected
 
     campaign = await service.create(audience=audience_message("a", "b", exclude=["c"]))
-    await service.eventually(lambda: kept(AudienceSize(20, 0)))
+    await eventually(lambda: kept(AudienceSize(20, 0)), 20)
     await service.import_phones(PHONES[4:6], groups=["c"])
-    await service.eventually(lambda: kept(AudienceSize(18, 0)))
+    await eventually(lambda: kept(AudienceSize(18, 0)), 20)
     await change_audience(service, campaign.campaign_id, audience_message("a", "c"))
     audience = of("a", "c")
-    await service.eventually(lambda: kept(AudienceSize(24, 0)))
+    await eventually(lambda: kept(AudienceSize(24, 0)), 20)
     assert (await service.enqueue(campaign.campaign_id)).created == 24
 
 
@@ -422,7 +423,7 @@ async def test_what_an_enqueue_reserves_is_what_its_snapshot_takes(service: Serv
     await opt_out(service.database, PHONES[-1])
     campaign = await service.create(audience=audience_message("a", "b", exclude=["c"]))
     assert (await service.enqueue(campaign.campaign_id)).created == 17
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "SNAPSHOT_TAKEN"))
+    await eventually(lambda: service.has_event(campaign.campaign_id, "SNAPSHOT_TAKEN"), 20)
     assert [int(recipient.phone) for recipient in await service.recipients(campaign.campaign_id)] == list(PHONES[6:-1])
 
 

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from bulksms.campaign.v1 import contacts_pb2 as pb
+from devstack.eventually import eventually
 
 from .campaign_support import TENANT, Service, audience, refused
 
@@ -171,7 +172,7 @@ async def test_imports_are_bounded_in_number_and_size(service: Service) -> None:
             return bool((await connection.execute(text("SELECT 1 FROM pg_class WHERE relname = 'staged_rows'"))).all())
 
     call = service.contacts.ImportContacts(parts())
-    await service.eventually(staging)
+    await eventually(staging, 20)
     error = await refused(service.import_csv("phone\n6941234568\n"))
     assert error.reason == "IMPORT_OVERLOADED"
     assert error.retry_after is not None
@@ -214,10 +215,10 @@ async def test_opt_outs_are_part_of_no_audience_and_delivered_to_the_dispatcher(
     async def opted_out_there(*phones: int) -> bool:
         return service.dispatcher.opted_out == set(phones)
 
-    await service.eventually(lambda: opted_out_there(306941234567))
+    await eventually(lambda: opted_out_there(306941234567), 20)
     assert await opt_in(service, PHONE)
     assert not await opt_in(service, PHONE)
-    await service.eventually(opted_out_there)
+    await eventually(opted_out_there, 20)
     assert await count(service) == (2, 0)
     assert await cached_counts_are_true(service)
 
@@ -230,7 +231,7 @@ async def test_the_dispatcher_hears_of_opt_outs_when_it_is_back(service: Service
     async def opted_out_there() -> bool:
         return service.dispatcher.opted_out == {306941234567}
 
-    await service.eventually(opted_out_there)
+    await eventually(opted_out_there, 20)
 
 
 async def test_a_number_may_opt_out_before_it_becomes_a_contact_and_after_it_was_one(service: Service) -> None:

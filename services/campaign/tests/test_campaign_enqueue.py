@@ -18,6 +18,7 @@ from bulksms_campaign.storage.requests import MutationKey
 from bulksms_campaign.storage.tasks import TaskKind
 from bulksms_campaign.use_cases.enqueue import Enqueue
 from bulksms_campaign.use_cases.signals import Signals
+from devstack.eventually import eventually
 from servicekit import errors
 from servicekit.grpc.server import GrpcServer
 
@@ -142,17 +143,17 @@ async def test_an_enqueue_under_a_request_id_of_something_else_is_refused_and_ke
     request_id = str(uuid4())
 
     async def use_the_id(call: str) -> None:
-        service.ledger.before_answer = None
+        service.ledger.before_response = None
         if call == "Reserve":
             await service.create(request_id=request_id)
 
-    service.ledger.before_answer = use_the_id
+    service.ledger.before_response = use_the_id
     before = await service.get(campaign_id)
     assert (await refused(service.enqueue(campaign_id, request_id))).reason == "REQUEST_ID_REUSED"
     assert (await refused(service.enqueue(campaign_id, request_id))).reason == "REQUEST_ID_REUSED"
     assert await service.get(campaign_id) == before
     await unused_reservations_are_due(service)
-    await service.eventually(lambda: nothing_is_reserved(service))
+    await eventually(lambda: nothing_is_reserved(service), 20)
 
 
 async def test_of_many_enqueues_at_once_one_wins_and_one_reservation_is_made(service: Service) -> None:
@@ -160,7 +161,7 @@ async def test_of_many_enqueues_at_once_one_wins_and_one_reservation_is_made(ser
     outcomes = await asyncio.gather(*(service.enqueue(campaign_id) for _ in range(8)), return_exceptions=True)
     assert sum(isinstance(item, pb.EnqueueCampaignResponse) for item in outcomes) == 1
     assert len(service.ledger.open_reservations()) == 1
-    await service.eventually(lambda: service.has_event(campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign_id, "SUBMITTED"), 20)
     assert service.dispatcher.only_submission().phones == PHONES
 
 
@@ -178,14 +179,14 @@ async def test_a_reply_of_the_ledger_that_got_lost_is_found_by_the_next_try(serv
     async def lose(_: str) -> None:
         raise errors.unavailable("LOST", "Lost after the decision was stored.")
 
-    service.ledger.before_answer = lose
+    service.ledger.before_response = lose
     request_id = str(uuid4())
     error = await refused(service.enqueue(campaign_id, request_id))
     assert (error.reason, error.category.http_status) == ("LEDGER_UNAVAILABLE", 503)
     assert error.retryable
     assert len(service.ledger.open_reservations()) == 1
     assert (await service.get(campaign_id)).state == pb.CAMPAIGN_STATE_DRAFT
-    service.ledger.before_answer = None
+    service.ledger.before_response = None
     assert (await service.enqueue(campaign_id, request_id)).created == 10
     assert len(service.ledger.open_reservations()) == 1
 
@@ -196,16 +197,16 @@ async def test_a_lost_reservation_of_another_size_is_closed(service: Service) ->
     async def lose(_: str) -> None:
         raise errors.unavailable("LOST", "Lost after the decision was stored.")
 
-    service.ledger.before_answer = lose
+    service.ledger.before_response = lose
     await refused(service.enqueue(campaign_id))
-    service.ledger.before_answer = None
+    service.ledger.before_response = None
     await service.import_phones([306940000999])
     assert (await service.enqueue(campaign_id)).created == 11
 
     async def one_reservation_is_open() -> bool:
         return [item.units for item in service.ledger.open_reservations()] == [11]
 
-    await service.eventually(one_reservation_is_open)
+    await eventually(one_reservation_is_open, 20)
 
 
 async def test_a_reservation_nobody_came_back_for_is_closed(service: Service) -> None:
@@ -214,18 +215,18 @@ async def test_a_reservation_nobody_came_back_for_is_closed(service: Service) ->
     async def lose(_: str) -> None:
         raise errors.unavailable("LOST", "Lost after the decision was stored.")
 
-    service.ledger.before_answer = lose
+    service.ledger.before_response = lose
     await refused(service.enqueue(campaign_id))
-    service.ledger.before_answer = None
+    service.ledger.before_response = None
     await unused_reservations_are_due(service)
-    await service.eventually(lambda: nothing_is_reserved(service))
+    await eventually(lambda: nothing_is_reserved(service), 20)
     assert service.ledger.available == 1_000_000
     assert (await service.enqueue(campaign_id)).created == 10
 
 
 async def test_a_reservation_the_ledger_never_heard_of_is_closed_too(service: Service) -> None:
     campaign_id = await draft(service)
-    service.ledger.before_answer = None
+    service.ledger.before_response = None
 
     async def never_arrives(_: str) -> None:
         service.ledger.decisions.clear()
@@ -233,16 +234,16 @@ async def test_a_reservation_the_ledger_never_heard_of_is_closed_too(service: Se
         service.ledger.available = 1_000_000
         raise errors.unavailable("LOST", "As if it had never arrived.")
 
-    service.ledger.before_answer = never_arrives
+    service.ledger.before_response = never_arrives
     await refused(service.enqueue(campaign_id))
-    service.ledger.before_answer = None
+    service.ledger.before_response = None
     await unused_reservations_are_due(service)
 
     async def no_task_is_left() -> bool:
         async with service.database.connect() as connection:
             return not (await connection.execute(text("SELECT subject FROM tasks"))).all()
 
-    await service.eventually(no_task_is_left)
+    await eventually(no_task_is_left, 20)
     assert await nothing_is_reserved(service)
     assert service.ledger.available == 1_000_000
 
@@ -251,7 +252,7 @@ async def test_a_campaign_changed_while_it_is_enqueued_is_not_sent_unseen(servic
     campaign_id = await draft(service)
 
     async def change(call: str) -> None:
-        service.ledger.before_answer = None
+        service.ledger.before_response = None
         if call == "Reserve":
             await service.campaigns.UpdateCampaign(
                 pb.UpdateCampaignRequest(
@@ -259,11 +260,11 @@ async def test_a_campaign_changed_while_it_is_enqueued_is_not_sent_unseen(servic
                 )
             )
 
-    service.ledger.before_answer = change
+    service.ledger.before_response = change
     error = await refused(service.enqueue(campaign_id))
     assert error.reason == "CAMPAIGN_CHANGED"
     assert error.retryable
-    await service.eventually(lambda: nothing_is_reserved(service))
+    await eventually(lambda: nothing_is_reserved(service), 20)
     assert (await service.enqueue(campaign_id)).campaign.text == "Other"
 
 
@@ -306,8 +307,8 @@ async def test_failed_recipients_can_be_sent_to_again_under_a_new_reservation(se
     unknown = outcome(results_pb2.RECIPIENT_OUTCOME_UNRESOLVED, PHONES[9:])
     await service.record(campaign_id, accepted(PHONES[:7]), failed, unknown)
     first = (await service.get(campaign_id)).reservation_id
-    service.ledger.captured[first] = 7
-    await service.eventually(lambda: nothing_is_reserved(service))
+    service.ledger.captured_units[first] = 7
+    await eventually(lambda: nothing_is_reserved(service), 20)
     # One more fails after it was accepted: its credit is spent, and it may be tried again.
     await service.report((f"m{PHONES[0]}", results_pb2.DELIVERY_STATUS_FAILED))
 
@@ -321,17 +322,17 @@ async def test_failed_recipients_can_be_sent_to_again_under_a_new_reservation(se
     async def submitted() -> bool:
         return len(service.dispatcher.submissions) == 2
 
-    await service.eventually(submitted)
-    await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENDING))
+    await eventually(submitted, 20)
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENDING), 20)
     phones = [PHONES[0], *PHONES[7:9]]
 
     async def handed_over() -> bool:
         return [s.phones for s in service.dispatcher.submissions.values() if s.header.enqueue_number == 2] == [phones]
 
-    await service.eventually(handed_over)
+    await eventually(handed_over, 20)
     assert await service.record(campaign_id, accepted(phones, "again"), enqueue_number=2) == 3
-    service.ledger.captured[second] = 3
-    await service.eventually(lambda: nothing_is_reserved(service))
+    service.ledger.captured_units[second] = 3
+    await eventually(lambda: nothing_is_reserved(service), 20)
     counters = (await service.get(campaign_id)).counters
     assert (counters.total, counters.sent, counters.failed, counters.unconfirmed) == (10, 9, 0, 1)
     assert counters.accepted == 10

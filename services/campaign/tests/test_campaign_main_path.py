@@ -5,6 +5,7 @@ from __future__ import annotations
 from bulksms.campaign.v1 import campaign_pb2, results_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms.types.v1 import types_pb2
+from devstack.eventually import eventually
 
 from .campaign_support import Service, accepted, outcome
 
@@ -31,7 +32,7 @@ async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Servi
     assert (enqueued.created, enqueued.enqueued_jobs, enqueued.replayed) == (12, 1, False)
     assert enqueued.campaign.state == campaign_pb2.CAMPAIGN_STATE_SENDING
     assert enqueued.campaign.counters.queued == 12
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"), 20)
     submission = service.dispatcher.only_submission()
     assert submission.phones == PHONES
     assert submission.values[0] == "Άννα1"
@@ -43,8 +44,8 @@ async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Servi
         outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[10:], types_pb2.OUTCOME_REASON_PROVIDER_REJECTED),
     )
     assert changed == 12
-    service.ledger.captured[enqueued.campaign.reservation_id] = 10
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "RESERVATION_CLOSED"))
+    service.ledger.captured_units[enqueued.campaign.reservation_id] = 10
+    await eventually(lambda: service.has_event(campaign.campaign_id, "RESERVATION_CLOSED"), 20)
     reservation = service.ledger.reservations[enqueued.campaign.reservation_id]
     assert (reservation.state, reservation.captured, reservation.released) == (
         ledger_pb2.RESERVATION_STATE_CLOSED,

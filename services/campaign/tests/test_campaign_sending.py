@@ -16,6 +16,7 @@ from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1 import contacts_pb2, results_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms.types.v1 import types_pb2
+from devstack.eventually import eventually
 
 from .campaign_support import TENANT, Service, accepted, audience, outcome, refused
 
@@ -54,9 +55,9 @@ async def test_a_dispatcher_that_is_down_is_waited_for(service: Service) -> None
     await service.import_phones(PHONES)
     campaign = await service.create()
     await service.enqueue(campaign.campaign_id)
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "SNAPSHOT_TAKEN"))
+    await eventually(lambda: service.has_event(campaign.campaign_id, "SNAPSHOT_TAKEN"), 20)
     service.dispatcher.down = False
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"), 20)
     assert service.dispatcher.only_submission().phones == PHONES
 
 
@@ -65,12 +66,12 @@ async def test_the_snapshot_never_exceeds_what_was_reserved_and_leaves_the_newes
     campaign = await service.create()
 
     async def import_more(_: str) -> None:
-        service.ledger.before_answer = None
+        service.ledger.before_response = None
         await service.import_phones(PHONES[:5])
 
-    service.ledger.before_answer = import_more
+    service.ledger.before_response = import_more
     assert (await service.enqueue(campaign.campaign_id)).created == 15
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"), 20)
     assert service.dispatcher.only_submission().phones == PHONES[5:]
     assert (await service.get(campaign.campaign_id)).counters.total == 15
 
@@ -80,17 +81,17 @@ async def test_numbers_that_opted_out_after_the_enqueue_are_not_in_the_snapshot(
     campaign = await service.create()
 
     async def opt_out(_: str) -> None:
-        service.ledger.before_answer = None
+        service.ledger.before_response = None
         request = contacts_pb2.OptOutRequest(request_id=str(uuid4()), tenant_id=TENANT, phone=f"+{PHONES[0]}")
         await service.contacts.OptOut(request)
 
-    service.ledger.before_answer = opt_out
+    service.ledger.before_response = opt_out
     enqueued = await service.enqueue(campaign.campaign_id)
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign.campaign_id, "SUBMITTED"), 20)
     assert service.dispatcher.only_submission().phones == PHONES[1:5]
     await service.record(campaign.campaign_id, accepted(PHONES[1:5]))
-    service.ledger.captured[enqueued.campaign.reservation_id] = 4
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "RESERVATION_CLOSED"))
+    service.ledger.captured_units[enqueued.campaign.reservation_id] = 4
+    await eventually(lambda: service.has_event(campaign.campaign_id, "RESERVATION_CLOSED"), 20)
     assert service.ledger.reservations[enqueued.campaign.reservation_id].released == 1
 
 
@@ -101,14 +102,14 @@ async def test_an_audience_that_is_gone_at_the_snapshot_fails_the_campaign_and_g
     campaign = await service.create()
 
     async def delete(_: str) -> None:
-        service.ledger.before_answer = None
+        service.ledger.before_response = None
         await service.contacts.DeleteContact(
             contacts_pb2.DeleteContactRequest(request_id=str(uuid4()), tenant_id=TENANT, phone=f"+{PHONES[0]}")
         )
 
-    service.ledger.before_answer = delete
+    service.ledger.before_response = delete
     await service.enqueue(campaign.campaign_id)
-    await service.eventually(lambda: service.has_event(campaign.campaign_id, "RESERVATION_CLOSED"))
+    await eventually(lambda: service.has_event(campaign.campaign_id, "RESERVATION_CLOSED"), 20)
     assert (await service.get(campaign.campaign_id)).state == pb.CAMPAIGN_STATE_FAILED
     assert service.ledger.available == 1_000_000
 
@@ -166,29 +167,29 @@ async def test_a_campaign_does_not_end_while_an_outcome_is_ambiguous(service: Se
     assert campaign.counters.unconfirmed == 10
     assert {r.reason for r in await service.recipients(campaign_id)} == {NO_REASON, types_pb2.OUTCOME_REASON_AMBIGUOUS}
     await service.record(campaign_id, outcome(UNRESOLVED, PHONES[10:]), batch_id=batch)
-    await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT), 20)
     assert {r.reason for r in await service.recipients(campaign_id)} == {NO_REASON, types_pb2.OUTCOME_REASON_UNRESOLVED}
 
 
 async def test_a_campaign_of_which_nothing_was_accepted_is_failed(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     await service.record(campaign_id, outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES))
-    await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_FAILED))
-    await service.eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_FAILED), 20)
+    await eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"), 20)
 
 
 async def test_a_close_is_repeated_until_the_captures_have_arrived(service: Service) -> None:
     campaign_id = await service.started(PHONES)
     reservation_id = (await service.get(campaign_id)).reservation_id
-    service.ledger.captured[reservation_id] = 13
+    service.ledger.captured_units[reservation_id] = 13
     await service.record(campaign_id, accepted(PHONES))
 
     async def refused_twice() -> bool:
         return sum(decision is not None for decision in service.ledger.decisions.values()) >= 2
 
-    await service.eventually(refused_twice)
-    service.ledger.captured[reservation_id] = 20
-    await service.eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"))
+    await eventually(refused_twice, 20)
+    service.ledger.captured_units[reservation_id] = 20
+    await eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"), 20)
     assert service.ledger.reservations[reservation_id].state == ledger_pb2.RESERVATION_STATE_CLOSED
 
 
@@ -199,15 +200,15 @@ async def test_pause_and_resume_reach_the_dispatcher(service: Service) -> None:
     async def paused(expected: bool) -> bool:
         return (campaign_id in service.dispatcher.paused) is expected
 
-    await service.eventually(lambda: paused(True), 1)
+    await eventually(lambda: paused(True), 1)
     assert (await refused(control(service, "Pause", campaign_id))).reason == "CAMPAIGN_STATE"
     assert (await control(service, "Resume", campaign_id)).state == pb.CAMPAIGN_STATE_SENDING
-    await service.eventually(lambda: paused(False), 1)
+    await eventually(lambda: paused(False), 1)
     await control(service, "Pause", campaign_id)
-    await service.eventually(lambda: paused(True), 1)
+    await eventually(lambda: paused(True), 1)
     # What was under way is recorded, and a campaign that is done ends, paused or not.
     await service.record(campaign_id, accepted(PHONES))
-    await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT), 20)
 
 
 async def test_a_repeated_control_does_nothing_and_answers(service: Service) -> None:
@@ -223,15 +224,15 @@ async def test_cancel_ends_what_is_not_sent_and_gives_its_credits_back(service: 
     campaign_id = await service.started(PHONES)
     reservation_id = (await service.get(campaign_id)).reservation_id
     await service.record(campaign_id, accepted(PHONES[:5]))
-    service.ledger.captured[reservation_id] = 5
+    service.ledger.captured_units[reservation_id] = 5
     assert (await control(service, "Cancel", campaign_id)).state == pb.CAMPAIGN_STATE_CANCELLING
 
     async def asked() -> bool:
         return campaign_id in service.dispatcher.cancelled
 
-    await service.eventually(asked)
+    await eventually(asked, 20)
     await service.record(campaign_id, outcome(CANCELLED, PHONES[5:], types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
-    await service.eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"))
+    await eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"), 20)
     campaign = await service.get(campaign_id)
     assert campaign.state == pb.CAMPAIGN_STATE_CANCELLED
     assert (campaign.counters.sent, campaign.counters.cancelled) == (5, 15)
@@ -249,22 +250,22 @@ async def test_a_cancel_during_the_submission_cancels_what_the_dispatcher_never_
     async def streaming() -> bool:
         return service.dispatcher.streams == 1
 
-    await service.eventually(streaming)
+    await eventually(streaming, 20)
     service.dispatcher.hold.set()
 
     async def eight_are_there() -> bool:
         return any(len(item.phones) >= 8 for item in service.dispatcher.submissions.values())
 
-    await service.eventually(eight_are_there)
+    await eventually(eight_are_there, 20)
     service.dispatcher.cancelled.add(campaign_id)
     await control(service, "Cancel", campaign_id)
-    await service.eventually(lambda: service.has_event(campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign_id, "SUBMITTED"), 20)
     had = service.dispatcher.only_submission().phones
     counters = (await service.get(campaign_id)).counters
     assert (counters.queued, counters.cancelled) == (len(had), 20 - len(had))
     if counters.queued:
         await service.record(campaign_id, outcome(CANCELLED, had, types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
-    await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_CANCELLED))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_CANCELLED), 20)
     assert (await service.recount(campaign_id)).consistent
 
 
@@ -301,7 +302,7 @@ async def test_a_scheduled_campaign_is_enqueued_when_its_time_has_come(service: 
     campaign_id = (await service.create()).campaign_id
     scheduled = await schedule(service, campaign_id, in_a_moment(seconds=1))
     assert scheduled.state == pb.CAMPAIGN_STATE_SCHEDULED
-    await service.eventually(lambda: service.has_event(campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign_id, "SUBMITTED"), 20)
     assert service.dispatcher.only_submission().phones == PHONES
 
 
@@ -318,7 +319,7 @@ async def test_a_scheduled_campaign_that_is_refused_becomes_a_draft_that_says_wh
     await service.import_phones(PHONES)
     campaign_id = (await service.create()).campaign_id
     await schedule(service, campaign_id, in_a_moment(seconds=1))
-    await service.eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_DRAFT))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_DRAFT), 20)
     assert "ENQUEUE_REFUSED" in await service.events(campaign_id)
 
 
@@ -339,7 +340,7 @@ async def test_a_launch_left_by_a_dead_replica_is_taken_over(service: Service) -
             )
         )
     await service.enqueue(campaign_id)
-    await service.eventually(lambda: service.has_event(campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(campaign_id, "SUBMITTED"), 20)
     assert service.dispatcher.only_submission().phones == PHONES
 
 

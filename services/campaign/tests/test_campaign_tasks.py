@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.storage.instants import read_instant
 from bulksms_campaign.storage.tasks import Task, TaskKind, ask_for_task
 from bulksms_campaign.workers.task_worker import TaskWorker
+from devstack.eventually import eventually
 from devstack.postgres import EmbeddedPostgres
 from devstack.servers import ServerOptions, Servers
 from servicekit.database import Database, DatabaseUnavailable
@@ -104,12 +105,9 @@ async def test_a_late_end_of_a_task_that_is_another_workers_by_now_changes_nothi
 
     other = TaskWorker(campaign_database, TaskKind.LAUNCH, wait, lease=LEASE)
 
-    async def take_over() -> None:
-        while not await other.do_one():  # noqa: ASYNC110 - the lease of the one before runs out by the database's clock
-            await asyncio.sleep(0.05)
-
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        group.create_task(take_over())
+        # The lease of the one before runs out by the database's clock.
+        group.create_task(eventually(other.do_one, 20, every_seconds=0.05))
         await taken.wait()
         assert not await late.do_one(), "nothing to claim, and its own end was written"
         async with campaign_database.connect() as connection:

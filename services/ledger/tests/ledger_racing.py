@@ -18,6 +18,7 @@ import grpc
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from devstack.eventually import eventually
 from devstack.postgres import EmbeddedPostgres
 from devstack.processes import ManagedProcess
 from devstack.serving import serving as serving_process
@@ -230,9 +231,7 @@ def acknowledged(racing: Sequence[Caller]) -> int:
 async def progress(racing: Sequence[Caller], running: asyncio.Task[None], operations: int) -> None:
     """Return when so many more operations have been acknowledged."""
     goal = acknowledged(racing) + operations
-    async with asyncio.timeout(60):
-        while acknowledged(racing) < goal and not running.done():  # noqa: ASYNC110 - many clients make it
-            await asyncio.sleep(0.01)
+    await eventually(lambda: acknowledged(racing) >= goal or running.done(), 60, every_seconds=0.01)
 
 
 async def check(tenant: Tenant, racing: Sequence[Caller], url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_ledger.app import SERVICE
 from bulksms_ledger.use_cases.audit_round import PIECE
 from bulksms_ledger.workers.auditor import Auditor
+from devstack.eventually import eventually
 from devstack.health import is_serving
 from servicekit.clock import ManualClock
 from servicekit.database import Database
@@ -177,22 +178,22 @@ async def test_an_inconsistent_ledger_says_so_in_its_health_and_log_and_goes_on_
     often = {"AUDIT_INTERVAL_SECONDS": "0.05", "AUDIT_REST_SECONDS": "0.05", "LOG_LEVEL": "ERROR"}
     with ledger_process("audited", ledger_url, tmp_path, often) as (process, address):
         port = int(address.rpartition(":")[2])
-        await until(lambda: is_serving(port, SERVICE))
+        await eventually(lambda: asyncio.to_thread(is_serving, port, SERVICE), 20)
         await behind_the_ledgers_back(ledger_url, "UPDATE entries SET units = 6 WHERE version = 1")
-        await until(lambda: not is_serving(port) and not is_serving(port, SERVICE))
+        await eventually(lambda: health_is(port, serving=False), 20)
         async with grpc.aio.insecure_channel(address) as channel:
             answer = await LedgerServiceStub(channel).GetBalance(pb.GetBalanceRequest(tenant_id="acme"), timeout=10)
         assert answer.balance.available == 5
         await behind_the_ledgers_back(ledger_url, "UPDATE entries SET units = 5 WHERE version = 1")
-        await until(lambda: is_serving(port) and is_serving(port, SERVICE))
+        await eventually(lambda: health_is(port, serving=True), 20)
     log = process.log_path.read_text()
     assert log.count("an account is inconsistent") == 1
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - another process makes it true
-            await asyncio.sleep(0.02)
+async def health_is(port: int, *, serving: bool) -> bool:
+    """Whether both the process and its one service say so."""
+    said = [await asyncio.to_thread(is_serving, port, name) for name in ("", SERVICE)]
+    return said == [serving, serving]
 
 
 async def restore(url: str) -> None:

@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 
 from bulksms_ledger.app import MIGRATIONS
 from bulksms_ledger.storage.tables import METADATA
+from devstack.eventually import eventually
 from devstack.servers import Servers
 from servicekit.clock import ManualClock
 from servicekit.database import Database
@@ -78,9 +79,11 @@ def account(version: int, available: int, reserved: int = 30, captured: int = 15
 
 async def connections_ended(connection: asyncpg.Connection) -> None:
     """What a ledger's connections did is counted when they end."""
-    async with asyncio.timeout(20):
-        while await connection.fetchval(LEDGER_CONNECTIONS):  # noqa: ASYNC110 - only the database knows
-            await asyncio.sleep(0.01)
+
+    async def ended() -> bool:
+        return not await connection.fetchval(LEDGER_CONNECTIONS)
+
+    await eventually(ended, 20)
 
 
 @pytest.mark.parametrize(

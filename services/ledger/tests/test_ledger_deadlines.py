@@ -8,6 +8,8 @@ import asyncpg
 import grpc
 import pytest
 
+from devstack.eventually import eventually
+
 from .ledger_support import Tenant
 
 
@@ -21,9 +23,7 @@ async def test_a_callers_deadline_does_not_undo_what_is_being_decided(tenant: Te
         async with blocker.transaction():
             await blocker.execute("SELECT FROM accounts WHERE tenant_id = 'acme' FOR UPDATE")
             call = asyncio.ensure_future(tenant.stub.Capture(request, timeout=1))
-            async with asyncio.timeout(10):
-                while not await _is_waited_for(blocker):  # noqa: ASYNC110 - only the database knows
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: _is_waited_for(blocker), 10)
             with pytest.raises(grpc.aio.AioRpcError) as gave_up:
                 await call
             assert gave_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
