@@ -103,6 +103,7 @@ def test_with_json_a_failure_is_a_document_on_standard_error(
         (["campaign", "create", "--name=n", "--sender=s"], "--text-file"),
         (["campaign", "get"], "--external-id"),
         (["campaign", "get", "c1", "--external-id", "shop-42"], "--external-id"),
+        (["contacts", "opt-out"], "--external-id"),
         (["campaign", "schedule", "c1"], "--clear"),
         (["campaign", "schedule", "c1", "--at", "tomorrow"], "2026-12-24T18:00:00"),
         (["campaign", "schedule", "c1", "--at", "2030-01-01T00:00:00"], "no time zone"),
@@ -160,6 +161,12 @@ def test_help_needs_no_settings(bulksms: Run, environment: dict[str, str]) -> No
 def test_a_campaign_can_be_named_by_the_caller_s_own_id(services: Any, bulksms: Run, arguments: list[str]) -> None:
     bulksms(*arguments)
     assert services.calls[0].request.external_id == "shop-42"
+
+
+@pytest.mark.parametrize("command", ["get", "delete", "opt-out", "opt-in"])
+def test_a_contact_can_be_named_by_the_caller_s_own_id(services: Any, bulksms: Run, command: str) -> None:
+    bulksms("contacts", command, "--external-id", "crm-7")
+    assert services.calls[0].request.external_id == "crm-7"
 
 
 def test_a_campaign_is_created_with_its_caller_s_id_and_its_class(services: Any, bulksms: Run) -> None:

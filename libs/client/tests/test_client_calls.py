@@ -95,6 +95,24 @@ def test_every_method_of_a_campaign_takes_the_caller_s_own_id(
     assert (call.request.external_id, call.request.tenant_id) == ("shop-42", "acme")
 
 
+def test_a_contact_is_named_by_its_number_or_the_caller_s_own_id(services: Any, client: Client) -> None:
+    for method in ("get", "delete", "opt_out", "opt_in"):
+        for reference in ({"phone": "+306912345678"}, {"external_id": "crm-7"}):
+            with pytest.raises(Unimplemented):
+                getattr(client.contacts, method)(**reference)
+            assert services.calls[-1].request.WhichOneof("contact") == next(iter(reference))
+        with pytest.raises(InvalidArgument, match="phone must be given, or external_id; not both"):
+            getattr(client.contacts, method)()
+
+
+def test_an_upsert_can_name_what_it_replaces_and_what_it_knows(services: Any, client: Client) -> None:
+    services.on("UpsertContact", contacts_pb2.UpsertContactResponse())
+    client.contacts.upsert(external_id="crm-7", first_name="Anna", update_mask=["first_name"], etag="e1")
+    [request] = services.requests("UpsertContact")
+    assert (request.contact.external_id, request.contact.first_name) == ("crm-7", "Anna")
+    assert (list(request.update_mask.paths), request.etag) == (["first_name"], "e1")
+
+
 def test_every_call_has_a_deadline_by_default(services: Any, client: Client) -> None:
     services.on("GetCampaignStatus", pb.GetCampaignStatusResponse())
     client.campaigns.status("c1")

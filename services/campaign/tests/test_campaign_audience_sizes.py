@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
 from bulksms_campaign.domain.audiences import Audience, AudienceSize
 from bulksms_campaign.domain.campaigns import CampaignContent, CampaignPriority, MessageClass, Step
+from bulksms_campaign.domain.contacts import ContactContent
 from bulksms_campaign.peers.ledger import LedgerPeer
 from bulksms_campaign.storage import audience_sizes, contacts
 from bulksms_campaign.storage.events import list_events
@@ -102,7 +103,9 @@ async def note_use(database: Database, audience: Audience) -> bool:
 async def upsert(database: Database, phone: int, *groups: str) -> None:
     async def body(connection: AsyncConnection) -> None:
         now = await read_instant(connection)
-        await contacts.upsert_contact(connection, TENANT, phone, now, first_name="", last_name="", groups=groups)
+        created = await contacts.claim_contact(connection, TENANT, phone, now)
+        content = ContactContent(groups=tuple(sorted(groups)))
+        await contacts.write_contact(connection, TENANT, phone, content, now, created=created)
 
     await database.run_transaction(body)
 

@@ -142,7 +142,7 @@ async def test_an_audience_that_has_just_been_imported_is_previewed_listed_and_c
             assert [len(rows) async for rows in read] == [1000] * 20
         async with campaign_database.connect() as connection:
             page = await list_contacts(connection, "acme", "customers", phones[-3], 100)
-            assert [(contact.phone, contact.groups) for contact in page] == [
+            assert [(contact.phone, contact.content.groups) for contact in page] == [
                 (phone, ("customers",)) for phone in phones[-2:]
             ]
         campaign_id = uuid4()

@@ -75,15 +75,15 @@ class ArgumentCheck:
         """A tenant's id, or empty for all tenants."""
         return self.tenant_id(value) if value else ""
 
-    def external_id(self, value: str) -> str:
+    def external_id(self, value: str, field: str = "external_id") -> str:
         """The caller's own id of something, required."""
         if not _EXTERNAL_ID.fullmatch(value):
-            self.wrong("external_id", "must be 1 to 64 visible ASCII characters, without spaces")
+            self.wrong(field, "must be 1 to 64 visible ASCII characters, without spaces")
         return value
 
-    def optional_external_id(self, value: str) -> str:
+    def optional_external_id(self, value: str, field: str = "external_id") -> str:
         """The caller's own id of something, or empty for none."""
-        return self.external_id(value) if value else ""
+        return self.external_id(value, field) if value else ""
 
     def text(self, field: str, value: str, *, maximum: int, minimum: int = 0) -> str:
         """A text of one line and bounded length; with `minimum` above 0 blanks alone do not do."""

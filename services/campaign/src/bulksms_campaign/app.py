@@ -70,7 +70,7 @@ async def build(settings: Settings) -> Sequence[Component]:
             ),
             (
                 add_ContactServiceServicer_to_server,
-                ContactServicer(Contacts(database, signals), imports),
+                ContactServicer(database, Contacts(database, signals), imports),
                 f"{PACKAGE}.ContactService",
             ),
             (

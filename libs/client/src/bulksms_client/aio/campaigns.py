@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from datetime import datetime
-from typing import TypeVar
-
-from google.protobuf.message import Message
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.types.v1 import types_pb2
-from bulksms_client.aio.resource import PAGE_SIZE, Resource
-from bulksms_client.arguments import audience, naming, new_request_id, timestamp
+from bulksms_client.aio.resource import PAGE_SIZE, RequestT, Resource
+from bulksms_client.arguments import audience, new_request_id, timestamp
 from bulksms_client.errors import BulkSmsError
 from bulksms_client.reconnection import Reconnection
 
@@ -22,9 +19,6 @@ __all__ = ["Campaigns"]
 WATCH_STREAM_SECONDS = 300.0
 # Long enough for a service to be rolled out anew.
 WATCH_PATIENCE_SECONDS = 60.0
-
-
-RequestT = TypeVar("RequestT", bound=Message)
 
 
 class Campaigns(Resource):
@@ -318,8 +312,7 @@ class Campaigns(Resource):
         return await self._transport.unary(request, pb.RecountCampaignResponse, timeout=timeout)
 
     def _named(self, request: RequestT, campaign_id: str | None, external_id: str | None) -> RequestT:
-        request.tenant_id = self._tenant_id  # type: ignore[attr-defined]  # every request has one
-        return naming(request, "campaign_id", campaign_id, external_id)
+        return self._naming(request, "campaign_id", campaign_id, external_id)
 
     async def _schedule(
         self,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable
 from os import PathLike
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from bulksms.campaign.v1 import contacts_pb2 as pb
-from bulksms_client.aio.resource import PAGE_SIZE, Resource
+from bulksms_client.aio.resource import PAGE_SIZE, RequestT, Resource
 from bulksms_client.arguments import BinaryReader, audience, import_requests, names, new_request_id, opened
 
 __all__ = ["Contacts"]
 
 
 class Contacts(Resource):
-    """Calls of ContactService. A contact is named by its phone number."""
+    """Calls of ContactService. A contact is named by its phone number, or by `external_id`: the caller's own id."""
 
     async def import_csv(
         self,
@@ -55,27 +57,45 @@ class Contacts(Resource):
 
     async def upsert(
         self,
-        phone: str,
+        phone: str = "",
         *,
+        external_id: str = "",
         first_name: str = "",
         last_name: str = "",
         groups: Iterable[str] = (),
         region: str = "",
+        update_mask: Iterable[str] = (),
+        etag: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.UpsertContactResponse:
-        """Create or replace one contact."""
+        """Create or replace one contact; one that exists may be named by `external_id` alone.
+
+        Of one that exists everything is replaced, or only the fields that `update_mask` names. With the `etag` that it
+        was read with, a change of somebody else's meanwhile is a Conflict.
+        """
+        contact = pb.Contact(
+            phone=phone,
+            external_id=external_id,
+            first_name=first_name,
+            last_name=last_name,
+            groups=names("groups", groups),
+        )
         request = pb.UpsertContactRequest(
             request_id=new_request_id(request_id),
             tenant_id=self._tenant_id,
-            contact=pb.Contact(phone=phone, first_name=first_name, last_name=last_name, groups=names("groups", groups)),
+            contact=contact,
             default_region=region,
+            update_mask=FieldMask(paths=names("update_mask", update_mask)),
+            etag=etag,
         )
         return await self._transport.unary(request, pb.UpsertContactResponse, timeout=timeout)
 
-    async def get(self, phone: str, *, timeout: float | None = None) -> pb.Contact:
+    async def get(
+        self, phone: str | None = None, *, external_id: str | None = None, timeout: float | None = None
+    ) -> pb.Contact:
         """Read one contact."""
-        request = pb.GetContactRequest(tenant_id=self._tenant_id, phone=phone)
+        request = self._named(pb.GetContactRequest(), phone, external_id)
         return (await self._transport.unary(request, pb.GetContactResponse, timeout=timeout)).contact
 
     async def list(
@@ -87,9 +107,16 @@ class Contacts(Resource):
             for contact in page.contacts:
                 yield contact
 
-    async def delete(self, phone: str, *, request_id: str | None = None, timeout: float | None = None) -> bool:
+    async def delete(
+        self,
+        phone: str | None = None,
+        *,
+        external_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> bool:
         """Forget a contact; its opt-out stays. False when there was none."""
-        request = pb.DeleteContactRequest(request_id=new_request_id(request_id), tenant_id=self._tenant_id, phone=phone)
+        request = self._named(pb.DeleteContactRequest(request_id=new_request_id(request_id)), phone, external_id)
         return (await self._transport.unary(request, pb.DeleteContactResponse, timeout=timeout)).deleted
 
     async def count(
@@ -108,19 +135,32 @@ class Contacts(Resource):
         return await self._transport.unary(request, pb.CountContactsResponse, timeout=timeout)
 
     async def opt_out(
-        self, phone: str, *, source: str = "", request_id: str | None = None, timeout: float | None = None
+        self,
+        phone: str | None = None,
+        *,
+        external_id: str | None = None,
+        source: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> bool:
         """Never write to a number again; True when it had opted out before."""
-        request = pb.OptOutRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, phone=phone, source=source
+        request = self._named(
+            pb.OptOutRequest(request_id=new_request_id(request_id), source=source), phone, external_id
         )
         return (await self._transport.unary(request, pb.OptOutResponse, timeout=timeout)).already_opted_out
 
     async def opt_in(
-        self, phone: str, *, source: str = "", request_id: str | None = None, timeout: float | None = None
+        self,
+        phone: str | None = None,
+        *,
+        external_id: str | None = None,
+        source: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
     ) -> bool:
         """Take an opt-out back; True when there was one."""
-        request = pb.OptInRequest(
-            request_id=new_request_id(request_id), tenant_id=self._tenant_id, phone=phone, source=source
-        )
+        request = self._named(pb.OptInRequest(request_id=new_request_id(request_id), source=source), phone, external_id)
         return (await self._transport.unary(request, pb.OptInResponse, timeout=timeout)).was_opted_out
+
+    def _named(self, request: RequestT, phone: str | None, external_id: str | None) -> RequestT:
+        return self._naming(request, "phone", phone, external_id)

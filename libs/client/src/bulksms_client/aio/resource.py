@@ -7,15 +7,17 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from bulksms_client.arguments import naming
 from bulksms_client.asyncio_transport import Transport
 from bulksms_client.errors import ConfigurationError, Internal
 
-__all__ = ["Resource"]
+__all__ = ["PAGE_SIZE", "RequestT", "Resource"]
 
 # Whole lists are read in large pages: fewer calls, and still well below the message limit.
 PAGE_SIZE = 500
 
 PageT = TypeVar("PageT", bound=Message)
+RequestT = TypeVar("RequestT", bound=Message)
 
 
 class Resource:
@@ -30,6 +32,11 @@ class Resource:
         if not self._tenant:
             raise ConfigurationError("the tenant is not known: set BULKSMS_TENANT (or Client(tenant_id=…), --tenant)")
         return self._tenant
+
+    def _naming(self, request: RequestT, field: str, given: str | None, external_id: str | None) -> RequestT:
+        """A request of this tenant about what is named by our id in `field` or by the caller's own."""
+        request.tenant_id = self._tenant_id  # type: ignore[attr-defined]  # every such request has one
+        return naming(request, field, given, external_id)
 
     async def _pages(self, request: Message, page_type: type[PageT], *, timeout: float | None) -> AsyncIterator[PageT]:
         """Every page of a list; the deadline is each page's own."""

@@ -23,20 +23,22 @@ __all__ = [
     "choice",
     "choices",
     "moment",
+    "named_by",
 ]
+
+
+def named_by(metavar: str, text: str) -> Any:
+    """The argument that names something, unless `--external-id` does."""
+    return typer.Argument(metavar=metavar, help=text, callback=_one_of_two, show_default=False)
 
 
 def _one_of_two(context: typer.Context, value: str | None) -> str | None:
-    """An id, unless the caller's own stands in its place."""
     if (value is None) == (context.params.get("external_id") is None) and not context.resilient_parsing:
-        raise typer.BadParameter("give either the id or --external-id")
+        raise typer.BadParameter("give either this or --external-id")
     return value
 
 
-CampaignId = Annotated[
-    str | None,
-    typer.Argument(metavar="[CAMPAIGN_ID]", help="The campaign's id.", callback=_one_of_two, show_default=False),
-]
+CampaignId = Annotated[str | None, named_by("[CAMPAIGN_ID]", "The campaign's id.")]
 # Eager: read first, so that who checks the id knows of it.
 ExternalId = Annotated[
     str | None, typer.Option("--external-id", metavar="ID", is_eager=True, help="Your own id of it, instead of ours.")

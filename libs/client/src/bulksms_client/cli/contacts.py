@@ -16,7 +16,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from bulksms.campaign.v1 import contacts_pb2 as pb
 from bulksms_client.cli import views
-from bulksms_client.cli.arguments import AllContacts, ExcludeGroups, Groups, Limit, RequestId
+from bulksms_client.cli.arguments import (
+    AllContacts,
+    Etag,
+    ExcludeGroups,
+    ExternalId,
+    Groups,
+    Limit,
+    NewExternalId,
+    RequestId,
+    named_by,
+)
 from bulksms_client.cli.output import console
 from bulksms_client.cli.plain import plain
 from bulksms_client.cli.session import Session, session_of
@@ -25,7 +35,7 @@ __all__ = ["app"]
 
 app = typer.Typer(name="contacts", help="Who can be written to, and who must not be.", no_args_is_help=True)
 
-Phone = Annotated[str, typer.Argument(metavar="PHONE", help="E.164 number, e.g. +306912345678.")]
+Phone = Annotated[str | None, named_by("[PHONE]", "E.164 number, e.g. +306912345678.")]
 Region = Annotated[
     str, typer.Option(metavar="COUNTRY", help="Country of numbers in national form, e.g. GR; none: international only.")
 ]
@@ -81,10 +91,10 @@ def lines(
 
 
 @app.command()
-def get(context: typer.Context, phone: Phone) -> None:
+def get(context: typer.Context, phone: Phone = None, external_id: ExternalId = None) -> None:
     """Show one contact."""
     session = session_of(context)
-    session.output.record(session.client.contacts.get(phone), views.CONTACT)
+    session.output.record(session.client.contacts.get(phone, external_id=external_id), views.CONTACT)
 
 
 @app.command("list")
@@ -102,25 +112,33 @@ def list_(
 @app.command()
 def upsert(
     context: typer.Context,
-    phone: Phone,
+    phone: Annotated[str, typer.Argument(metavar="PHONE", help="E.164 number, or in national form with --region.")],
+    external_id: NewExternalId = "",
     first_name: Annotated[str, typer.Option()] = "",
     last_name: Annotated[str, typer.Option()] = "",
     group: Groups = None,
     region: Region = "",
+    etag: Etag = "",
 ) -> None:
     """Create or replace one contact."""
     session = session_of(context)
     answer = session.client.contacts.upsert(
-        phone, first_name=first_name, last_name=last_name, groups=group or (), region=region
+        phone,
+        external_id=external_id,
+        first_name=first_name,
+        last_name=last_name,
+        groups=group or (),
+        region=region,
+        etag=etag,
     )
     session.output.record(answer.contact, views.CONTACT)
 
 
 @app.command()
-def delete(context: typer.Context, phone: Phone) -> None:
+def delete(context: typer.Context, phone: Phone = None, external_id: ExternalId = None) -> None:
     """Forget a contact; its opt-out stays."""
     session = session_of(context)
-    deleted = session.client.contacts.delete(phone)
+    deleted = session.client.contacts.delete(phone, external_id=external_id)
     session.output.sentence({"deleted": deleted}, "deleted" if deleted else "there was no such contact")
 
 
@@ -137,18 +155,22 @@ def count(
 
 
 @app.command()
-def opt_out(context: typer.Context, phone: Phone, source: Source = "support") -> None:
+def opt_out(
+    context: typer.Context, phone: Phone = None, external_id: ExternalId = None, source: Source = "support"
+) -> None:
     """Never write to a number again."""
     session = session_of(context)
-    before = session.client.contacts.opt_out(phone, source=source)
+    before = session.client.contacts.opt_out(phone, external_id=external_id, source=source)
     session.output.sentence({"already_opted_out": before}, "it had opted out before" if before else "opted out")
 
 
 @app.command()
-def opt_in(context: typer.Context, phone: Phone, source: Source = "support") -> None:
+def opt_in(
+    context: typer.Context, phone: Phone = None, external_id: ExternalId = None, source: Source = "support"
+) -> None:
     """Take an opt-out back."""
     session = session_of(context)
-    before = session.client.contacts.opt_in(phone, source=source)
+    before = session.client.contacts.opt_in(phone, external_id=external_id, source=source)
     session.output.sentence({"was_opted_out": before}, "opted in" if before else "it had not opted out")
 
 

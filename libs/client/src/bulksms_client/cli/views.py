@@ -153,6 +153,7 @@ EVENT = (
 )
 CONTACT = (
     Column("phone", "phone"),
+    Column("external id", "external_id"),
     Column("first name", "first_name"),
     Column("last name", "last_name"),
     Column("groups", "groups"),
@@ -160,7 +161,7 @@ CONTACT = (
     _time("created_at", "created"),
     _time("updated_at", "updated"),
 )
-CONTACT_ROW = CONTACT[:5]
+CONTACT_ROW = CONTACT[:6]
 COUNT = (Column("reachable", "reachable"), Column("opted out", "opted_out"))
 IMPORT = (
     Column("import", "import_id"),

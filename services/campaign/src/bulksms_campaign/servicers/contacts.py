@@ -15,11 +15,13 @@ import grpc
 from bulksms.campaign.v1 import contacts_pb2 as pb
 from bulksms.campaign.v1.contacts_pb2_grpc import ContactServiceServicer
 from bulksms_campaign.domain.arguments import groups_from, phone_from, region_from
-from bulksms_campaign.domain.contacts import MAX_NAME, clean_name
+from bulksms_campaign.domain.contacts import CONTENT_FIELDS, MAX_NAME, ContactContent, clean_name
 from bulksms_campaign.servicers.messages import audience_from, contact_message, import_line_message
+from bulksms_campaign.servicers.references import contact_reference, find_contact, masked_fields, phone_of
 from bulksms_campaign.use_cases.contacts import Contacts
 from bulksms_campaign.use_cases.imports import ImportHeader, Imports
 from servicekit.arguments import ArgumentCheck, invalid_field
+from servicekit.database import Database
 from servicekit.paging import Listing, position
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,7 +32,8 @@ DRAIN_BOUND = timedelta(seconds=30)
 class ContactServicer(ContactServiceServicer):
     """Requests to operations and back; errors are raised, the interceptor renders them."""
 
-    def __init__(self, contacts: Contacts, imports: Imports) -> None:
+    def __init__(self, database: Database, contacts: Contacts, imports: Imports) -> None:
+        self._database = database
         self._contacts = contacts
         self._imports = imports
 
@@ -77,19 +80,16 @@ class ContactServicer(ContactServiceServicer):
         check = ArgumentCheck()
         check.request_id(request.request_id)
         tenant_id = check.tenant_id(request.tenant_id)
-        region = region_from(check, "default_region", request.default_region)
-        phone = phone_from(check, "contact.phone", request.contact.phone, region)
-        first_name = _name(check, "contact.first_name", request.contact.first_name)
-        last_name = _name(check, "contact.last_name", request.contact.last_name)
-        groups = groups_from(check, "contact.groups", list(request.contact.groups))
+        reference = _upserted(check, request)
+        content = _content(check, request.contact)
+        names = masked_fields(check, request.update_mask, CONTENT_FIELDS, set(CONTENT_FIELDS))
         check.finish()
-        upserted = await self._contacts.upsert(
-            tenant_id, phone, first_name=first_name, last_name=last_name, groups=groups
-        )
+        phone = await phone_of(self._database, tenant_id, reference)
+        upserted = await self._contacts.upsert(tenant_id, phone, content, names, request.etag)
         return pb.UpsertContactResponse(contact=contact_message(upserted.contact), created=upserted.created)
 
     async def GetContact(self, request: pb.GetContactRequest, context: Context) -> pb.GetContactResponse:
-        tenant_id, phone = _tenant_and_phone(request)
+        tenant_id, phone = await self._named(ArgumentCheck(), request)
         return pb.GetContactResponse(contact=contact_message(await self._contacts.get(tenant_id, phone)))
 
     async def ListContacts(self, request: pb.ListContactsRequest, context: Context) -> pb.ListContactsResponse:
@@ -107,8 +107,13 @@ class ContactServicer(ContactServiceServicer):
         )
 
     async def DeleteContact(self, request: pb.DeleteContactRequest, context: Context) -> pb.DeleteContactResponse:
-        tenant_id, phone = _tenant_and_phone(request, mutation=True)
-        return pb.DeleteContactResponse(deleted=await self._contacts.delete(tenant_id, phone))
+        check = ArgumentCheck()
+        check.request_id(request.request_id)
+        tenant_id, reference = check.tenant_id(request.tenant_id), contact_reference(check, request)
+        check.finish()
+        phone = await find_contact(self._database, tenant_id, reference)
+        deleted = phone is not None and await self._contacts.delete(tenant_id, phone)
+        return pb.DeleteContactResponse(deleted=deleted)
 
     async def CountContacts(self, request: pb.CountContactsRequest, context: Context) -> pb.CountContactsResponse:
         check = ArgumentCheck()
@@ -119,13 +124,25 @@ class ContactServicer(ContactServiceServicer):
         return pb.CountContactsResponse(reachable=size.reachable, opted_out=size.opted_out)
 
     async def OptOut(self, request: pb.OptOutRequest, context: Context) -> pb.OptOutResponse:
-        tenant_id, phone = _tenant_and_phone(request, mutation=True)
+        tenant_id, phone = await self._opting(request)
         new = await self._contacts.opt_out(tenant_id, phone, request.source)
         return pb.OptOutResponse(already_opted_out=not new)
 
     async def OptIn(self, request: pb.OptInRequest, context: Context) -> pb.OptInResponse:
-        tenant_id, phone = _tenant_and_phone(request, mutation=True)
+        tenant_id, phone = await self._opting(request)
         return pb.OptInResponse(was_opted_out=await self._contacts.opt_in(tenant_id, phone))
+
+    async def _opting(self, request: pb.OptOutRequest | pb.OptInRequest) -> tuple[str, int]:
+        check = ArgumentCheck()
+        check.request_id(request.request_id)
+        check.text("source", request.source, maximum=64)
+        return await self._named(check, request)
+
+    async def _named(self, check: ArgumentCheck, request: Any) -> tuple[str, int]:
+        """The tenant and the number of the contact a request names; raises what is wrong with it, CONTACT_NOT_FOUND."""
+        tenant_id, reference = check.tenant_id(request.tenant_id), contact_reference(check, request)
+        check.finish()
+        return tenant_id, await phone_of(self._database, tenant_id, reference)
 
 
 def _import_header(header: pb.ImportHeader) -> ImportHeader:
@@ -161,15 +178,21 @@ async def _pieces(requests: AsyncIterator[pb.ImportContactsRequest]) -> AsyncIte
         yield request.data
 
 
-def _tenant_and_phone(request: Any, *, mutation: bool = False) -> tuple[str, int]:
-    check = ArgumentCheck()
-    if mutation:
-        check.request_id(request.request_id)
-    if isinstance(request, pb.OptOutRequest | pb.OptInRequest):
-        check.text("source", request.source, maximum=64)
-    tenant_id, phone = check.tenant_id(request.tenant_id), phone_from(check, "phone", request.phone)
-    check.finish()
-    return tenant_id, phone
+def _upserted(check: ArgumentCheck, request: pb.UpsertContactRequest) -> int | str:
+    """The contact to create or replace: its number, or where there is none the caller's own id."""
+    region = region_from(check, "default_region", request.default_region)
+    if not request.contact.phone and request.contact.external_id:
+        return request.contact.external_id
+    return phone_from(check, "contact.phone", request.contact.phone, region)
+
+
+def _content(check: ArgumentCheck, contact: pb.Contact) -> ContactContent:
+    return ContactContent(
+        external_id=check.optional_external_id(contact.external_id, "contact.external_id"),
+        first_name=_name(check, "contact.first_name", contact.first_name),
+        last_name=_name(check, "contact.last_name", contact.last_name),
+        groups=groups_from(check, "contact.groups", list(contact.groups)),
+    )
 
 
 def _name(check: ArgumentCheck, field: str, raw: str) -> str:

@@ -129,14 +129,17 @@ def event_message(row: EventRow) -> campaign_pb2.CampaignEvent:
 
 def contact_message(contact: Contact) -> contacts_pb2.Contact:
     """One contact."""
+    content = contact.content
     return contacts_pb2.Contact(
         phone=format_e164(contact.phone),
-        first_name=contact.first_name,
-        last_name=contact.last_name,
-        groups=contact.groups,
+        external_id=content.external_id,
+        first_name=content.first_name,
+        last_name=content.last_name,
+        groups=content.groups,
         opted_out=contact.opted_out,
         created_at=timestamp(contact.created_at),
         updated_at=timestamp(contact.updated_at),
+        etag=content.etag,
     )
 
 

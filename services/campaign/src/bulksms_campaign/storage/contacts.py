@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Row, any_, delete, func, literal_column, select, text
+from sqlalchemy import ARRAY, BigInteger, Row, any_, delete, func, literal_column, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.audiences import Membership
-from bulksms_campaign.domain.contacts import Contact
+from bulksms_campaign.domain.contacts import Contact, ContactContent
 from bulksms_campaign.storage.contact_counts import ALL, lock_counts, move_counts
 from bulksms_campaign.storage.memberships import change_of_membership
 from bulksms_campaign.storage.tables import contact_groups, contacts, opt_outs
 
 
-async def upsert_contact(
-    connection: AsyncConnection,
-    tenant_id: str,
-    phone: int,
-    now: datetime,
-    *,
-    first_name: str,
-    last_name: str,
-    groups: Sequence[str],
-) -> bool:
-    """Create or replace a contact; True when it is new."""
+async def claim_contact(connection: AsyncConnection, tenant_id: str, phone: int, now: datetime) -> bool:
+    """Lock a contact, made without any content if there is none; True when it is new."""
     statement = insert(contacts).values(
-        tenant_id=tenant_id, phone=phone, first_name=first_name, last_name=last_name, created_at=now, updated_at=now
+        tenant_id=tenant_id, phone=phone, first_name="", last_name="", created_at=now, updated_at=now
     )
-    replaced = statement.on_conflict_do_update(
-        index_elements=[contacts.c.tenant_id, contacts.c.phone],
-        set_={"first_name": first_name, "last_name": last_name, "updated_at": now},
+    claimed = statement.on_conflict_do_update(
+        index_elements=[contacts.c.tenant_id, contacts.c.phone], set_={"updated_at": now}
     )
-    # xmax is 0 in a row this statement inserted, and the updater's id in one it replaced.
-    created = bool((await connection.execute(replaced.returning(literal_column("xmax = 0")))).scalar_one())
+    # xmax is 0 in a row this statement inserted, and the updater's id in one it changed.
+    return bool((await connection.execute(claimed.returning(literal_column("xmax = 0")))).scalar_one())
+
+
+async def write_contact(
+    connection: AsyncConnection, tenant_id: str, phone: int, content: ContactContent, now: datetime, *, created: bool
+) -> None:
+    """Replace the content of a contact that this transaction has claimed, and move the counts if it is new."""
+    await connection.execute(
+        update(contacts)
+        .where(contacts.c.tenant_id == tenant_id, contacts.c.phone == phone)
+        .values(first_name=content.first_name, last_name=content.last_name, external_id=content.external_id or None)
+    )
+    groups = content.groups
     before = set(await _groups_of(connection, tenant_id, phone))
     left, joined = sorted(before - set(groups)), sorted(set(groups) - before)
     if left:
@@ -52,7 +53,6 @@ async def upsert_contact(
     async with change_of_membership(connection, tenant_id, was, becomes):
         await move_counts(connection, tenant_id, [ALL] * created + joined, contacts=1, opted_out=int(opted_out))
         await move_counts(connection, tenant_id, left, contacts=-1, opted_out=-int(opted_out))
-    return created
 
 
 async def delete_contact(connection: AsyncConnection, tenant_id: str, phone: int) -> bool:
@@ -74,6 +74,12 @@ async def read_contact(connection: AsyncConnection, tenant_id: str, phone: int) 
     """One contact."""
     found = await _read(connection, tenant_id, contacts.c.phone == phone, limit=1)
     return found[0] if found else None
+
+
+async def find_phone(connection: AsyncConnection, tenant_id: str, external_id: str) -> int | None:
+    """The number of the contact with the caller's own id."""
+    query = select(contacts.c.phone).where(contacts.c.tenant_id == tenant_id, contacts.c.external_id == external_id)
+    return (await connection.execute(query)).scalar_one_or_none()
 
 
 async def list_contacts(
@@ -172,9 +178,12 @@ async def _read(connection: AsyncConnection, tenant_id: str, condition: Any, *, 
 def _contact(row: Row[Any]) -> Contact:
     return Contact(
         phone=row.phone,
-        first_name=row.first_name,
-        last_name=row.last_name,
-        groups=tuple(sorted(row.groups or ())),
+        content=ContactContent(
+            external_id=row.external_id or "",
+            first_name=row.first_name,
+            last_name=row.last_name,
+            groups=tuple(sorted(row.groups or ())),
+        ),
         opted_out=row.opted_out,
         created_at=row.created_at,
         updated_at=row.updated_at,

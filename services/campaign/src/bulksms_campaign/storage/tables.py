@@ -32,6 +32,7 @@ contacts: Final = Table(
     Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("first_name", Text, nullable=False),
     Column("last_name", Text, nullable=False),
+    Column("external_id", _BYTE_ORDER),
 )
 
 contact_groups: Final = Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -10,15 +10,20 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.audiences import Audience, AudienceSize
-from bulksms_campaign.domain.contacts import Contact
+from bulksms_campaign.domain.contacts import (
+    Contact,
+    ContactContent,
+    contact_changed,
+    contact_not_found,
+    external_id_used,
+)
 from bulksms_campaign.storage import contacts as rows
 from bulksms_campaign.storage.instants import read_instant
 from bulksms_campaign.storage.opt_out_changes import replace_change
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task
 from bulksms_campaign.use_cases.counting import count_audience
 from bulksms_campaign.use_cases.signals import Signals
-from servicekit.database import Database
-from servicekit.errors import not_found
+from servicekit.database import Database, violated_constraint
 from servicekit.ids import derived_id
 
 _NAMESPACE = UUID("8e2b6a3e-39c1-4d8f-8c55-2b8a4f0e9d63")
@@ -39,27 +44,37 @@ class Contacts:
         self._signals = signals
 
     async def upsert(
-        self, tenant_id: str, phone: int, *, first_name: str, last_name: str, groups: tuple[str, ...]
+        self, tenant_id: str, phone: int, content: ContactContent, names: Collection[str], etag: str
     ) -> Upserted:
-        """Create or replace a contact."""
+        """Create a contact, or replace the fields called `names` of one that exists.
+
+        ETAG_MISMATCH, unless `etag` is empty or it is as asked for already; EXTERNAL_ID_USED.
+        """
 
         async def body(connection: AsyncConnection) -> Upserted:
             now = await read_instant(connection)
-            created = await rows.upsert_contact(
-                connection, tenant_id, phone, now, first_name=first_name, last_name=last_name, groups=groups
-            )
-            contact = await rows.read_contact(connection, tenant_id, phone)
-            assert contact is not None, "written in this transaction"  # noqa: S101
-            return Upserted(contact, created)
+            created = await rows.claim_contact(connection, tenant_id, phone, now)
+            before = (await _claimed(connection, tenant_id, phone)).content
+            wanted = content if created else before.replaced(content, names)
+            # Nothing known of a new one; a repeat finds what it asked for.
+            if etag and (created or (wanted != before and etag != before.etag)):
+                raise contact_changed()
+            await rows.write_contact(connection, tenant_id, phone, wanted, now, created=created)
+            return Upserted(await _claimed(connection, tenant_id, phone), created)
 
-        return await self._database.run_transaction(body)
+        try:
+            return await self._database.run_transaction(body)
+        except Exception as error:
+            if violated_constraint(error) == "contacts_by_external_id":
+                raise external_id_used() from error
+            raise
 
     async def get(self, tenant_id: str, phone: int) -> Contact:
         """One contact; CONTACT_NOT_FOUND."""
         async with self._database.connect() as connection:
             contact = await rows.read_contact(connection, tenant_id, phone)
         if contact is None:
-            raise not_found("CONTACT_NOT_FOUND", "This tenant has no contact with this number: import or upsert it.")
+            raise contact_not_found()
         return contact
 
     async def list(self, tenant_id: str, group: str, after: int, limit: int) -> list[Contact]:
@@ -104,6 +119,12 @@ class Contacts:
         if changed:
             self._signals.deliver_opt_outs.notify()
         return changed
+
+
+async def _claimed(connection: AsyncConnection, tenant_id: str, phone: int) -> Contact:
+    contact = await rows.read_contact(connection, tenant_id, phone)
+    assert contact is not None, "claimed by this transaction"  # noqa: S101
+    return contact
 
 
 async def _deliver(connection: AsyncConnection, tenant_id: str, phone: int, now: datetime, *, opted_out: bool) -> None:

@@ -20,9 +20,12 @@ _STATEMENTS = (
         tenant_id text COLLATE "C" NOT NULL,
         first_name text NOT NULL,
         last_name text NOT NULL,
+        external_id text COLLATE "C",
         PRIMARY KEY (tenant_id, phone)
     )
     """,
+    "CREATE UNIQUE INDEX contacts_by_external_id ON contacts (tenant_id, external_id) WHERE external_id IS NOT NULL",
+    "COMMENT ON INDEX contacts_by_external_id IS 'a contact by the caller''s own id; none is given twice'",
     # (tenant_id, group_name, phone) serves audiences; (tenant_id, phone) serves reading and deleting one contact.
     """
     CREATE TABLE contact_groups (
