@@ -13,6 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms.campaign.v1.campaign_pb2_grpc import CampaignServiceStub
 from bulksms.types.v1 import types_pb2
+from devstack.eventually import eventually
 from servicekit.errors import Category, DomainError
 
 from .campaign_support import TENANT, Service, audience, refused
@@ -60,7 +61,7 @@ async def test_a_campaign_answers_to_the_id_its_caller_gave_it_as_to_ours(servic
     assert (await call(campaigns, "PreviewCampaign", external_id=OWN)).recipients == 1
     assert (await call(campaigns, "UpdateCampaign", external_id=OWN, name="Summer")).campaign.name == "Summer"
     assert (await call(campaigns, "EnqueueCampaign", external_id=OWN)).campaign.campaign_id == made.campaign_id
-    await service.eventually(lambda: service.has_event(made.campaign_id, "SUBMITTED"))
+    await eventually(lambda: service.has_event(made.campaign_id, "SUBMITTED"))
     assert (await call(campaigns, "PauseCampaign", external_id=OWN)).campaign.state == pb.CAMPAIGN_STATE_PAUSED
     assert (await call(campaigns, "ResumeCampaign", external_id=OWN)).campaign.state == pb.CAMPAIGN_STATE_SENDING
     assert (await call(campaigns, "GetCampaignStatus", external_id=OWN)).status.campaign_id == made.campaign_id
