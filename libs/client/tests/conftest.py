@@ -1,4 +1,4 @@
-"""Small real gRPC servers that implement the generated servicers and do what a test tells them."""
+"""Small real gRPC servers that implement the generated servicers and do what a test asks for."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Services:
         self.server.stop(grace=None).wait(5)
 
     def on(self, method: str, handler: Handler | Any) -> None:
-        """A function of (request, context), or the answer itself."""
+        """A function of (request, context), or the response itself."""
         self.handlers[method] = handler if callable(handler) else lambda _request, _context: handler
 
     def requests(self, method: str) -> list[Any]:

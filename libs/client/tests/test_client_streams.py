@@ -28,7 +28,7 @@ def update(state: pb.CampaignState.ValueType, sent: int, *, final: bool = False)
 
 
 def broken_then_final(breaks: list[grpc.StatusCode | None]) -> Any:
-    """Each stream sends one status and breaks as told (None: ends politely); the last one is final."""
+    """Each stream sends one status and breaks as asked for (None: ends politely); the last one is final."""
     remaining = iter(breaks)
 
     def handle(_request: Any, context: grpc.ServicerContext) -> Iterator[pb.WatchCampaignResponse]:
@@ -165,32 +165,32 @@ def reconnection(clock: Hand, patience: float = 60.0) -> Reconnection:
 
 
 def test_pauses_double_up_to_five_seconds_and_begin_anew_after_progress() -> None:
-    tries = reconnection(Hand())
-    pauses = [tries.pause(Unavailable("away")) for _ in range(8)]
+    reconnecting = reconnection(Hand())
+    pauses = [reconnecting.pause(Unavailable("away")) for _ in range(8)]
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-    tries.progressed()
-    assert tries.pause(Unavailable("away")) == 0.1
+    reconnecting.progressed()
+    assert reconnecting.pause(Unavailable("away")) == 0.1
 
 
 def test_patience_is_counted_from_the_last_progress() -> None:
     clock = Hand()
-    tries = reconnection(clock, patience=10)
+    reconnecting = reconnection(clock, patience=10)
     clock.now = 9
-    tries.pause(Unavailable("away"))
-    tries.progressed()
+    reconnecting.pause(Unavailable("away"))
+    reconnecting.progressed()
     clock.now = 18
-    tries.pause(Unavailable("away"))
+    reconnecting.pause(Unavailable("away"))
     clock.now = 19
     with pytest.raises(Unavailable, match="away"):
-        tries.pause(Unavailable("away"))
+        reconnecting.pause(Unavailable("away"))
 
 
 def test_a_streams_own_deadline_costs_no_patience() -> None:
     clock = Hand()
-    tries = reconnection(clock, patience=10)
+    reconnecting = reconnection(clock, patience=10)
     clock.now = 300
-    assert tries.pause(DeadlineExceeded("stream's end")) == 0.0
-    assert tries.pause(Unavailable("away")) == 0.1
+    assert reconnecting.pause(DeadlineExceeded("stream's end")) == 0.0
+    assert reconnecting.pause(Unavailable("away")) == 0.1
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Transport:
     async def unary(
         self, request: Message, response_type: type[ResponseT], *, timeout: float | None = None
     ) -> ResponseT:
-        """One request, one answer; repeated by gRPC while the service is unavailable, within the deadline."""
+        """One request, one response; repeated by gRPC while the service is unavailable, within the deadline."""
         call = self._call(type(request), response_type, timeout)
         stub = self._channel(call.peer).unary_unary(
             call.path,
@@ -53,7 +53,7 @@ class Transport:
         *,
         timeout: float | None = None,
     ) -> ResponseT:
-        """A stream of requests, one answer; never repeated. Requests are made as fast as the service takes them."""
+        """A stream of requests, one response; never repeated. Requests are made as fast as the service takes them."""
         upload = self._uploads.begin_upload(requests, request_type, response_type, timeout=timeout)
         try:
             return await asyncio.to_thread(upload.result)
@@ -63,7 +63,7 @@ class Transport:
     async def download(
         self, request: Message, response_type: type[ResponseT], *, timeout: float | None = None
     ) -> AsyncGenerator[ResponseT, None]:
-        """One request, a stream of answers; never repeated. Leaving the loop early cancels the call."""
+        """One request, a stream of responses; never repeated. Leaving the loop early cancels the call."""
         call = self._call(type(request), response_type, timeout)
         stub = self._channel(call.peer).unary_stream(
             call.path,

@@ -37,7 +37,7 @@ class Transport:
         self._opening = threading.Lock()
 
     def unary(self, request: Message, response_type: type[ResponseT], *, timeout: float | None = None) -> ResponseT:
-        """One request, one answer; repeated by gRPC while the service is unavailable, within the deadline."""
+        """One request, one response; repeated by gRPC while the service is unavailable, within the deadline."""
         call = self._call(type(request), response_type, timeout)
         stub = self._channel(call.peer).unary_unary(
             call.path,
@@ -57,7 +57,7 @@ class Transport:
         *,
         timeout: float | None = None,
     ) -> ResponseT:
-        """A stream of requests, one answer; never repeated. Requests are made as fast as the service takes them."""
+        """A stream of requests, one response; never repeated. Requests are made as fast as the service takes them."""
         upload = self.begin_upload(requests, request_type, response_type, timeout=timeout)
         try:
             return upload.result()
@@ -72,7 +72,7 @@ class Transport:
         *,
         timeout: float | None = None,
     ) -> Upload[RequestT, ResponseT]:
-        """The same, without waiting for the answer."""
+        """The same, without waiting for the response."""
         call = self._call(request_type, response_type, timeout)
         upload = Upload[RequestT, ResponseT](requests, call, self.options.address(call.peer))
         return upload.begin(self._channel(call.peer), request_type, response_type)
@@ -80,7 +80,7 @@ class Transport:
     def download(
         self, request: Message, response_type: type[ResponseT], *, timeout: float | None = None
     ) -> Generator[ResponseT, None, None]:
-        """One request, a stream of answers; never repeated. Leaving the loop early cancels the call."""
+        """One request, a stream of responses; never repeated. Leaving the loop early cancels the call."""
         call = self._call(type(request), response_type, timeout)
         stub = self._channel(call.peer).unary_stream(
             call.path,

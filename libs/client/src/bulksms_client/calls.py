@@ -15,7 +15,7 @@ __all__ = ["PEERS", "Call", "call_for"]
 
 PEERS = ("campaign", "ledger", "dispatcher")
 
-# An import takes as long as the file; a single message waits for the provider's answer. All others are quick.
+# An import takes as long as the file; a single message waits for the provider's response. All others are quick.
 _OWN_TIMEOUTS = {"ImportContacts": 900.0, "SendMessage": 60.0, "RefreshMessageStatus": 30.0}
 
 

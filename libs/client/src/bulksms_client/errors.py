@@ -1,4 +1,4 @@
-"""Errors of calls as exceptions: what is wrong, in which field, the machine reason, and whether to try again."""
+"""Errors of calls as exceptions: what is wrong, in which field, the machine reason, and whether to call again."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class BulkSmsError(Exception):
 
 
 class ConfigurationError(BulkSmsError):
-    """The client was not told enough, or something wrong, to make the call: an address, the tenant, a TLS file."""
+    """Too little is configured, or something wrong, to make the call: an address, the tenant, a TLS file."""
 
     default_reason = "CONFIGURATION"
     default_http_status = 400
@@ -159,4 +159,4 @@ class Unimplemented(BulkSmsError):
 
 
 class Internal(BulkSmsError):
-    """The service's fault, or an answer that cannot be understood (500)."""
+    """The service's fault, or a response that cannot be understood (500)."""

@@ -1,4 +1,4 @@
-"""When a broken watch is tried again, and when it is given up."""
+"""When a broken watch is begun anew, and when it is given up."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Reconnection:
         self._next_pause = FIRST_PAUSE_SECONDS
 
     def pause(self, error: BulkSmsError | None) -> float:
-        """Seconds to wait before the next try. Raises `error` when another try is useless or too late.
+        """Seconds to wait before the next attempt. Raises `error` when another one is useless or too late.
 
         None: the stream ended early but politely. A stream's own deadline is no failure: it only bounds how long
         one may live.

@@ -7,7 +7,7 @@ entry's `hash` is the SHA-256 of the hash before it and the entry's content, as 
 `postings` are what the entry moved: granted, available, reserved, captured.
 
 A statement that holds is a history that was not changed after it was written, down to the bit. Whether it is the
-ledger's own is told by its last hash: compare it with one that was kept or read elsewhere.
+ledger's own is shown by its last hash: compare it with one that was stored or read elsewhere.
 """
 
 from __future__ import annotations

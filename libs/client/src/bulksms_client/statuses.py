@@ -66,7 +66,7 @@ def decode(failure: CallFailure, call: Call, address: str) -> errors.BulkSmsErro
     if code is grpc.StatusCode.FAILED_PRECONDITION and http_status is not None:
         kind = _BY_HTTP_STATUS.get(http_status, kind)
     message = failure.details() or ""
-    if info is None:  # not a word of the service: the transport's, made readable
+    if info is None:  # nothing of the service's: the transport's own text, made readable
         message = _transport_message(code, message, call, address)
     failed = kind(
         message,
@@ -110,7 +110,7 @@ def _unpacked(trailers: Iterable[tuple[str, str | bytes]] | None) -> Iterator[Me
 
 def _transport_message(code: grpc.StatusCode, details: str, call: Call, address: str) -> str:
     where = f"the {call.peer} service at {address}"
-    # gRPC tells the whole story of its attempts; the last sentence has the cause.
+    # gRPC describes all its attempts; the last sentence has the cause.
     details = details.rpartition("last error: ")[2]
     if code is grpc.StatusCode.UNAVAILABLE:
         variable = f"BULKSMS_{call.peer.upper()}"

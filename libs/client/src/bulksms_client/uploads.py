@@ -23,11 +23,11 @@ RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
 
 
-AnswerT_co = TypeVar("AnswerT_co", covariant=True)
+ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
 
-class _Stream(Protocol[AnswerT_co]):
-    def result(self) -> AnswerT_co: ...
+class _Stream(Protocol[ResponseT_co]):
+    def result(self) -> ResponseT_co: ...
 
     def cancel(self) -> bool: ...
 
@@ -35,7 +35,7 @@ class _Stream(Protocol[AnswerT_co]):
 class Upload(Generic[RequestT, ResponseT]):
     """An upload under way. gRPC draws the requests in a thread of its own, as fast as the service takes them.
 
-    A failure of their source cancels the call and is kept: were it to look like the end, the service would take half
+    A failure of their source cancels the call and is raised: were it to look like the end, the service would take half
     a file for the whole.
     """
 
@@ -61,7 +61,7 @@ class Upload(Generic[RequestT, ResponseT]):
         return self
 
     def result(self) -> ResponseT:
-        """Wait for the answer. Raises the source's failure, or a BulkSmsError."""
+        """Wait for the response. Raises the source's failure, or a BulkSmsError."""
         if self._stream is None:
             raise RuntimeError("the upload has not begun")
         try:

@@ -31,7 +31,7 @@ class Contacts(Resource):
 
         `region` is the country of numbers in national form ("GR"). `on_progress` gets the bytes sent so far, maybe
         in another thread. A stream that broke is not begun again by itself: repeat the call with the same
-        `request_id`, and what was imported already is answered, not imported twice. The deadline is 900 seconds when
+        `request_id`, and what was imported already is reported, not imported twice. The deadline is 900 seconds when
         not given.
         """
         header = pb.ImportHeader(

@@ -16,7 +16,7 @@ class Credits(Resource):
     """Calls of LedgerService. A mutation's `request_id` is its key for ever; it is made up when not given."""
 
     async def open_account(self, *, request_id: str | None = None, timeout: float | None = None) -> pb.Account:
-        """Open the tenant's account; one that is open already is answered."""
+        """Open the tenant's account; one that is open already stays as it is."""
         request = pb.CreateAccountRequest(request_id=new_request_id(request_id), tenant_id=self._tenant_id)
         return (await self._transport.unary(request, pb.CreateAccountResponse, timeout=timeout)).account
 

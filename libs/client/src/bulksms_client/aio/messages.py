@@ -19,8 +19,8 @@ class Messages(Resource):
     ) -> pb.SendMessageResponse:
         """Send one text to one number; at most once under a request id.
 
-        The answer's status is SENT, FAILED or UNCONFIRMED (it may have been sent; it is not sent again by itself).
-        The deadline is 60 seconds when not given: the answer waits for the provider's.
+        The message's status is SENT, FAILED or UNCONFIRMED (it may have been sent; it is not sent again by itself).
+        The deadline is 60 seconds when not given: it waits for the provider's response.
         """
         request = pb.SendMessageRequest(
             request_id=new_request_id(request_id),

@@ -63,7 +63,7 @@ class Queue(Resource):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.Batch:
-        """Record an operator's word on an ambiguous batch, and where it is known from."""
+        """Record an operator's statement about an ambiguous batch, and where it is known from."""
         request = pb.ResolveBatchRequest(
             request_id=new_request_id(request_id), batch_id=batch_id, resolution=resolution, evidence=evidence
         )
@@ -71,8 +71,8 @@ class Queue(Resource):
 
     async def rate_limits(self, *, timeout: float | None = None) -> Sequence[pb.RateLimit]:
         """The limits in force: defaults and overrides."""
-        answer = await self._transport.unary(pb.GetRateLimitsRequest(), pb.GetRateLimitsResponse, timeout=timeout)
-        return list(answer.limits)
+        response = await self._transport.unary(pb.GetRateLimitsRequest(), pb.GetRateLimitsResponse, timeout=timeout)
+        return list(response.limits)
 
     async def set_rate_limit(
         self, limit: pb.RateLimit, *, request_id: str | None = None, timeout: float | None = None

@@ -168,9 +168,9 @@ def preview(
 ) -> None:
     """Count the audience, parts and credits, and show what would be sent. Nothing is changed."""
     session = session_of(context)
-    answer = session.client.campaigns.preview(campaign_id, external_id=external_id, samples=samples)
-    session.output.record(answer, views.PREVIEW)
-    session.output.table((plain(sample) for sample in answer.samples), views.SAMPLE, title="samples")
+    response = session.client.campaigns.preview(campaign_id, external_id=external_id, samples=samples)
+    session.output.record(response, views.PREVIEW)
+    session.output.table((plain(sample) for sample in response.samples), views.SAMPLE, title="samples")
 
 
 @app.command()
@@ -183,14 +183,14 @@ def send(
     interval: Interval = 2.0,
     request_id: RequestId = None,
 ) -> None:
-    """Reserve the credits and start sending. With --watch, --json prints the answer and then a line per status."""
+    """Reserve the credits and start sending. With --watch, --json prints the response and then a line per status."""
     session = session_of(context)
-    answer = session.client.campaigns.enqueue(campaign_id, external_id=external_id, request_id=request_id)
+    response = session.client.campaigns.enqueue(campaign_id, external_id=external_id, request_id=request_id)
     if not (watch or until_delivered):
-        session.output.record(answer, views.ENQUEUED)
+        session.output.record(response, views.ENQUEUED)
         return
-    session.output.line(answer)
-    session.output.note(f"sending: recipients {answer.created:,}  batches {answer.enqueued_jobs:,}")
+    session.output.line(response)
+    session.output.note(f"sending: recipients {response.created:,}  batches {response.enqueued_jobs:,}")
     statuses = session.client.campaigns.watch(campaign_id, external_id=external_id, until_delivered=until_delivered)
     show_progress(session.output, statuses, interval_seconds=interval)
 
@@ -316,9 +316,9 @@ def events(
 def recount(context: typer.Context, campaign_id: CampaignId = None, external_id: ExternalId = None) -> None:
     """Count the recipients' rows and compare them with the counters."""
     session = session_of(context)
-    answer = session.client.campaigns.recount(campaign_id, external_id=external_id)
-    session.output.record(answer, views.RECOUNT)
-    figures = [{"figures": "kept", **plain(answer.kept)}, {"figures": "counted", **plain(answer.counted)}]
+    response = session.client.campaigns.recount(campaign_id, external_id=external_id)
+    session.output.record(response, views.RECOUNT)
+    figures = [{"figures": "kept", **plain(response.kept)}, {"figures": "counted", **plain(response.counted)}]
     session.output.table(figures, views.RECOUNT_ROW, title="counters")
 
 

@@ -63,18 +63,18 @@ def import_(
     if report is not None and not os.access(report.parent, os.W_OK):
         raise typer.BadParameter(f"{report.parent} is not a folder that can be written to", param_hint="--report")
     with _opened(file) as binary, _progress(session, binary) as on_progress:
-        answer = session.client.contacts.import_csv(
+        response = session.client.contacts.import_csv(
             binary, region=region, groups=group or (), request_id=request_id, on_progress=on_progress
         )
-    session.output.record(answer, views.IMPORT)
-    shown = [plain(line) for line in islice(answer.lines_not_imported, SHOWN_LINES)]
-    not_imported = answer.duplicates + answer.rejected
+    session.output.record(response, views.IMPORT)
+    shown = [plain(line) for line in islice(response.lines_not_imported, SHOWN_LINES)]
+    not_imported = response.duplicates + response.rejected
     if shown:
         session.output.table(shown, views.IMPORT_LINE, title="lines not imported")
     if not_imported > len(shown):
-        session.output.note(f"… and {not_imported - len(shown):,} more: bulksms contacts lines {answer.import_id}")
+        session.output.note(f"… and {not_imported - len(shown):,} more: bulksms contacts lines {response.import_id}")
     if report is not None:
-        written = _write_report(report, session.client.contacts.import_lines(answer.import_id))
+        written = _write_report(report, session.client.contacts.import_lines(response.import_id))
         session.output.note(f"all {written:,} of them are in {report}")
 
 
@@ -122,7 +122,7 @@ def upsert(
 ) -> None:
     """Create or replace one contact."""
     session = session_of(context)
-    answer = session.client.contacts.upsert(
+    response = session.client.contacts.upsert(
         phone,
         external_id=external_id,
         first_name=first_name,
@@ -131,7 +131,7 @@ def upsert(
         region=region,
         etag=etag,
     )
-    session.output.record(answer.contact, views.CONTACT)
+    session.output.record(response.contact, views.CONTACT)
 
 
 @app.command()
@@ -148,10 +148,10 @@ def count(
 ) -> None:
     """Count the contacts an audience would reach; every contact when no group is given."""
     session = session_of(context)
-    answer = session.client.contacts.count(
+    response = session.client.contacts.count(
         groups=group or (), all_contacts=all_contacts or not group, exclude_groups=exclude_group or ()
     )
-    session.output.record(answer, views.COUNT)
+    session.output.record(response, views.COUNT)
 
 
 @app.command()

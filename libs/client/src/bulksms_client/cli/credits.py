@@ -53,10 +53,10 @@ def grant(
 ) -> None:
     """Add credits."""
     session = session_of(context)
-    answer = session.client.credits.grant(
+    response = session.client.credits.grant(
         units, source_ref=source_ref, reason=reason, expires_at=expires_at, request_id=request_id
     )
-    session.output.record(answer, views.GRANT)
+    session.output.record(response, views.GRANT)
 
 
 @app.command()

@@ -51,7 +51,7 @@ _CURES = {
     "BATCH_NOT_FOUND": "see the batches: bulksms queue batches",
     "MESSAGE_NOT_FOUND": "see the tenant's messages: bulksms message list",
 }
-# Told in words already, or of no use to people.
+# Said in words already, or of no use to people.
 _HIDDEN_METADATA = {"http_status"}
 
 

@@ -28,8 +28,8 @@ def send(
 ) -> None:
     """Send one text to one number, at most once."""
     session = session_of(context)
-    answer = session.client.messages.send(phone, text, sender=sender, request_id=request_id)
-    session.output.record(answer.message, views.MESSAGE)
+    response = session.client.messages.send(phone, text, sender=sender, request_id=request_id)
+    session.output.record(response.message, views.MESSAGE)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Where every command's answer goes: tables for people, or one JSON document (or JSON lines) on standard output."""
+"""Where every command's output goes: tables for people, or one JSON document (or JSON lines) on standard output."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Output:
         self.as_json = as_json
         self._console = console(stderr=False)
 
-    def record(self, answer: Message | Document, columns: Sequence[Column], *, title: str = "") -> None:
+    def record(self, content: Message | Document, columns: Sequence[Column], *, title: str = "") -> None:
         """One thing: a line per figure."""
-        document = _document(answer)
+        document = _document(content)
         if self.as_json:
             self._json(document)
             return
@@ -62,30 +62,30 @@ class Output:
             table.add_row(column.heading, cell(column.value(document)))
         self._print(table)
 
-    def rows(self, answers: Iterable[Message | Document], columns: Sequence[Column], *, empty: str) -> None:
+    def rows(self, contents: Iterable[Message | Document], columns: Sequence[Column], *, empty: str) -> None:
         """Many things: a line each, printed as they come, however many there are. In JSON: one array."""
-        documents = map(_document, answers)
+        documents = map(_document, contents)
         if self.as_json:
             self._json_array(documents)
         elif not self._table(documents, columns):
             self.note(empty)
 
     def table(self, documents: Iterable[Document], columns: Sequence[Column], *, title: str = "") -> None:
-        """A part of an answer that people see as a table; in JSON it is part of the document already."""
+        """A part of a document that people see as a table; in JSON it is there already."""
         if not self.as_json:
             self.heading(title)
             self._table(iter(documents), columns)
 
-    def line(self, answer: Message | Document) -> None:
+    def line(self, content: Message | Document) -> None:
         """One step of a stream: a JSON line. People are shown steps by `watching`."""
         if self.as_json:
-            sys.stdout.write(json.dumps(_document(answer), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(_document(content), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
-    def sentence(self, answer: Document, text: str) -> None:
-        """A small answer: a sentence for people, a document for programs."""
+    def sentence(self, content: Document, text: str) -> None:
+        """A small result: a sentence for people, a document for programs."""
         if self.as_json:
-            self._json(answer)
+            self._json(content)
         else:
             self.note(text)
 
@@ -172,5 +172,5 @@ def cell(value: object) -> str:
     return "".join(one if one.isprintable() else "⏎" if one == "\n" else "�" for one in str(value))
 
 
-def _document(answer: Message | Document) -> Document:
-    return plain(answer) if isinstance(answer, Message) else answer
+def _document(content: Message | Document) -> Document:
+    return plain(content) if isinstance(content, Message) else content

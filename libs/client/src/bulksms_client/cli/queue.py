@@ -25,9 +25,9 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="The batch's id
 def stats(context: typer.Context, all_tenants: AllTenants = False) -> None:
     """Show depth by state and lane, age and rate."""
     session = session_of(context)
-    answer = session.client.queue.stats(tenant_id=_tenant(session, all_tenants=all_tenants))
-    session.output.record(answer, views.QUEUE)
-    session.output.table((plain(lane) for lane in answer.lanes), views.LANE, title="lanes" if answer.lanes else "")
+    response = session.client.queue.stats(tenant_id=_tenant(session, all_tenants=all_tenants))
+    session.output.record(response, views.QUEUE)
+    session.output.table((plain(lane) for lane in response.lanes), views.LANE, title="lanes" if response.lanes else "")
 
 
 @app.command()
@@ -54,9 +54,9 @@ def batches(
 def batch(context: typer.Context, batch_id: BatchId) -> None:
     """Show one batch with its attempts."""
     session = session_of(context)
-    answer = session.client.queue.batch(batch_id)
-    session.output.record(answer, views.BATCH_WITH_ATTEMPTS)
-    session.output.table((plain(attempt) for attempt in answer.attempts), views.ATTEMPT, title="attempts")
+    response = session.client.queue.batch(batch_id)
+    session.output.record(response, views.BATCH_WITH_ATTEMPTS)
+    session.output.table((plain(attempt) for attempt in response.attempts), views.ATTEMPT, title="attempts")
 
 
 @app.command()
@@ -90,7 +90,7 @@ def resolve(
     evidence: Annotated[str, typer.Option(help="Where that is known from, for the audit.")],
     request_id: RequestId = None,
 ) -> None:
-    """Record an operator's word on an ambiguous batch."""
+    """Record an operator's statement about an ambiguous batch."""
     session = session_of(context)
     resolved = session.client.queue.resolve(
         batch_id, pb.Resolution.ValueType(resolution), evidence=evidence, request_id=request_id

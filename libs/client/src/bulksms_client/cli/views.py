@@ -250,7 +250,7 @@ MESSAGE = (
     _time("updated_at", "updated"),
 )
 MESSAGE_ROW = MESSAGE[:6]
-REFRESHED = (Column("status", "status"), Column("provider's word", "provider_status"))
+REFRESHED = (Column("status", "status"), Column("provider's status", "provider_status"))
 QUEUE = (
     Column("oldest ready (s)", "oldest_ready_seconds"),
     Column("accepted per second", "accepted_per_second"),
