@@ -52,40 +52,38 @@ RETIRED = (
     Retired(r"\bpins?\b|\bpinned\b|PINS?\b", "lot allocation", only=(LEDGER, PROTOS)),
     Retired(r"[Bb]ookkeep", "account writer (ledger)", still_in=(DISPATCHER,)),
     # Limits.
-    Retired(r"[Jj]ourney", "in-flight request", still_in=(DISPATCHER,)),
-    Retired(r"\b_?[Aa]rrivals\b|pacing.arrivals", "in-flight tracker", only=(DISPATCHER,), still_in=(DISPATCHER,)),
+    Retired(r"[Jj]ourney", "in-flight request"),
+    Retired(r"\b_?[Aa]rrivals\b|pacing.arrivals", "in-flight tracker", only=(DISPATCHER,)),
     Retired(r"RATE_LIMIT_MARGIN_MS=|rate_limit_margin", "RATE_LIMIT_ARRIVAL_GRACE_MS"),
     Retired(
         r"\bHOLD\b|\bhold_seconds|HOLD_SECONDS",
         "permit TTL; deferral",
         only=(DISPATCHER, DEPLOY, "docs/"),
-        still_in=(DISPATCHER,),
     ),
     Retired(
         r"\b_?[Hh]older\b|\bHELD\b|dispatcher\.held|storage.holds",
         "deferred recipients",
         only=(DISPATCHER, "docs/"),
-        still_in=(DISPATCHER, "docs/operations.md"),
+        still_in=("docs/operations.md",),
     ),
     # Ends of things.
     Retired(
         r"(?i)settle",
         "record outcome; release slot; close reservation; disposition",
         only=(*SERVICES, PROTOS, "docs/", BENCHMARKS),
-        still_in=(CAMPAIGN, DISPATCHER),
+        still_in=(CAMPAIGN,),
     ),
     # What the provider says.
     Retired(
         r"RawAnswer|\bAnswered\b|_ANSWER\b|parse_answer|providers.answers|(?:FROM|INTO|TABLE) answers\b",
         "provider response; stored response",
         only=(DISPATCHER,),
-        still_in=(DISPATCHER,),
     ),
     Retired(
         r"\bRefusals?\b",
         "Throttled; ProviderRejection; DomainRefusal",
         only=SERVICES,
-        still_in=(DISPATCHER, CAMPAIGN),
+        still_in=(CAMPAIGN,),
     ),
     # Saying that there is work.
     Retired(r"\b_?[Bb]ells?\b|_bells?\b|\brings?\(", "signals", only=(CAMPAIGN,), still_in=(CAMPAIGN,)),

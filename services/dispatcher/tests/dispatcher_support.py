@@ -191,7 +191,7 @@ class Dispatcher:
 def settings_for(
     database: str, redis: str, key_prefix: str, simulator_url: str, peers: Peers, journal: Path, **changes: Any
 ) -> Settings:
-    """A dispatcher that is quick to notice everything."""
+    """A dispatcher that looks at everything often."""
     values: dict[str, Any] = {
         "grpc_listen": Endpoint("127.0.0.1", 0),
         "database_url": SecretStr(database),

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
 from servicekit.database import Database
 
 from .dispatcher_support import (
@@ -19,7 +20,6 @@ from .dispatcher_support import (
     Dispatcher,
     Peers,
     Provider,
-    eventually,
     header,
     naming,
     phones,

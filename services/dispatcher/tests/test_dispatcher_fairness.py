@@ -69,12 +69,12 @@ async def test_urgent_goes_before_normal_and_normal_before_low(
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})
     # What was claimed when the others were resumed is under way. From then on the order is strict, but for the one
     # batch of each sender that it claimed when there was nothing more urgent, and holds while it waits for a place.
-    settled_at = resumed_at + timedelta(milliseconds=300).total_seconds()
-    arrivals: dict[str, list[float]] = {prefix: [] for prefix in LANES}
+    steady_from = resumed_at + timedelta(milliseconds=300).total_seconds()
+    arrival_times: dict[str, list[float]] = {prefix: [] for prefix in LANES}
     for message in simulator.accepted():
-        if message.received_at > settled_at:
-            arrivals[message.destination[1:4]].append(message.received_at)
-    low, normal, urgent = (arrivals[prefix] for prefix in LANES)
+        if message.received_at > steady_from:
+            arrival_times[message.destination[1:4]].append(message.received_at)
+    low, normal, urgent = (arrival_times[prefix] for prefix in LANES)
     assert len(low) >= 10
     assert sum(at < max(urgent) for at in normal) <= settings.worker_concurrency
     assert sum(at < max(normal) for at in low) <= settings.worker_concurrency

@@ -21,12 +21,12 @@ async def send_one_batch(dispatcher: Dispatcher, peers: Peers) -> queue_pb2.Batc
     """Returns the batch once it waits for nothing and its recipients have a status."""
     await submit(dispatcher, phones(RECIPIENTS))
     await eventually(lambda: len(peers.campaign.recipients) == RECIPIENTS)
-    batch: queue_pb2.Batch = await eventually(lambda: _settled(dispatcher))
+    batch: queue_pb2.Batch = await eventually(lambda: _resting(dispatcher))
     assert all(reason for outcome, reason, _ in peers.campaign.recipients.values() if outcome != "ACCEPTED")
     return batch
 
 
-async def _settled(dispatcher: Dispatcher) -> queue_pb2.Batch | None:
+async def _resting(dispatcher: Dispatcher) -> queue_pb2.Batch | None:
     (batch,) = await dispatcher.batches()
     waiting = (queue_pb2.BATCH_STATE_READY, queue_pb2.BATCH_STATE_LEASED, queue_pb2.BATCH_STATE_ARMED)
     return None if batch.state in waiting else batch
@@ -229,7 +229,7 @@ async def test_a_late_response_resolves_what_was_ambiguous(
 async def test_a_refused_connection_costs_a_retry_and_nothing_else(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    simulator.refuse_connections(0.3, drop_connections=True)
+    simulator.refuse_connections(1.0, drop_connections=True)
     batch = await send_one_batch(dispatcher, peers)
 
     assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED

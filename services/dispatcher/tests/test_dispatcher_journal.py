@@ -1,4 +1,4 @@
-"""The journal of raw answers: on disk before the database, read back after a crash, bounded, torn ends ignored."""
+"""The journal of responses: on disk before the database, read back after a crash, bounded, torn ends ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from bulksms_dispatcher.journal.journal import Journal
-from bulksms_dispatcher.journal.records import RawAnswer, decode_all, encode
+from bulksms_dispatcher.journal.records import JournalRecord, decode_all, encode
 from bulksms_dispatcher.journal.slots import claim_abandoned
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.settings import Settings
@@ -24,8 +24,8 @@ from servicekit.settings import SettingsError
 from .dispatcher_support import Peers, Provider, header, phones, serving, submit
 
 
-def answer(body: bytes = b"{}") -> RawAnswer:
-    return RawAnswer(uuid.uuid4(), 0, 1, 200, None, body)
+def record(body: bytes = b"{}") -> JournalRecord:
+    return JournalRecord(uuid.uuid4(), 0, 1, 200, None, body)
 
 
 @asynccontextmanager
@@ -39,8 +39,8 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("slot-*/*.journal"))
 
 
-async def test_answers_are_on_disk_when_append_returns_and_are_read_back_as_they_were(tmp_path: Path) -> None:
-    written = [answer(bytes([n]) * n) for n in range(50)]
+async def test_responses_are_on_disk_when_append_returns_and_are_read_back_as_they_were(tmp_path: Path) -> None:
+    written = [record(bytes([n]) * n) for n in range(50)]
     async with opened(tmp_path) as journal:
         await asyncio.gather(*(journal.append(each) for each in written))
         (segment,) = segments(tmp_path)
@@ -49,7 +49,7 @@ async def test_answers_are_on_disk_when_append_returns_and_are_read_back_as_they
 
 
 async def test_a_torn_or_damaged_end_is_ignored_and_what_is_before_it_is_not() -> None:
-    first, second = encode(answer(b"first")), encode(answer(b"second"))
+    first, second = encode(record(b"first")), encode(record(b"second"))
     for cut in range(len(second)):
         assert [found.body for found in decode_all(first + second[:cut])] == [b"first"]
     damaged = bytearray(second)
@@ -60,7 +60,7 @@ async def test_a_torn_or_damaged_end_is_ignored_and_what_is_before_it_is_not() -
 
 async def test_segments_are_bounded_and_deleted_once_everything_in_them_is_committed(tmp_path: Path) -> None:
     async with opened(tmp_path, segment_bytes=1000) as journal:
-        tickets = [await journal.append(answer(b"x" * 400)) for _ in range(10)]
+        tickets = [await journal.append(record(b"x" * 400)) for _ in range(10)]
         assert len(segments(tmp_path)) == 5
         for ticket in tickets[:8]:
             journal.committed(ticket)
@@ -73,8 +73,8 @@ async def test_segments_are_bounded_and_deleted_once_everything_in_them_is_commi
 
 async def test_each_process_has_a_slot_of_its_own_and_takes_over_those_of_the_dead_only(tmp_path: Path) -> None:
     async with opened(tmp_path) as one, opened(tmp_path) as two:
-        await one.append(answer())
-        await two.append(answer())
+        await one.append(record())
+        await two.append(record())
         assert [path.parent.name for path in segments(tmp_path)] == ["slot-00", "slot-01"]
         assert list(claim_abandoned(tmp_path)) == []
     assert [slot.folder.name for slot in claim_abandoned(tmp_path)] == ["slot-00", "slot-01"]
@@ -87,7 +87,7 @@ async def test_a_folder_that_cannot_be_used_is_said_at_the_start(tmp_path: Path)
 
 
 @pytest.mark.parametrize("state", ["ARMED", "AMBIGUOUS"])
-async def test_an_answer_the_database_never_got_resolves_its_batch_after_the_crash(
+async def test_a_response_the_database_never_got_resolves_its_batch_after_the_crash(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers, database: Database, state: str
 ) -> None:
     async with serving(configure()) as dispatcher:
@@ -98,6 +98,7 @@ async def test_an_answer_the_database_never_got_resolves_its_batch_after_the_cra
     reported = peers.campaign.recipients
     peers.campaign.results.clear()
     peers.ledger.captures.clear()
+    peers.ledger.captured_units.clear()
     body = await as_if_the_commit_had_been_lost(database, state)
     leave_behind(configure().journal_path, batch.batch_id, body)
     async with serving(configure()) as dispatcher:
@@ -109,7 +110,7 @@ async def test_an_answer_the_database_never_got_resolves_its_batch_after_the_cra
     assert segments(configure().journal_path) == []
 
 
-async def test_an_answer_of_an_earlier_attempt_changes_nothing(
+async def test_a_response_of_an_earlier_attempt_changes_nothing(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers, database: Database
 ) -> None:
     simulator.script("accept-then-reset")
@@ -128,12 +129,12 @@ def leave_behind(folder: Path, batch_id: str, body: bytes, *, status: int = 200,
     """What a process that died has left."""
     path = folder / f"slot-{slot:02d}"
     path.mkdir(parents=True)
-    record = encode(RawAnswer(uuid.UUID(batch_id), epoch, 1, status, None, body))
-    (path / "000000000001.journal").write_bytes(record + record[:7])
+    encoded = encode(JournalRecord(uuid.UUID(batch_id), epoch, 1, status, None, body))
+    (path / "000000000001.journal").write_bytes(encoded + encoded[:7])
 
 
 async def as_if_the_commit_had_been_lost(database: Database, state: str) -> bytes:
-    """Undo what recording the only batch's answer wrote; returns the answer's body."""
+    """Undo what recording the only batch's response wrote; returns the response's body."""
     number = {"ARMED": 3, "AMBIGUOUS": 6}[state]
     lease = "clock_timestamp() + interval '1 hour'" if state == "ARMED" else "NULL"
     async with database.begin() as connection:

@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.pacing.arrivals import Arrivals
-from bulksms_dispatcher.pacing.limiter import HOLD, Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.permits import Permit, Refusal, Settled
+from bulksms_dispatcher.pacing.in_flight import InFlightTracker
+from bulksms_dispatcher.pacing.limiter import PERMIT_TTL, Limiter, PacingUnavailable
+from bulksms_dispatcher.pacing.permits import Permit, ReleasedSlot, Throttled
 from devstack.eventually import eventually
 from devstack.servers import Servers
 from servicekit.clock import Clock, ManualClock, SystemClock
@@ -39,7 +39,7 @@ def limiter(
     everything: Limit = NONE,
     slowdown: Slowdown = Slowdown(),  # noqa: B008 - immutable
     refreshes: Limit = NONE,
-    hold: timedelta = HOLD,
+    permit_ttl: timedelta = PERMIT_TTL,
     clock: Clock = SystemClock(),  # noqa: B008 - has no state
 ) -> Limiter:
     limits = Limits({LimitScope.TRAFFIC_ACCOUNT: account, LimitScope.TENANT: tenant, LimitScope.GLOBAL: everything})
@@ -50,24 +50,24 @@ def limiter(
         limits=lambda: limits,
         slowdown=slowdown,
         refreshes=refreshes,
-        hold=hold,
+        permit_ttl=permit_ttl,
         clock=clock,
     )
 
 
 async def permit_of(paced: Limiter, tenant: str = "tenant", messages: int = 1) -> Permit:
-    answer = await paced.acquire(tenant, messages)
-    assert isinstance(answer, Permit)
-    return answer
+    reply = await paced.acquire(tenant, messages)
+    assert isinstance(reply, Permit)
+    return reply
 
 
-async def refusal_of(paced: Limiter, tenant: str = "tenant", messages: int = 1) -> Refusal:
-    answer = await paced.acquire(tenant, messages)
-    assert isinstance(answer, Refusal)
-    return answer
+async def throttled_by(paced: Limiter, tenant: str = "tenant", messages: int = 1) -> Throttled:
+    reply = await paced.acquire(tenant, messages)
+    assert isinstance(reply, Throttled)
+    return reply
 
 
-async def permits_until_refused(paced: Limiter) -> int:
+async def permits_until_throttled(paced: Limiter) -> int:
     """How many permits there are at once."""
     granted = 0
     while isinstance(await paced.acquire("tenant", 1), Permit):
@@ -83,7 +83,7 @@ class Workers:
         self._seconds = seconds
         self._counts_at_grant = counts_at_grant
         self._random = Random(7)
-        self.arrivals: list[float] = []
+        self.arrival_times: list[float] = []
         self.given_back = 0
         self.died = 0
 
@@ -92,72 +92,72 @@ class Workers:
         async with asyncio.TaskGroup() as group:
             for _ in range(20):
                 group.create_task(self._work_until(end))
-        return self.arrivals
+        return self.arrival_times
 
     async def _work_until(self, end: float) -> None:
         while time.monotonic() < end:
-            answer = await self._paced.acquire("tenant", 1)
-            if isinstance(answer, Refusal):
-                assert timedelta(0) < answer.wait <= WINDOW
-                await asyncio.sleep(answer.wait.total_seconds())
+            reply = await self._paced.acquire("tenant", 1)
+            if isinstance(reply, Throttled):
+                assert timedelta(0) < reply.wait <= WINDOW
+                await asyncio.sleep(reply.wait.total_seconds())
             else:
-                await self._send(answer)
+                await self._send(reply)
 
     async def _send(self, permit: Permit) -> None:
         if self._counts_at_grant:
-            await self._paced.settle([Settled(permit, time.monotonic())])
+            await self._paced.release_slots([ReleasedSlot(permit, time.monotonic())])
         await asyncio.sleep(max(0.0, permit.begins_at - time.monotonic()))
         fate = self._random.random()
         if not self._counts_at_grant and fate < 0.1:
             self.given_back += 1
-            await self._paced.settle([Settled(permit, None)])
+            await self._paced.release_slots([ReleasedSlot(permit, None)])
             return
         await asyncio.sleep(self._random.uniform(0, 0.1))
         if not self._counts_at_grant and time.monotonic() >= permit.ends_at:
-            await self._paced.settle([Settled(permit, None)])  # a busy machine
+            await self._paced.release_slots([ReleasedSlot(permit, None)])  # a busy machine
             return
-        self.arrivals.append(time.monotonic())
+        self.arrival_times.append(time.monotonic())
         if fate < 0.15:
             self.died += 1  # right after the provider had it, so that nobody says so
             return
         await asyncio.sleep(self._random.uniform(0, 0.03))
         if not self._counts_at_grant:
-            await self._paced.settle([Settled(permit, time.monotonic())])
+            await self._paced.release_slots([ReleasedSlot(permit, time.monotonic())])
 
 
 async def test_20_workers_never_exceed_a_limit_by_the_clock_of_arrival_whatever_lies_before_it(
     redis: Redis, redis_key_prefix: str
 ) -> None:
     workers = Workers(
-        limiter(redis, redis_key_prefix, account=Limit(20, window=WINDOW), hold=timedelta(milliseconds=500)), 3
+        limiter(redis, redis_key_prefix, account=Limit(20, window=WINDOW), permit_ttl=timedelta(milliseconds=500)), 3
     )
-    arrivals = await workers.work()
-    assert busiest_window(arrivals, WINDOW) <= 20
+    arrival_times = await workers.work()
+    assert busiest_window(arrival_times, WINDOW) <= 20
     assert workers.given_back
     assert workers.died
-    assert len(arrivals) >= 60
+    assert len(arrival_times) >= 60
 
 
 async def test_counting_at_the_grant_would_exceed_it(redis: Redis, redis_key_prefix: str) -> None:
-    """The negative control of the test above: the same workers, the place counted from when it was given."""
+    """The negative control of the test above: the same workers, the slot counted from when it was given."""
     paced = limiter(redis, redis_key_prefix, account=Limit(20, window=WINDOW))
     assert busiest_window(await Workers(paced, 3, counts_at_grant=True).work(), WINDOW) > 20
 
 
 async def begun_by_20_workers(paced: Limiter, seconds: float) -> list[float]:
-    """When requests began that were each settled at once."""
+    """When requests began that were each released at once."""
     began: list[float] = []
     end = time.monotonic() + seconds
 
     async def work() -> None:
         while time.monotonic() < end:
-            answer = await paced.acquire("tenant", 1)
-            if isinstance(answer, Refusal):
-                await asyncio.sleep(answer.wait.total_seconds())
+            reply = await paced.acquire("tenant", 1)
+            if isinstance(reply, Throttled):
+                await asyncio.sleep(reply.wait.total_seconds())
                 continue
-            await asyncio.sleep(max(0.0, answer.begins_at - time.monotonic()))
+            await asyncio.sleep(max(0.0, reply.begins_at - time.monotonic()))
             began.append(time.monotonic())
-            await paced.settle([Settled(answer, time.monotonic())])
+            await paced.release_slots([ReleasedSlot(reply, time.monotonic())])
 
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
@@ -166,49 +166,49 @@ async def begun_by_20_workers(paced: Limiter, seconds: float) -> list[float]:
 
 
 async def test_20_workers_use_almost_all_of_a_limit(redis: Redis, redis_key_prefix: str) -> None:
-    """Exact from both sides: settled at once, as many as the limit begin in the windows there were."""
+    """Exact from both sides: released at once, as many as the limit begin in the windows there were."""
     paced = limiter(redis, redis_key_prefix, account=Limit(20, window=WINDOW))
     began = await begun_by_20_workers(paced, 1.2)
     assert busiest_window(began, WINDOW) == 20
     assert len(began) >= 80  # six windows begin; a busy machine may miss the last ones
 
 
-async def test_a_place_is_free_a_window_after_the_arrival_and_is_given_ahead_of_that(
+async def test_a_slot_is_free_a_window_after_the_arrival_and_is_given_ahead_of_that(
     redis: Redis, redis_key_prefix: str
 ) -> None:
     window = timedelta(seconds=5)
     paced = limiter(redis, redis_key_prefix, account=Limit(1, window=window))
     permit = await permit_of(paced)
-    under_way = await refusal_of(paced)
+    under_way = await throttled_by(paced)
     assert timedelta(seconds=4.9) < under_way.wait <= window
     arrived_at = time.monotonic() - 4.98
-    await paced.settle([Settled(permit, arrived_at)])
+    await paced.release_slots([ReleasedSlot(permit, arrived_at)])
     following = await permit_of(paced)
     # Redis's clock and this one agree to the microseconds that are rounded away.
     assert following.begins_at >= arrived_at + window.total_seconds() - 1e-5
 
 
-async def test_a_place_given_back_is_free_at_once_and_twice_is_not_two(redis: Redis, redis_key_prefix: str) -> None:
+async def test_a_slot_given_back_is_free_at_once_and_twice_is_not_two(redis: Redis, redis_key_prefix: str) -> None:
     paced = limiter(redis, redis_key_prefix, account=Limit(2, window=HOUR), tenant=Limit(2, window=HOUR))
     first = await permit_of(paced)
     await permit_of(paced)
     for _ in range(2):
-        await paced.settle([Settled(first, None)])
-    assert await permits_until_refused(paced) == 1
+        await paced.release_slots([ReleasedSlot(first, None)])
+    assert await permits_until_throttled(paced) == 1
 
 
-async def test_the_place_of_a_process_that_died_counts_for_its_permits_time_and_a_window(
+async def test_the_slot_of_a_process_that_died_counts_for_its_permits_time_and_a_window(
     redis: Redis, redis_key_prefix: str
 ) -> None:
-    hold = timedelta(milliseconds=400)
-    paced = limiter(redis, redis_key_prefix, account=Limit(1, window=WINDOW), hold=hold)
+    permit_ttl = timedelta(milliseconds=400)
+    paced = limiter(redis, redis_key_prefix, account=Limit(1, window=WINDOW), permit_ttl=permit_ttl)
     granted_at = time.monotonic()
     await permit_of(paced)
-    while isinstance(answer := await paced.acquire("tenant", 1), Refusal):
-        assert timedelta(0) < answer.wait <= WINDOW
+    while isinstance(reply := await paced.acquire("tenant", 1), Throttled):
+        assert timedelta(0) < reply.wait <= WINDOW
         assert time.monotonic() < granted_at + 10
-        await asyncio.sleep(answer.wait.total_seconds())
-    assert answer.begins_at >= granted_at + (hold + WINDOW).total_seconds()
+        await asyncio.sleep(reply.wait.total_seconds())
+    assert reply.begins_at >= granted_at + (permit_ttl + WINDOW).total_seconds()
 
 
 async def test_whoever_was_frozen_for_longer_than_its_permit_lasts_must_not_send_and_is_counted(
@@ -217,15 +217,15 @@ async def test_whoever_was_frozen_for_longer_than_its_permit_lasts_must_not_send
     clock = ManualClock()
     paced = limiter(redis, redis_key_prefix, tenant=Limit(2, window=HOUR), clock=clock)
     reader = InMemoryMetricReader()
-    arrivals = Arrivals(paced, timedelta(milliseconds=40), Metrics(MeterProvider([reader])), clock=clock)
-    with arrivals.follow(await permit_of(paced)) as in_time, arrivals.follow(await permit_of(paced)) as frozen:
-        clock.advance(HOLD - timedelta(milliseconds=1))
+    tracker = InFlightTracker(paced, timedelta(milliseconds=40), Metrics(MeterProvider([reader])), clock=clock)
+    with tracker.follow(await permit_of(paced)) as in_time, tracker.follow(await permit_of(paced)) as frozen:
+        clock.advance(PERMIT_TTL - timedelta(milliseconds=1))
         assert in_time.begin()
         clock.advance(timedelta(milliseconds=1))
         assert not frozen.begin()
-    async with running([arrivals]):
+    async with running([tracker]):
         pass  # what was not begun is given back, what was counts
-    assert await permits_until_refused(paced) == 1
+    assert await permits_until_throttled(paced) == 1
     assert _counted(reader) == {"dispatcher.pacing.expired": 1}
 
 
@@ -236,25 +236,25 @@ def _counted(reader: InMemoryMetricReader) -> dict[str, Any]:
     return {metric.name: point.value for metric in metrics for point in metric.data.data_points}
 
 
-async def test_a_request_without_an_answer_counts_from_a_margin_after_its_last_byte(
+async def test_a_request_without_a_response_counts_from_the_grace_after_its_last_byte(
     redis: Redis, redis_key_prefix: str
 ) -> None:
     paced = limiter(redis, redis_key_prefix, tenant=Limit(1, window=HOUR))
-    arrivals = Arrivals(paced, timedelta(milliseconds=20), Metrics())
-    async with running([arrivals]):
+    tracker = InFlightTracker(paced, timedelta(milliseconds=20), Metrics())
+    async with running([tracker]):
         permit = await permit_of(paced)
-        with arrivals.follow(permit) as journey:
-            assert journey.begin()
+        with tracker.follow(permit) as in_flight:
+            assert in_flight.begin()
             written_at = (await redis.time())[0]
-            journey.written()
+            in_flight.written()
 
             async def counts_from() -> float:
                 score: float = await redis.zscore(permit.keys[0], permit.entry)
                 return score / 1e6
 
-            await eventually(lambda: _is_below(counts_from, written_at + HOLD.total_seconds() - 1))
+            await eventually(lambda: _is_below(counts_from, written_at + PERMIT_TTL.total_seconds() - 1))
             counted = await counts_from()
-        # Its end, an answer at last, changes nothing.
+        # Its end, an reply at last, changes nothing.
     assert await counts_from() == counted
     assert counted >= written_at
 
@@ -263,12 +263,12 @@ async def _is_below(ask: Any, bound: float) -> bool:
     return bool(await ask() < bound)
 
 
-async def test_an_outage_while_places_are_settled_stops_nothing(redis_key_prefix: str) -> None:
+async def test_an_outage_while_slots_are_released_stops_nothing(redis_key_prefix: str) -> None:
     nobody: Redis = Redis.from_url("redis://127.0.0.1:1", socket_connect_timeout=1)
-    arrivals = Arrivals(limiter(nobody, redis_key_prefix), timedelta(0), Metrics())
-    async with running([arrivals]):
+    tracker = InFlightTracker(limiter(nobody, redis_key_prefix), timedelta(0), Metrics())
+    async with running([tracker]):
         for number in range(3):
-            arrivals.note(Settled(Permit(f"{number}:1", ("key",), 0.0, 0.0), 0.0))
+            tracker.add(ReleasedSlot(Permit(f"{number}:1", ("key",), 0.0, 0.0), 0.0))
     await nobody.aclose()
 
 
@@ -276,40 +276,40 @@ async def test_a_tenant_at_its_limit_takes_nothing_from_the_account(redis: Redis
     paced = limiter(redis, redis_key_prefix, account=Limit(3, window=HOUR), tenant=Limit(1, window=HOUR))
     await permit_of(paced, "greedy")
     for _ in range(10):
-        refused = await refusal_of(paced, "greedy")
-        assert refused.scope is LimitScope.TENANT
-        assert timedelta(minutes=59) < refused.wait <= HOUR
+        throttled = await throttled_by(paced, "greedy")
+        assert throttled.scope is LimitScope.TENANT
+        assert timedelta(minutes=59) < throttled.wait <= HOUR
     await permit_of(paced, "second")
     await permit_of(paced, "third")
-    assert (await refusal_of(paced, "fourth")).scope is LimitScope.TRAFFIC_ACCOUNT
+    assert (await throttled_by(paced, "fourth")).scope is LimitScope.TRAFFIC_ACCOUNT
 
 
 async def test_messages_are_limited_besides_requests(redis: Redis, redis_key_prefix: str) -> None:
     paced = limiter(redis, redis_key_prefix, everything=Limit(0, 100, HOUR))
     await permit_of(paced, "a", 60)
-    assert (await refusal_of(paced, "b", 50)).scope is LimitScope.GLOBAL
+    assert (await throttled_by(paced, "b", 50)).scope is LimitScope.GLOBAL
     await permit_of(paced, "b", 40)
-    await refusal_of(paced, "c", 1)
+    await throttled_by(paced, "c", 1)
     await permit_of(paced, "d", 0)  # a question is a request and no message
 
 
 async def test_a_request_larger_than_the_limit_passes_alone_and_not_never(redis: Redis, redis_key_prefix: str) -> None:
     paced = limiter(redis, redis_key_prefix, tenant=Limit(0, 100, WINDOW))
     first = await permit_of(paced, "a", 5000)
-    await refusal_of(paced, "a", 1)
-    await paced.settle([Settled(first, time.monotonic())])
-    refused = await refusal_of(paced, "a", 5000)
-    await asyncio.sleep(refused.wait.total_seconds())
+    await throttled_by(paced, "a", 1)
+    await paced.release_slots([ReleasedSlot(first, time.monotonic())])
+    throttled = await throttled_by(paced, "a", 5000)
+    await asyncio.sleep(throttled.wait.total_seconds())
     following = await permit_of(paced, "a", 5000)
     assert following.begins_at > first.begins_at + WINDOW.total_seconds()
 
 
-async def test_a_blocked_account_waits_for_as_long_as_it_was_told(redis: Redis, redis_key_prefix: str) -> None:
+async def test_a_blocked_account_rests_for_as_long_as_the_provider_asked(redis: Redis, redis_key_prefix: str) -> None:
     paced = limiter(redis, redis_key_prefix)
     await paced.block_account(timedelta(seconds=30))
-    refused = await refusal_of(paced)
-    assert refused.scope is None
-    assert timedelta(seconds=25) < refused.wait <= timedelta(seconds=30)
+    throttled = await throttled_by(paced)
+    assert throttled.scope is None
+    assert timedelta(seconds=25) < throttled.wait <= timedelta(seconds=30)
 
 
 async def test_a_429_halves_the_rate_once_however_many_workers_get_one(redis: Redis, redis_key_prefix: str) -> None:
@@ -318,7 +318,7 @@ async def test_a_429_halves_the_rate_once_however_many_workers_get_one(redis: Re
     shares = await asyncio.gather(*(paced.back_off(timedelta(milliseconds=1)) for _ in range(20)))
     assert set(shares) == {0.5}
     await eventually(lambda: _rested(redis, redis_key_prefix))
-    counts = await asyncio.gather(*(permits_until_refused(paced) for _ in range(20)))
+    counts = await asyncio.gather(*(permits_until_throttled(paced) for _ in range(20)))
     assert sum(counts) == 50
 
 
@@ -336,13 +336,13 @@ async def test_a_slowed_account_comes_back_little_by_little(redis: Redis, redis_
     assert float(stored[b"share"]) == 0.5
     seconds, microseconds = await redis.time()
     # Of this clock, and a little early: the share is then taken to be larger than it is.
-    held_until = time.monotonic() + int(stored[b"held_until"]) / 1e6 - (seconds + microseconds / 1e6) - 0.01
+    halved_until = time.monotonic() + int(stored[b"halved_until"]) / 1e6 - (seconds + microseconds / 1e6) - 0.01
     began = await begun_by_20_workers(paced, 2.2)
     for last in began:
-        share = min(1.0, 0.5 + max(0.0, last - held_until) / recovery.total_seconds())
+        share = min(1.0, 0.5 + max(0.0, last - halved_until) / recovery.total_seconds())
         within = sum(last - WINDOW.total_seconds() < at <= last for at in began)
         assert within <= max(1, int(20 * share + 1e-6))
-    assert busiest_window([at for at in began if at < held_until], WINDOW) == 10
+    assert busiest_window([at for at in began if at < halved_until], WINDOW) == 10
     assert busiest_window(began, WINDOW) == 20
 
 
@@ -361,10 +361,10 @@ async def test_every_further_429_halves_what_is_left_and_a_flushed_server_forget
     assert await paced.back_off(tiny) == 0.5
 
 
-async def refreshes_until_refused(paced: Limiter) -> int:
+async def refreshes_until_throttled(paced: Limiter) -> int:
     """How many questions may be asked at once, by twenty who want to."""
-    answers = await asyncio.gather(*(paced.acquire_refresh() for _ in range(20)))
-    return sum(isinstance(answer, Permit) for answer in answers)
+    replies = await asyncio.gather(*(paced.acquire_refresh() for _ in range(20)))
+    return sum(isinstance(reply, Permit) for reply in replies)
 
 
 async def test_refreshes_are_counted_with_sends_and_leave_a_fifth_of_the_limit_alone(
@@ -373,29 +373,29 @@ async def test_refreshes_are_counted_with_sends_and_leave_a_fifth_of_the_limit_a
     paced = limiter(redis, redis_key_prefix, account=Limit(20, window=HOUR), refreshes=Limit(6, window=HOUR))
     for _ in range(12):
         await permit_of(paced)
-    assert await refreshes_until_refused(paced) == 4
-    assert await permits_until_refused(paced) == 4
+    assert await refreshes_until_throttled(paced) == 4
+    assert await permits_until_throttled(paced) == 4
     await paced.block_refreshes(timedelta(seconds=30))
     blocked = await paced.acquire_refresh()
-    assert isinstance(blocked, Refusal)
+    assert isinstance(blocked, Throttled)
     assert timedelta(seconds=25) < blocked.wait <= timedelta(seconds=30)
 
 
 async def test_refreshes_have_a_limit_of_their_own(redis: Redis, redis_key_prefix: str) -> None:
     paced = limiter(redis, redis_key_prefix, account=Limit(20, window=HOUR), refreshes=Limit(6, window=HOUR))
-    assert await refreshes_until_refused(paced) == 6
-    assert await permits_until_refused(paced) == 14
+    assert await refreshes_until_throttled(paced) == 6
+    assert await permits_until_throttled(paced) == 14
 
 
-async def test_one_refresh_at_a_time_finds_a_free_place_however_many_sends_there_are(
+async def test_one_refresh_at_a_time_finds_a_free_slot_however_many_sends_there_are(
     redis: Redis, redis_key_prefix: str
 ) -> None:
     paced = limiter(redis, redis_key_prefix, account=Limit(20, window=HOUR), refreshes=Limit(6, window=HOUR))
     for _ in range(19):
         await permit_of(paced)
-    assert await refreshes_until_refused(paced) == 1
-    assert await permits_until_refused(paced) == 0
-    assert await refreshes_until_refused(paced) == 0
+    assert await refreshes_until_throttled(paced) == 1
+    assert await permits_until_throttled(paced) == 0
+    assert await refreshes_until_throttled(paced) == 0
 
 
 async def test_the_script_survives_a_server_that_forgot_everything(servers: Servers, redis_key_prefix: str) -> None:
@@ -406,7 +406,7 @@ async def test_the_script_survives_a_server_that_forgot_everything(servers: Serv
     await client.delete(f"{redis_key_prefix}{{pacing}}:tenant:a")
     await permit_of(paced, "a")
     await client.script_flush()
-    await paced.settle([Settled(forgotten, time.monotonic())])  # does not come back
+    await paced.release_slots([ReleasedSlot(forgotten, time.monotonic())])  # does not come back
     assert await client.zcard(forgotten.keys[0]) == 1
     await client.aclose()
 

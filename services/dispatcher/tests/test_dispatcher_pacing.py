@@ -99,8 +99,8 @@ async def test_limits_are_changed_while_sending_and_every_replica_obeys(
         changed_at = time.time()
         # At the old limit this would take 80 s.
         await eventually(lambda: sum(m.destination.startswith("+3069") for m in simulator.accepted()) == 40)
-    arrivals = [r.arrived_at for r in simulator.requests() if r.method == "POST" and r.arrived_at > changed_at + 1.5]
-    assert busiest_window(arrivals, timedelta(milliseconds=500)) <= 8
+    times = [r.arrived_at for r in simulator.requests() if r.method == "POST" and r.arrived_at > changed_at + 1.5]
+    assert busiest_window(times, timedelta(milliseconds=500)) <= 8
     others = [m.received_at for m in simulator.accepted() if m.destination.startswith("+4477")]
     assert busiest_window(others, timedelta(milliseconds=2000)) == 1
 
@@ -120,10 +120,10 @@ async def test_a_flushed_server_costs_at_most_one_window(
         await redis.delete(*[key async for key in redis.scan_iter(match=f"{redis_key_prefix}*")])
         await redis.script_flush()
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})
-    arrivals = sorted(request.arrived_at for request in simulator.requests())
+    arrival_times = sorted(request.arrived_at for request in simulator.requests())
     window = timedelta(milliseconds=500)
-    assert busiest_window(arrivals, window) <= 20
-    over = [at for at in arrivals if sum(at <= other < at + 0.5 for other in arrivals) > 10]
+    assert busiest_window(arrival_times, window) <= 20
+    over = [at for at in arrival_times if sum(at <= other < at + 0.5 for other in arrival_times) > 10]
     assert not over or over[-1] - over[0] <= 0.6
     assert simulator.times_accepted() == {1: 60}
 
@@ -155,15 +155,15 @@ async def test_three_replicas_use_their_limits_and_never_exceed_them(
             for head in heads.values():
                 await first.resume(head)
             await eventually(lambda: len(peers.campaign.results) == 1320, 200)
-    arrivals = sorted(request.arrived_at for request in simulator.requests())
+    arrival_times = sorted(request.arrived_at for request in simulator.requests())
     assert simulator.times_accepted() == {1: 1320}
-    assert busiest_window(arrivals, timedelta(seconds=1)) <= 100
+    assert busiest_window(arrival_times, timedelta(seconds=1)) <= 100
     per_tenant: dict[str, list[float]] = {prefix: [] for prefix in tenants}
     for message in simulator.accepted():
         per_tenant[message.destination[1:4]].append(message.received_at)
     assert all(busiest_window(times, timedelta(seconds=1)) <= 50 for times in per_tenant.values())
-    begins = arrivals[0] + 1
-    used = sum(begins <= at < begins + 10 for at in arrivals) / 1000
+    begins = arrival_times[0] + 1
+    used = sum(begins <= at < begins + 10 for at in arrival_times) / 1000
     assert used >= 0.95
 
 
@@ -193,9 +193,9 @@ async def test_a_killed_server_stops_sending_and_costs_at_most_one_window(
             assert {batch.attempts for batch in await first.batches()} == {1}
     finally:
         await asyncio.to_thread(valkey.remove)
-    arrivals = sorted(request.arrived_at for request in simulator.requests())
-    assert busiest_window(arrivals, timedelta(seconds=1)) <= 20
-    over = [at for at in arrivals if sum(at <= other < at + 1 for other in arrivals) > 10]
+    arrival_times = sorted(request.arrived_at for request in simulator.requests())
+    assert busiest_window(arrival_times, timedelta(seconds=1)) <= 20
+    over = [at for at in arrival_times if sum(at <= other < at + 1 for other in arrival_times) > 10]
     assert not over or over[-1] - over[0] <= 1.1
     assert simulator.times_accepted() == {1: 120}
 

@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from bulksms_dispatcher.domain.lookup_results import LookupOutcome
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.pacing.arrivals import Arrivals
+from bulksms_dispatcher.pacing.in_flight import InFlightTracker
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.pacing.permits import Permit, Refusal
+from bulksms_dispatcher.pacing.permits import Permit, Throttled
 from bulksms_dispatcher.providers.lookup import MessageLookup
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
 from devstack.mitto.behaviours import Behaviour, Latency
@@ -39,16 +39,16 @@ async def questions_of(
     limiter: Limiter, provider: Provider, kind: QuestionKind, *, at_once: int = 8
 ) -> AsyncIterator[PacedQuestions]:
     lookup = MessageLookup(provider.base_url, SecretStr("key"), timedelta(seconds=10), connections=8)
-    arrivals = Arrivals(limiter, timedelta(0), Metrics())
-    async with running([closing("lookup", lookup.close), arrivals]):
-        yield PacedQuestions(limiter, arrivals, lookup, kind, at_once=at_once)
+    tracker = InFlightTracker(limiter, timedelta(0), Metrics())
+    async with running([closing("lookup", lookup.close), tracker]):
+        yield PacedQuestions(limiter, tracker, lookup, kind, at_once=at_once)
 
 
 def asked(provider: Provider) -> int:
     return sum(request.method == "GET" for request in provider.requests())
 
 
-async def test_a_question_that_finds_no_place_in_time_is_not_asked(
+async def test_a_question_that_finds_no_slot_in_time_is_not_asked(
     redis: Redis, redis_key_prefix: str, simulator: Provider
 ) -> None:
     limiter = limiter_of(redis, redis_key_prefix, account=1)
@@ -58,7 +58,7 @@ async def test_a_question_that_finds_no_place_in_time_is_not_asked(
         assert result.outcome is LookupOutcome.NOT_FOUND
         assert await questions.ask("nobody's", SHORTLY) is None
     assert asked(simulator) == 1
-    assert isinstance(await limiter.acquire("tenant", 1), Refusal)  # it counted as one of the account's requests
+    assert isinstance(await limiter.acquire("tenant", 1), Throttled)  # it counted as one of the account's requests
 
 
 async def test_a_question_nobody_wants_any_more_is_not_asked(
@@ -94,7 +94,7 @@ async def test_a_429_to_any_question_lets_the_refreshes_rest_and_sends_go_on(
         result = await questions.ask("nobody's", SOON)
     assert result is not None
     assert (result.outcome, result.retry_after) == (LookupOutcome.TOO_FAST, timedelta(minutes=1))
-    refused = await limiter.acquire_refresh()
-    assert isinstance(refused, Refusal)
-    assert refused.wait > timedelta(seconds=50)
+    throttled = await limiter.acquire_refresh()
+    assert isinstance(throttled, Throttled)
+    assert throttled.wait > timedelta(seconds=50)
     assert isinstance(await limiter.acquire("tenant", 1), Permit)

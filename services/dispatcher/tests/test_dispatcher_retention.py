@@ -14,7 +14,7 @@ from servicekit.database import Database
 from .dispatcher_support import Dispatcher, Peers, Provider, chunks, header, phones, stream, submit
 
 
-async def test_old_settled_batches_go_and_a_repeated_submission_still_sends_nothing(
+async def test_old_final_batches_go_and_a_repeated_submission_still_sends_nothing(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
 ) -> None:
     simulator.script("accept-then-reset")

@@ -25,9 +25,9 @@ from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.rate_limits import Limit
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.pacing.arrivals import Arrivals
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
+from bulksms_dispatcher.pacing.in_flight import InFlightTracker
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.peers.campaign import CampaignPeer
 from bulksms_dispatcher.peers.ledger import LedgerPeer
@@ -51,8 +51,8 @@ from bulksms_dispatcher.use_cases.single_sends import SingleSends
 from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
 from bulksms_dispatcher.workers.capture_publisher import CapturePublisher
 from bulksms_dispatcher.workers.credit_publisher import CreditPublisher
+from bulksms_dispatcher.workers.deferral import Deferral
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
-from bulksms_dispatcher.workers.holder import Holder
 from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.outbox import Publisher, flush
@@ -131,7 +131,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         slowdown=settings.slowdown,
         refreshes=Limit(settings.status_refresh_max),
     )
-    arrivals = Arrivals(limiter, timedelta(milliseconds=settings.rate_limit_arrival_grace_ms), metrics)
+    tracker = InFlightTracker(limiter, timedelta(milliseconds=settings.rate_limit_arrival_grace_ms), metrics)
     lanes = Lanes(database, worker, settings.lease, clock)
     gate = PacingGate(limiter, metrics, lanes.notify)
     queue_signal = QueueSignal(redis, settings.redis_key_prefix, lanes.notify)
@@ -172,7 +172,9 @@ async def build(settings: Settings) -> Sequence[Component]:
         database,
         limiter,
         recorder,
-        Holder(database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.deferred_recheck_seconds)),
+        Deferral(
+            database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.deferred_recheck_seconds)
+        ),
         sizes,
         metrics,
         worker=worker,
@@ -180,7 +182,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         use_bulk=settings.use_bulk_sms,
     )
     transmission = Transmission(database, recorder, journal, worker=worker, lease=settings.lease)
-    sender = Sender(preparation, arrivals, provider, transmission, recorder, known, sizes, metrics)
+    sender = Sender(preparation, tracker, provider, transmission, recorder, known, sizes, metrics)
 
     lookup = MessageLookup(
         settings.mitto_base_url,
@@ -188,7 +190,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         timedelta(seconds=settings.mitto_soft_timeout_seconds),
         connections=_REFRESHES_AT_ONCE + _STATUS_QUESTIONS_AT_ONCE + _EVIDENCE_AT_ONCE,
     )
-    questions = partial(PacedQuestions, limiter, arrivals, lookup)
+    questions = partial(PacedQuestions, limiter, tracker, lookup)
     awaited = AwaitedReports(database, campaign)
     report_refresher = ReportRefresher(
         database,
@@ -244,7 +246,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         closing("ledger channel", ledger_channel.close),
         closing("provider", provider.close),
         closing("message lookup", lookup.close),
-        arrivals,
+        tracker,
         PeriodicWorker("bulksms.dispatcher.batch_sizes", timedelta(seconds=1), sizes.refresh_once),
         PeriodicWorker("bulksms.dispatcher.rate_limits", timedelta(seconds=1), limits.refresh_once),
         PeriodicWorker("bulksms.dispatcher.pacing_gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),

@@ -145,6 +145,11 @@ class Settings(ServiceSettings):
         )
 
     @property
+    def deferred_recheck(self) -> timedelta:
+        """How often deferred recipients are looked at again."""
+        return timedelta(seconds=self.deferred_recheck_seconds)
+
+    @property
     def retention(self) -> timedelta:
         """How long final batches are kept."""
         return timedelta(days=self.retention_days)

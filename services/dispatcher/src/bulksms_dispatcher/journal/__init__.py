@@ -1,1 +1,1 @@
-"""The journal of raw answers: on this machine's disk before they are in the database."""
+"""The journal of provider responses: on this machine's disk before they are in the database."""

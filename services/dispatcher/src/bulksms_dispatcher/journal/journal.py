@@ -1,4 +1,4 @@
-"""The journal: an answer is on disk before anything is concluded from it, and forgotten once the database has it."""
+"""The journal: a response is on disk before anything is concluded from it, and forgotten once the database has it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from bulksms_dispatcher.journal.records import RawAnswer, encode
+from bulksms_dispatcher.journal.records import JournalRecord, encode
 from bulksms_dispatcher.journal.slots import Slot, claim_any
 from bulksms_dispatcher.metrics import Metrics
 from servicekit import logs
@@ -22,9 +22,9 @@ _log = logs.get_logger("bulksms.dispatcher.journal")
 
 
 class Journal:
-    """A component. All answers that come while one fsync is under way share the next one.
+    """A component. All responses that come while one fsync is under way share the next one.
 
-    A disk that fails costs the second copy, not the answer: it is reported, and sending goes on.
+    A disk that fails costs the second copy, not the response: it is reported, and sending goes on.
     """
 
     name = "journal"
@@ -56,17 +56,17 @@ class Journal:
             ) from error
         self.left_behind = self._slot.segments()
 
-    async def append(self, answer: RawAnswer) -> Path | None:
-        """Put an answer on disk; returns the ticket that `committed` takes, None when the disk failed."""
+    async def append(self, record: JournalRecord) -> Path | None:
+        """Put a response on disk; returns the ticket that `committed` takes, None when the disk failed."""
         written: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
-        self._waiting.append((encode(answer), written))
+        self._waiting.append((encode(record), written))
         self._arrived.set()
         try:
             async with asyncio.timeout(APPEND_TIMEOUT_SECONDS):
                 return await written
         except (OSError, TimeoutError) as error:
             self._metrics.journal_failures.add(1)
-            _log.error("answer not journaled", batch_id=str(answer.batch_id), error_type=type(error).__name__)
+            _log.error("response not journaled", batch_id=str(record.batch_id), error_type=type(error).__name__)
             return None
 
     def committed(self, ticket: Path | None) -> None:

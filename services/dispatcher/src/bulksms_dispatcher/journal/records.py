@@ -1,4 +1,4 @@
-"""Records of the journal: one raw answer each, with a length and a checksum, so that a torn end is seen."""
+"""Records of the journal: one provider response each, with a length and a checksum, so that a torn end is seen."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from uuid import UUID
 
 import msgspec
 
-__all__ = ["RawAnswer", "decode_all", "encode"]
+__all__ = ["JournalRecord", "decode_all", "encode"]
 
 _HEAD = struct.Struct("<II")
-# As long as the largest answer that is read (64 KB and 1 KB a message of 10,000), and room to spare.
+# As long as the largest response that is read (64 KB and 1 KB a message of 10,000), and room to spare.
 _MAX_PAYLOAD = 32 * 1024 * 1024
 
 
-class RawAnswer(msgspec.Struct, array_like=True, frozen=True):
-    """What the provider answered to one attempt, byte for byte."""
+class JournalRecord(msgspec.Struct, array_like=True, frozen=True):
+    """What the provider responded to one attempt, byte for byte."""
 
     batch_id: UUID
     epoch: int
@@ -34,17 +34,17 @@ class RawAnswer(msgspec.Struct, array_like=True, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(RawAnswer)
+_decoder = msgspec.msgpack.Decoder(JournalRecord)
 
 
-def encode(answer: RawAnswer) -> bytes:
+def encode(record: JournalRecord) -> bytes:
     """As it stands in a segment."""
-    payload = _encoder.encode(answer)
+    payload = _encoder.encode(record)
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def decode_all(data: bytes) -> Iterator[RawAnswer]:
-    """The answers of a segment up to the first one that is not whole: what follows it was never acknowledged."""
+def decode_all(data: bytes) -> Iterator[JournalRecord]:
+    """The records of a segment up to the first one that is not whole: what follows it was never acknowledged."""
     offset = 0
     while len(data) - offset >= _HEAD.size:
         length, checksum = _HEAD.unpack_from(data, offset)

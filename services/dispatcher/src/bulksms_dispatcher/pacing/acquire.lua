@@ -1,8 +1,8 @@
--- A place for one provider request in the window of every scope, or in none; answers from when it may be sent.
+-- A slot for one provider request in the window of every scope, or in none; answers from when it may be sent.
 --
 -- An entry of a scope is "id:messages"; its score is the latest moment (Redis's own time, microseconds) at which the
--- request can have arrived at the provider: until it is known (settle.lua), the end of the time in which it must have
--- begun. It counts for a window from there. A new request is not sent before places are free, so that however long
+-- request can have arrived at the provider: until it is known (release_slots.lua), the end of the time in which it must
+-- have begun. It counts for a window from there. A new request is not sent before slots are free, so that however long
 -- each of them takes on its way, the provider never counts more than `max` in any window.
 --
 -- KEYS: a sorted set per scope, the account's first; the account's slowdown; every block that applies.
@@ -11,7 +11,7 @@
 -- scopes; then per scope: max requests (0: no limit), max messages (0: no limit), window. Times in microseconds.
 -- Answers {1, microseconds until it may be sent, 0} or, refused, {0, microseconds to wait, the scope (0: a block)}.
 local id, messages = ARGV[1], tonumber(ARGV[2])
-local hold, ahead, recovery = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local ttl, ahead, recovery = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local share, scopes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local SHORTEST_WAIT = 1000
 
@@ -31,8 +31,8 @@ if share < 1 then
   local since = string.format('(%.0f', now - tonumber(ARGV[scopes * 3 + 7]))
   share = redis.call('ZCOUNT', KEYS[scopes], since, '+inf') > 0 and share or 1
 end
--- What is left of the account's limits after a 429: `share` until `held_until`, then more in proportion to the time.
-local slowed = redis.call('HMGET', KEYS[scopes + 1], 'share', 'held_until')
+-- What is left of the account's limits after a 429: `share` until `halved_until`, then more in proportion to the time.
+local slowed = redis.call('HMGET', KEYS[scopes + 1], 'share', 'halved_until')
 if slowed[1] then
   share = share * math.min(1, tonumber(slowed[1]) + math.max(0, now - tonumber(slowed[2])) / recovery)
 end
@@ -48,11 +48,11 @@ local function limits_of(scope)
   return max_requests, max_messages, tonumber(ARGV[scope * 3 + 7])
 end
 
--- When the last of the places that must become free is free; of one whose request is under way only a bound is known.
+-- When the last of the slots that must become free is free; of one whose request is in flight only a bound is known.
 local function free_at(key, max_requests, max_messages, window)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - window))
   -- After a failover Redis's clock may have gone back: what lies too far ahead cannot be reckoned with.
-  redis.call('ZREMRANGEBYSCORE', key, string.format('(%.0f', now + ahead + hold), '+inf')
+  redis.call('ZREMRANGEBYSCORE', key, string.format('(%.0f', now + ahead + ttl), '+inf')
   local at = now
   local over = redis.call('ZCARD', key) - max_requests
   if max_requests > 0 and over >= 0 then
@@ -100,8 +100,8 @@ end
 for scope = 1, scopes do
   local max_requests, max_messages, window = limits_of(scope)
   if max_requests > 0 or max_messages > 0 then
-    redis.call('ZADD', KEYS[scope], string.format('%.0f', begins_at + hold), id .. ':' .. messages)
-    redis.call('PEXPIRE', KEYS[scope], math.ceil((window + ahead + hold) / 1000) + 1000)
+    redis.call('ZADD', KEYS[scope], string.format('%.0f', begins_at + ttl), id .. ':' .. messages)
+    redis.call('PEXPIRE', KEYS[scope], math.ceil((window + ahead + ttl) / 1000) + 1000)
   end
 end
 return {1, begins_at - now, 0}

@@ -1,4 +1,4 @@
-"""The limiter: one Lua script takes a place in the window of account, tenant and everything at once, or in none."""
+"""The limiter: one Lua script takes a slot in the window of account, tenant and everything at once, or in none."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
-from bulksms_dispatcher.pacing.permits import Permit, Refusal, Settled
+from bulksms_dispatcher.pacing.permits import Permit, ReleasedSlot, Throttled
 from servicekit.clock import Clock, SystemClock
 
-__all__ = ["HOLD", "Limiter", "PacingUnavailable"]
+__all__ = ["PERMIT_TTL", "Limiter", "PacingUnavailable"]
 
-HOLD = timedelta(seconds=5)
-"""How long a permit may wait for its request to begin; so long the places of a process that died are not given away."""
-# Places are given so far ahead that rendering goes on while one waits for them, and an urgent batch hardly notices.
+PERMIT_TTL = timedelta(seconds=5)
+"""How long a permit may wait for its request to begin; so long the slots of a process that died are not given away."""
+# Slots are given so far ahead that rendering goes on while one waits for them, and no urgent batch is held up.
 _AHEAD = timedelta(milliseconds=50)
 # Questions leave this much of the account's limit alone, where they are more than one at a time.
 _QUESTIONS_SHARE = 0.8
@@ -35,7 +35,7 @@ class PacingUnavailable(Exception):  # noqa: N818 - a state of affairs: nothing 
 class Limiter:
     """Permits for one traffic account's requests.
 
-    A place counts from its grant until its request is known to have arrived, and for a window more: what lies between
+    A slot counts from its grant until its request is known to have arrived, and for a window more: what lies between
     the grant and the provider's clock (rendering, connection, arming, upload) can be as long as it likes.
     """
 
@@ -48,7 +48,7 @@ class Limiter:
         limits: Callable[[], Limits],
         slowdown: Slowdown = Slowdown(),  # noqa: B008 - immutable
         refreshes: Limit = Limit(20),  # noqa: B008 - immutable
-        hold: timedelta = HOLD,
+        permit_ttl: timedelta = PERMIT_TTL,
         clock: Clock = SystemClock(),  # noqa: B008 - has no state
     ) -> None:
         self._redis = redis
@@ -58,19 +58,19 @@ class Limiter:
         self._limits = limits
         self._slowdown = slowdown
         self._refreshes = refreshes
-        self._hold = hold
+        self._permit_ttl = permit_ttl
         self._clock = clock
         self._acquire_script = self._register("acquire.lua")
-        self._settle_script = self._register("settle.lua")
+        self._release_script = self._register("release_slots.lua")
         self._back_off_script = self._register("back_off.lua")
 
-    async def acquire(self, tenant_id: str, messages: int, *, ahead: timedelta = _AHEAD) -> Permit | Refusal:
+    async def acquire(self, tenant_id: str, messages: int, *, ahead: timedelta = _AHEAD) -> Permit | Throttled:
         """A permit for one request, to be used `ahead` from now at the latest; raises PacingUnavailable."""
         limits = self._limits()
         tenant = (LimitScope.TENANT, self._key("tenant", tenant_id), limits.of(LimitScope.TENANT, tenant_id))
         return await self._take([*self._shared(limits), tenant], messages, ahead)
 
-    async def acquire_refresh(self) -> Permit | Refusal:
+    async def acquire_refresh(self) -> Permit | Throttled:
         """A permit for one question about a status, from what sends leave and within a limit of its own.
 
         Raises PacingUnavailable.
@@ -80,21 +80,21 @@ class Limiter:
         blocks = [self._key("refreshes-blocked", self._account)]
         return await self._take(scopes, 0, timedelta(0), blocks=blocks, share=_QUESTIONS_SHARE)
 
-    async def settle(self, settled: Sequence[Settled]) -> None:
-        """Let places count from when their requests arrived, or be free again; raises PacingUnavailable.
+    async def release_slots(self, slots: Sequence[ReleasedSlot]) -> None:
+        """Let slots count from when their requests arrived, or be free again; raises PacingUnavailable.
 
-        The permits of settled requests may be told in any order, late or never: then they count for `hold`.
+        In any order, late or never: then they count until their permits' end.
         """
         now = self._clock.monotonic()
         keys: list[str] = []
         arguments: list[str | int] = []
-        for told in settled:
-            ago = -1 if told.arrived_at is None else max(0, int((now - told.arrived_at) * 1e6))
-            for key in told.permit.keys:
+        for slot in slots:
+            ago = -1 if slot.arrived_at is None else max(0, int((now - slot.arrived_at) * 1e6))
+            for key in slot.permit.keys:
                 keys.append(key)
-                arguments += [told.permit.entry, ago]
+                arguments += [slot.permit.entry, ago]
         if keys:
-            await self._ask(self._settle_script(keys=keys, args=arguments))
+            await self._ask(self._release_script(keys=keys, args=arguments))
 
     async def block_refreshes(self, duration: timedelta) -> None:
         """No status refresh for so long: the provider found them too many. Raises PacingUnavailable."""
@@ -143,14 +143,14 @@ class Limiter:
         *,
         blocks: Sequence[str] = (),
         share: float = 1.0,
-    ) -> Permit | Refusal:
+    ) -> Permit | Throttled:
         name = uuid4().hex
         keys = [key for _, key, _ in scopes]
         others = [self._key("slowed", self._account), self._key("blocked", self._account), *blocks]
         arguments: list[str | int | float] = [
             name,
             messages,
-            _microseconds(self._hold),
+            _microseconds(self._permit_ttl),
             _microseconds(ahead),
             _microseconds(self._slowdown.recovery),
             share,
@@ -162,14 +162,14 @@ class Limiter:
         # redis-py loads the script again when Redis has forgotten it (NOSCRIPT after a restart or FLUSHALL).
         granted, wait, number = await self._ask(self._acquire_script(keys=[*keys, *others], args=arguments))
         if not granted:
-            return Refusal(timedelta(microseconds=wait), scopes[number - 1][0] if number else None)
+            return Throttled(timedelta(microseconds=wait), scopes[number - 1][0] if number else None)
         limited = tuple(key for _, key, limit in scopes if limit.max_requests or limit.max_messages)
         # Redis decided between the two moments: it begins by the later one, and ends by the earlier.
         return Permit(
             f"{name}:{messages}",
             limited,
             self._clock.monotonic() + wait / 1e6,
-            asked_at + wait / 1e6 + self._hold.total_seconds() if limited else float("inf"),
+            asked_at + wait / 1e6 + self._permit_ttl.total_seconds() if limited else float("inf"),
         )
 
     async def _block(self, kind: str, duration: timedelta) -> None:

@@ -1,4 +1,4 @@
-"""Permits: what the limiter answers, and what is told it of them afterwards."""
+"""Permits: leave to send one request, or the reason why not now, and what became of a permit's slot."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from datetime import timedelta
 
 from bulksms_dispatcher.domain.rate_limits import LimitScope
 
-__all__ = ["Permit", "Refusal", "Settled"]
+__all__ = ["Permit", "ReleasedSlot", "Throttled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """A place in the window of every limited scope; its request may begin between two moments.
+    """A rate-limit slot in the window of every limited scope; its request may begin between two moments.
 
-    Moments are of this process's monotonic clock, in seconds. Outside of them nothing may be sent: before, the place is
+    Moments are of this process's monotonic clock, in seconds. Outside of them nothing may be sent: before, the slot is
     still another request's; afterwards it counts for a window and is then given to another.
     """
 
@@ -26,8 +26,8 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """No place now; `scope` says whose limit is reached (None: the account, or this kind of request, is blocked)."""
+class Throttled:
+    """No slot now; `scope` says whose limit is reached (None: the account, or this kind of request, is blocked)."""
 
     wait: timedelta
     """More than nothing, and at most a window (or what is left of a block)."""
@@ -35,8 +35,8 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of a permit."""
+class ReleasedSlot:
+    """What became of a permit's slot."""
 
     permit: Permit
     arrived_at: float | None

@@ -9,9 +9,9 @@ from datetime import timedelta
 from enum import Enum
 
 from bulksms_dispatcher.domain.lookup_results import LookupOutcome, LookupResult
-from bulksms_dispatcher.pacing.arrivals import Arrivals
+from bulksms_dispatcher.pacing.in_flight import InFlightTracker
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.pacing.permits import Permit, Refusal
+from bulksms_dispatcher.pacing.permits import Permit, Throttled
 from bulksms_dispatcher.providers.lookup import MessageLookup
 from servicekit import logs
 
@@ -36,10 +36,10 @@ class PacedQuestions:
     """Questions of one kind, `at_once` at most; each waits for its slot, is asked once, and releases it."""
 
     def __init__(
-        self, limiter: Limiter, arrivals: Arrivals, lookup: MessageLookup, kind: QuestionKind, *, at_once: int
+        self, limiter: Limiter, tracker: InFlightTracker, lookup: MessageLookup, kind: QuestionKind, *, at_once: int
     ) -> None:
         self._limiter = limiter
-        self._arrivals = arrivals
+        self._tracker = tracker
         self._lookup = lookup
         self._kind = kind
         self._slots = asyncio.Semaphore(at_once)
@@ -68,14 +68,14 @@ class PacedQuestions:
             await asyncio.sleep(min(reply.wait.total_seconds(), _LONGEST_NAP_SECONDS))
         return None
 
-    async def _acquire(self) -> Permit | Refusal:
+    async def _acquire(self) -> Permit | Throttled:
         if self._kind is QuestionKind.REFRESH:
             return await self._limiter.acquire_refresh()
         return await self._limiter.acquire(_EVIDENCE_LANE, 0, ahead=timedelta(0))
 
     async def _ask(self, permit: Permit, message_id: str) -> LookupResult:
-        with self._arrivals.follow(permit) as journey:
-            result = await self._lookup.ask(message_id, begin=journey.begin)
+        with self._tracker.follow(permit) as in_flight:
+            result = await self._lookup.ask(message_id, begin=in_flight.begin)
         rest = _RESTS.get(result.outcome)
         if rest is not None:
             rest = result.retry_after or rest

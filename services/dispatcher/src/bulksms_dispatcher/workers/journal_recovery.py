@@ -1,4 +1,4 @@
-"""The journal's other half: answers that a process took with it to its grave, read back and recorded."""
+"""The journal's other half: responses that a process took with it to its grave, read back and recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bulksms_dispatcher.domain.provider_outcomes import Exchange, Phase, classif
 from bulksms_dispatcher.domain.recipients import unpack, unpack_positions
 from bulksms_dispatcher.domain.requests import render_bulk, render_single
 from bulksms_dispatcher.journal.journal import Journal
-from bulksms_dispatcher.journal.records import RawAnswer, decode_all
+from bulksms_dispatcher.journal.records import JournalRecord, decode_all
 from bulksms_dispatcher.journal.slots import claim_abandoned
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.storage import recovery
@@ -31,7 +31,7 @@ _log = logs.get_logger("bulksms.dispatcher.journal")
 class JournalRecovery:
     """Reads the segments of processes that are gone: the last owner of the own slot, and of every unlocked one.
 
-    A segment is deleted once every answer in it is in the database or has become meaningless there.
+    A segment is deleted once every response in it is in the database or has become meaningless there.
     """
 
     def __init__(
@@ -53,37 +53,37 @@ class JournalRecovery:
                 await self._recover(segment)
 
     async def _recover(self, segment: Path) -> None:
-        answers = list(decode_all(await asyncio.to_thread(segment.read_bytes)))
+        records = list(decode_all(await asyncio.to_thread(segment.read_bytes)))
         recovered = 0
-        for start in range(0, len(answers), _BATCHES_AT_ONCE):
-            recovered += await self._recover_open(answers[start : start + _BATCHES_AT_ONCE])
+        for start in range(0, len(records), _BATCHES_AT_ONCE):
+            recovered += await self._recover_open(records[start : start + _BATCHES_AT_ONCE])
         await asyncio.to_thread(segment.unlink)
-        _log.info("journal read back", answers=len(answers), recovered=recovered)
+        _log.info("journal read back", responses=len(records), recovered=recovered)
 
-    async def _recover_open(self, answers: Sequence[RawAnswer]) -> int:
+    async def _recover_open(self, records: Sequence[JournalRecord]) -> int:
         async with self._database.connect() as connection:
-            waiting: set[UUID] = await recovery.find_open(connection, [answer.batch_id for answer in answers])
+            waiting: set[UUID] = await recovery.find_open(connection, [record.batch_id for record in records])
         recovered = 0
-        for answer in answers:
-            if answer.batch_id in waiting:
-                recovered += await self._recover_answer(answer)
+        for record in records:
+            if record.batch_id in waiting:
+                recovered += await self._recover_record(record)
         return recovered
 
-    async def _recover_answer(self, answer: RawAnswer) -> bool:
+    async def _recover_record(self, record: JournalRecord) -> bool:
         async with self._database.connect() as connection:
-            sent = await recovery.find_sent(connection, answer.batch_id)
-        if sent is None or (sent.batch.epoch, sent.batch.attempts) != (answer.epoch, answer.attempt):
+            sent = await recovery.find_sent(connection, record.batch_id)
+        if sent is None or (sent.batch.epoch, sent.batch.attempts) != (record.epoch, record.attempt):
             return False
         opted_out_positions = unpack_positions(sent.opted_out_positions) if sent.opted_out_positions else []
         parts = _parts(sent, opted_out_positions)
-        exchange = Exchange(Phase.RECEIVED, status=answer.status, body=answer.body, retry_after=answer.retry_after)
+        exchange = Exchange(Phase.RECEIVED, status=record.status, body=record.body, retry_after=record.retry_after)
         verdict = classify(exchange, len(parts), self._known)
         if verdict.kind is OutcomeKind.AMBIGUOUS and sent.state is BatchState.AMBIGUOUS:
             return False  # it says no more than is known
         self._known.add(verdict.message_ids)
         await self._recorder.record(sent.batch, verdict, opted_out_positions, parts)
         self._metrics.journal_recovered.add(1, {"outcome": verdict.kind.value})
-        _log.warning("answer recovered from the journal", batch_id=str(answer.batch_id), outcome=verdict.kind.value)
+        _log.warning("response recovered from the journal", batch_id=str(record.batch_id), outcome=verdict.kind.value)
         return True
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from bulksms_dispatcher.domain.rate_limits import LimitScope
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.limiter import PacingUnavailable
-from bulksms_dispatcher.pacing.permits import Refusal
+from bulksms_dispatcher.pacing.permits import Throttled
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.sender import Sender
 from servicekit import logs
@@ -77,17 +77,17 @@ class SenderPool:
                 await self._lanes.wait()
             return
         try:
-            refusal = await self._sender.send(batch, started_ns)
+            throttled = await self._sender.send(batch, started_ns)
         finally:
             self._lanes.finished(batch)
-        if refusal is not None:
-            self._note(batch.tenant_id, refusal)
+        if throttled is not None:
+            self._note(batch.tenant_id, throttled)
 
-    def _note(self, tenant_id: str, refusal: Refusal) -> None:
-        if refusal.scope is LimitScope.TENANT:
-            self._lanes.block_tenant(tenant_id, refusal.wait)
+    def _note(self, tenant_id: str, throttled: Throttled) -> None:
+        if throttled.scope is LimitScope.TENANT:
+            self._lanes.block_tenant(tenant_id, throttled.wait)
         else:
-            self._lanes.block_all(refusal.wait)
+            self._lanes.block_all(throttled.wait)
 
     async def _pause(self, seconds: float) -> None:
         try:

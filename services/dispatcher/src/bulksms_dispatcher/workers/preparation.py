@@ -14,19 +14,19 @@ from bulksms_dispatcher.domain.recipients import Recipients, unpack
 from bulksms_dispatcher.domain.requests import RenderedRequest, render_alone, render_bulk, render_single
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
-from bulksms_dispatcher.pacing.permits import Permit, Refusal
+from bulksms_dispatcher.pacing.permits import Permit, Throttled
 from bulksms_dispatcher.providers.mitto import BULK_PATH, SEND_PATH
 from bulksms_dispatcher.storage import deferrals, opt_outs
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.workers import send_spans
-from bulksms_dispatcher.workers.holder import Holder
+from bulksms_dispatcher.workers.deferral import Deferral
 from bulksms_dispatcher.workers.recorder import Recorder
 from servicekit import logs
 from servicekit.database import Database
 
 __all__ = ["Preparation", "Prepared"]
 
-# Next to a limit places become free every few milliseconds. Not for longer: an urgent batch must not find all senders
+# Next to a limit slots become free every few milliseconds. Not for longer: an urgent batch must not find all senders
 # waiting with others, and a pause must stop sends within a second.
 _WAIT_SECONDS = 0.25
 
@@ -52,7 +52,7 @@ class Preparation:
         database: Database,
         limiter: Limiter,
         recorder: Recorder,
-        holder: Holder,
+        deferral: Deferral,
         sizes: BatchSizes,
         metrics: Metrics,
         *,
@@ -63,7 +63,7 @@ class Preparation:
         self._database = database
         self._limiter = limiter
         self._recorder = recorder
-        self._holder = holder
+        self._deferral = deferral
         self._sizes = sizes
         self._metrics = metrics
         self._worker = worker
@@ -81,8 +81,8 @@ class Preparation:
         await self._recorder.hand_back(batch)
         return False
 
-    async def take_permit(self, batch: LeasedBatch) -> Permit | Refusal:
-        """A Refusal, or PacingUnavailable, after the batch was handed back."""
+    async def take_permit(self, batch: LeasedBatch) -> Permit | Throttled:
+        """Throttled, or PacingUnavailable, after the batch was handed back."""
         try:
             permit = await self._ask_for_permit(batch)
         except BaseException as error:
@@ -90,7 +90,7 @@ class Preparation:
             if isinstance(error, PacingUnavailable):
                 _log.warning("batch handed back: no pacing", batch_id=str(batch.batch_id))
             raise
-        if isinstance(permit, Refusal):
+        if isinstance(permit, Throttled):
             self._metrics.pacing_waits.add(1, {"scope": permit.scope.name if permit.scope else "BLOCKED"})
             await self._recorder.hand_back(batch, delay=permit.wait)
         return permit
@@ -105,9 +105,9 @@ class Preparation:
             recipients = unpack(batch.packed)
             async with self._database.autocommit() as connection:
                 opted_out = await opt_outs.find(connection, batch.tenant_id, recipients.phones)
-                held = await self._holder.find(connection, batch, recipients.phones)
-            if held:
-                await self._holder.hold(batch, recipients, held)
+                deferred = await self._deferral.find(connection, batch, recipients.phones)
+            if deferred:
+                await self._deferral.defer(batch, recipients, deferred)
                 return None
             prepared = self._render(batch, recipients, opted_out)
         if not prepared.request.messages:
@@ -115,8 +115,8 @@ class Preparation:
             return None
         return prepared
 
-    async def _ask_for_permit(self, batch: LeasedBatch) -> Permit | Refusal:
-        """Waits for a place that all are waiting for; where only the tenant is at its limit, others can go first."""
+    async def _ask_for_permit(self, batch: LeasedBatch) -> Permit | Throttled:
+        """Waits for a slot that all are waiting for; where only the tenant is at its limit, others can go first."""
         give_up_at = time.monotonic() + _WAIT_SECONDS
         while True:
             reply = await self._limiter.acquire(batch.tenant_id, batch.recipients)

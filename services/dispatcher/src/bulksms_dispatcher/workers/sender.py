@@ -15,8 +15,8 @@ from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.protocol import OutcomeKind
 from bulksms_dispatcher.domain.provider_outcomes import Fault, FollowUp, Verdict, classify
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.pacing.arrivals import Arrivals
-from bulksms_dispatcher.pacing.permits import Refusal
+from bulksms_dispatcher.pacing.in_flight import InFlightTracker
+from bulksms_dispatcher.pacing.permits import Throttled
 from bulksms_dispatcher.providers.mitto import MittoClient, NotConnected
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.workers import send_spans
@@ -47,7 +47,7 @@ class Sender:
     def __init__(
         self,
         preparation: Preparation,
-        arrivals: Arrivals,
+        tracker: InFlightTracker,
         provider: MittoClient,
         transmission: Transmission,
         recorder: Recorder,
@@ -56,7 +56,7 @@ class Sender:
         metrics: Metrics,
     ) -> None:
         self._preparation = preparation
-        self._arrivals = arrivals
+        self._tracker = tracker
         self._provider = provider
         self._transmission = transmission
         self._recorder = recorder
@@ -64,8 +64,8 @@ class Sender:
         self._sizes = sizes
         self._metrics = metrics
 
-    async def send(self, batch: LeasedBatch, claim_started_ns: int) -> Refusal | None:
-        """Send one batch and record what became of it; a Refusal when its limit was reached and it went back.
+    async def send(self, batch: LeasedBatch, claim_started_ns: int) -> Throttled | None:
+        """Send one batch and record what became of it; Throttled when a limit was reached and it went back.
 
         Raises PacingUnavailable after handing the batch back. Cancelled in mid-air, the batch is AMBIGUOUS.
         """
@@ -73,9 +73,9 @@ class Sender:
         if not await self._preparation.fits(batch):
             return None
         permit = await self._preparation.take_permit(batch)
-        if isinstance(permit, Refusal):
+        if isinstance(permit, Throttled):
             return permit
-        with self._arrivals.follow(permit) as in_flight, send_spans.batch_span(batch, claim_started_ns) as span:
+        with self._tracker.follow(permit) as in_flight, send_spans.batch_span(batch, claim_started_ns) as span:
             send_spans.past_step("claim", claim_started_ns, claimed_ns)
             send_spans.past_step("pace", claimed_ns, time.time_ns())
             progress = SendProgress(batch, in_flight)
@@ -98,7 +98,7 @@ class Sender:
         if prepared is None:
             return None
         progress.opted_out = prepared.opted_out
-        with send_spans.step("await place"):
+        with send_spans.step("await slot"):
             # Before the arm, so that no batch is armed for longer than it takes to send it.
             await progress.in_flight.wait()
         with send_spans.post_span(self._provider, prepared.path, prepared.request) as span:

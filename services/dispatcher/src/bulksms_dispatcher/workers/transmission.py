@@ -13,8 +13,8 @@ from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, Phase
 from bulksms_dispatcher.domain.recipients import pack_positions
 from bulksms_dispatcher.journal.journal import Journal
-from bulksms_dispatcher.journal.records import RawAnswer
-from bulksms_dispatcher.pacing.arrivals import Journey
+from bulksms_dispatcher.journal.records import JournalRecord
+from bulksms_dispatcher.pacing.in_flight import InFlightRequest
 from bulksms_dispatcher.providers.mitto import MittoConnection
 from bulksms_dispatcher.storage import claims
 from bulksms_dispatcher.workers import send_spans
@@ -40,8 +40,7 @@ class SendProgress:
     """How far one attempt came: whatever interrupts it, this decides what may be said of its batch."""
 
     batch: LeasedBatch
-    in_flight: Journey
-    """Of its permit."""
+    in_flight: InFlightRequest
     opted_out: Sequence[int] = ()
     """Positions of the batch that are not in the request."""
     phase: Phase = Phase.WAITING
@@ -101,7 +100,7 @@ class Transmission:
             progress.phase = Phase.CONNECTED
             raise NotBegun("the batch is not this worker's any more, or must not be sent now")
         if not progress.in_flight.begin():
-            # Frozen for longer than its place was kept: it is another request's by now.
+            # Frozen for longer than its slot was kept: it is another request's by now.
             raise NotBegun("the permit is too old")
 
     async def send(self, progress: SendProgress, prepared: Prepared, connection: MittoConnection) -> Exchange:
@@ -120,7 +119,7 @@ class Transmission:
         if exchange.phase is not Phase.RECEIVED:
             return None  # what was lost on the way proves nothing
         retry_after = exchange.retry_after.total_seconds() if exchange.retry_after is not None else None
-        response = RawAnswer(
+        response = JournalRecord(
             batch.batch_id, batch.epoch, batch.attempts + 1, exchange.status, retry_after, exchange.body
         )
         return await self._journal.append(response)

@@ -1,4 +1,4 @@
-"""The holder: who has a message on the same account that nobody knows the fate of is not written to again yet."""
+"""Deferral: who has a message whose outcome is unresolved is not written to again until that is known."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bulksms_dispatcher.workers.recorder import Recorder
 from servicekit import logs
 from servicekit.database import Database
 
-__all__ = ["Holder"]
+__all__ = ["Deferral"]
 
 # Of some 5,000 numbers each; what is not remembered is read again.
 _REMEMBERED = 64
-_log = logs.get_logger("bulksms.dispatcher.holder")
+_log = logs.get_logger("bulksms.dispatcher.deferral")
 
 
-class Holder:
-    """Finds numbers in doubt and defers them; they go out once the earlier message is resolved, or given up as UNKNOWN.
+class Deferral:
+    """Finds numbers with an unresolved message and defers them, until that is resolved or given up as UNRESOLVED.
 
     Costs a sending worker one look into an index that is empty as long as no batch is ambiguous.
     """
@@ -41,7 +41,7 @@ class Holder:
         self._numbers: OrderedDict[UnresolvedBatch, frozenset[int]] = OrderedDict()
 
     async def find(self, connection: AsyncConnection, batch: LeasedBatch, phones: Sequence[int]) -> frozenset[int]:
-        """Those of the batch's numbers that are in doubt."""
+        """Those of the batch's numbers with an unresolved message."""
         unresolved = await deferrals.find_unresolved(connection, batch)
         if not unresolved:
             return frozenset()
@@ -51,18 +51,20 @@ class Holder:
             found |= wanted & await self._numbers_of(connection, each)
         return frozenset(found)
 
-    async def hold(self, batch: LeasedBatch, recipients: Recipients, held: frozenset[int]) -> None:
+    async def defer(self, batch: LeasedBatch, recipients: Recipients, deferred: frozenset[int]) -> None:
         """Defer these numbers of a leased batch and hand it back; the others, if any, are claimed again at once."""
-        kept, deferred = _divided(recipients, held)
+        kept, waiting = _divided(recipients, deferred)
         if not kept.phones:
             await self._recorder.hand_back(batch, delay=self._delay, reason=EARLIER_MESSAGE_UNRESOLVED)
             return
         async with self._database.begin() as connection:
-            split = await deferrals.split_off(connection, batch, self._worker, kept, deferred, self._delay)
+            split = await deferrals.split_off(connection, batch, self._worker, kept, waiting, self._delay)
         if split:
-            self._metrics.deferred.add(len(held))
+            self._metrics.deferred.add(len(deferred))
             _log.warning(
-                "recipients held: an earlier message is unresolved", batch_id=str(batch.batch_id), recipients=len(held)
+                "recipients deferred: an earlier message is unresolved",
+                batch_id=str(batch.batch_id),
+                recipients=len(deferred),
             )
         await self._recorder.hand_back(batch)
 
@@ -82,8 +84,8 @@ class Holder:
         return known
 
 
-def _divided(recipients: Recipients, held: frozenset[int]) -> tuple[Recipients, Recipients]:
+def _divided(recipients: Recipients, deferred: frozenset[int]) -> tuple[Recipients, Recipients]:
     """Without them, and only them."""
-    kept = [position for position, phone in enumerate(recipients.phones) if phone not in held]
-    deferred = [position for position, phone in enumerate(recipients.phones) if phone in held]
-    return recipients.only(kept), recipients.only(deferred)
+    kept = [position for position, phone in enumerate(recipients.phones) if phone not in deferred]
+    waiting = [position for position, phone in enumerate(recipients.phones) if phone in deferred]
+    return recipients.only(kept), recipients.only(waiting)
