@@ -188,8 +188,10 @@ class Service:
         events = (await self.campaigns.ListEvents(request)).events
         return [kinds.Name(event.kind).removeprefix("CAMPAIGN_EVENT_KIND_") for event in events]
 
-    async def recipients(self, campaign_id: str) -> list[campaign_pb2.Recipient]:
-        request = campaign_pb2.ListRecipientsRequest(tenant_id=TENANT, campaign_id=campaign_id, page_size=1000)
+    async def recipients(self, campaign_id: str, **filters: Any) -> list[campaign_pb2.Recipient]:
+        request = campaign_pb2.ListRecipientsRequest(
+            tenant_id=TENANT, campaign_id=campaign_id, page_size=1000, **filters
+        )
         return list((await self.campaigns.ListRecipients(request)).recipients)
 
     async def recount(self, campaign_id: str) -> campaign_pb2.RecountCampaignResponse:
@@ -228,6 +230,19 @@ class Service:
                 reports=[results_pb2.DeliveryReport(provider_message_id=id_, status=status) for id_, status in reports]
             )
         )
+
+    async def retry_failed(self, campaign_id: str) -> campaign_pb2.RetryFailedRecipientsResponse:
+        """Sent to again, and handed to the dispatcher."""
+        request = campaign_pb2.RetryFailedRecipientsRequest(
+            request_id=str(uuid4()), tenant_id=TENANT, campaign_id=campaign_id
+        )
+        response = await self.campaigns.RetryFailedRecipients(request)
+
+        async def submitted() -> bool:
+            return (await self.events(campaign_id)).count("SUBMITTED") == response.campaign.enqueue_number
+
+        await eventually(submitted)
+        return response
 
     async def started(self, phones: Sequence[int], **changes: Any) -> str:
         """A campaign to these phones, enqueued, snapshotted and submitted."""

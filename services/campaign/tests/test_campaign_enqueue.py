@@ -130,7 +130,7 @@ async def test_a_schema_expanded_under_a_running_service_fails_no_enqueue(servic
     for campaign_id in drafts[:6]:  # its connections have the statements prepared
         await service.enqueue(campaign_id)
     async with service.database.begin() as connection:
-        for table in ("campaigns", "requests", "reservations", "contact_counts", "tasks", "campaign_counters"):
+        for table in ("campaigns", "requests", "reservations", "contact_counts", "tasks", "enqueues"):
             await connection.execute(text(f"ALTER TABLE {table} ADD COLUMN of_the_next_release integer"))
     for campaign_id in drafts[6:]:
         assert (await service.enqueue(campaign_id)).created == 10

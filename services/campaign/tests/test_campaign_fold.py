@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from bulksms_campaign.domain.counters import Counters, Transition, contribution, movement
+from bulksms_campaign.domain.counters import Counters, Transition, counted, movement
 from bulksms_campaign.domain.recipients import Fact, Known, RecipientStatus, status_of
 from bulksms_campaign.storage.folding import recorded_epoch_sql, recorded_facts_sql, status_sql
 from servicekit.database import Database
@@ -56,13 +56,13 @@ def test_moving_the_counters_is_the_same_as_counting_again(
 ) -> None:
     before = [known_after(first).facts for first, _ in recipients]
     after = [known_after(first + second).facts for first, second in recipients]
-    counted = Counters()
+    at_first = Counters()
     for facts in before:
-        counted = counted.plus(contribution(facts))
-    moved = counted.plus(movement(Transition(old, new, 1) for old, new in zip(before, after, strict=True)))
+        at_first = at_first.plus(counted(facts, 1, 2))
+    moved = at_first.plus(movement(Transition(old, new, 1, 2) for old, new in zip(before, after, strict=True)))
     recounted = Counters()
     for facts in after:
-        recounted = recounted.plus(contribution(facts))
+        recounted = recounted.plus(counted(facts, 1, 2))
     assert moved == recounted
     assert moved.queued + moved.sent + moved.failed + moved.unconfirmed + moved.cancelled == len(recipients)
 

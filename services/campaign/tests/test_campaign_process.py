@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from bulksms_campaign.domain.recipients import Fact
 from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
-from bulksms_campaign.storage.results import BatchRow
+from bulksms_campaign.storage.batches import BatchRow
 from bulksms_campaign.use_cases.results import Results
 from bulksms_campaign.use_cases.signals import Signals
 from devstack.ports import choose_port
@@ -99,11 +99,14 @@ async def small_campaign(campaign_database: Database) -> UUID:
     async with campaign_database.begin() as connection:
         for statement in (
             """INSERT INTO campaigns (campaign_id, tenant_id, name, text, sender, all_contacts, groups, exclude_groups,
-                priority, message_class, state, revision, created_at, updated_at, enqueue_number, traceparent)
-               VALUES (:id, 'acme', 'n', 't', 's', true, '{}', '{}', 2, 1, 3, 1, now(), now(), 1, '')""",
-            "INSERT INTO campaign_counters (tenant_id, campaign_id, total, queued) VALUES ('acme', :id, 10, 10)",
-            """INSERT INTO recipients (tenant_id, campaign_id, phone, updated_at, enqueue_number)
-               SELECT 'acme', :id, i, now(), 1 FROM generate_series(1, 10) AS i""",
+                priority, message_class, state, revision, created_at, updated_at, enqueue_number)
+               VALUES (:id, 'acme', 'n', 't', 's', true, '{}', '{}', 2, 1, 3, 1, now(), now(), 1)""",
+            """INSERT INTO enqueues (tenant_id, campaign_id, enqueue_number, launched_on, reservation_id, enqueued_at,
+                traceparent, total, queued)
+               VALUES ('acme', :id, 1, '2026-01-01', gen_random_uuid(), now(), '', 10, 10)""",
+            """INSERT INTO recipients (tenant_id, campaign_id, enqueue_number, launched_on, phone, position, units,
+                updated_at)
+               SELECT 'acme', :id, 1, '2026-01-01', i, i - 1, 1, now() FROM generate_series(1, 10) AS i""",
         ):
             await connection.execute(text(statement), {"id": campaign_id})
     return campaign_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import date, timedelta
 from uuid import uuid4
 
 from alembic.autogenerate import compare_metadata
@@ -11,13 +11,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from bulksms_campaign.domain.audiences import Audience
+from bulksms_campaign.domain.enqueues import EnqueueKey
 from bulksms_campaign.domain.recipients import Fact
 from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
 from bulksms_campaign.storage import imports, recipients, tasks
 from bulksms_campaign.storage.audiences import read_audience
 from bulksms_campaign.storage.contacts import list_contacts
 from bulksms_campaign.storage.instants import read_instant
-from bulksms_campaign.storage.results import BatchRow, record_outcomes, record_reports
+from bulksms_campaign.storage.reports import record_reports
+from bulksms_campaign.storage.results import record_outcomes
 from bulksms_campaign.storage.tables import METADATA
 from bulksms_campaign.storage.tasks import TaskKind
 from servicekit.bulk import raw
@@ -102,22 +104,24 @@ async def test_a_task_asked_for_again_while_it_is_done_is_done_once_more(campaig
 async def test_results_and_reports_are_quick_on_a_table_that_has_just_grown(campaign_database: Database) -> None:
     """Left to the planner, without statistics, each of these takes more than ten seconds."""
     campaign_id, first = uuid4(), 306900000000
+    key = EnqueueKey("acme", campaign_id, 1, date(2026, 1, 1))
     phones = list(range(first, first + 5000))
     async with campaign_database.begin() as connection:
         await connection.execute(
             text("""
-            INSERT INTO recipients (tenant_id, campaign_id, phone, updated_at, enqueue_number)
-            SELECT 'acme', :campaign_id, CAST(:first AS bigint) + i, now(), 1 FROM generate_series(0, 99999) AS i
+            INSERT INTO recipients
+                (tenant_id, campaign_id, enqueue_number, launched_on, phone, position, units, updated_at)
+            SELECT 'acme', :campaign_id, 1, :day, CAST(:first AS bigint) + i, i, 1, now()
+            FROM generate_series(0, 99999) AS i
             """),
-            {"campaign_id": campaign_id, "first": first},
+            {"campaign_id": campaign_id, "first": first, "day": key.launched_on},
         )
-    batch = BatchRow("acme", uuid4(), campaign_id, phones[0], phones[-1], 1, 1, "", "")
     outcomes = OutcomeGroup(Fact.ACCEPTED, "", "", phones, [f"m{phone}" for phone in phones])
     reports = {f"m{phone}": MessageReport(f"m{phone}", Fact.DELIVERED, "") for phone in phones}
     async with asyncio.timeout(8):
         for _ in range(7):  # from the sixth time on a prepared statement may be planned without its arguments
             async with campaign_database.begin() as connection:
-                await record_outcomes(connection, batch, [outcomes], await read_instant(connection))
+                await record_outcomes(connection, key, 1, [outcomes], await read_instant(connection))
         for _ in range(7):
             async with campaign_database.begin() as connection:
                 assert len((await record_reports(connection, reports)).known) == 5000
@@ -145,15 +149,14 @@ async def test_an_audience_that_has_just_been_imported_is_previewed_listed_and_c
             assert [(contact.phone, contact.content.groups) for contact in page] == [
                 (phone, ("customers",)) for phone in phones[-2:]
             ]
-        campaign_id = uuid4()
         async with campaign_database.begin() as connection:
             now = await read_instant(connection)
-            copied = await recipients.insert_snapshot(
-                connection, "acme", campaign_id, everybody, 1, ["first_name"], now
-            )
+            key = EnqueueKey("acme", uuid4(), 1, now.date())
+            copied = await recipients.insert_snapshot(connection, key, everybody, ["first_name"], now)
             assert copied == 30_000
-            removed = await recipients.remove_newest(connection, "acme", campaign_id, everybody, 1000)
+            removed = await recipients.remove_newest(connection, key, everybody, 1000)
             assert removed == 1000
+            assert await recipients.count_enqueued(connection, key) == 29_000
 
 
 async def _keep_statistics_of_small_tenants(database: Database) -> None:

@@ -8,6 +8,7 @@ from enum import IntEnum
 from uuid import UUID
 
 from bulksms_campaign.domain.audiences import Audience
+from bulksms_campaign.domain.enqueues import EnqueueRecord
 from servicekit.arguments import ArgumentCheck
 from servicekit.errors import DomainError, already_exists, conflict, not_found, wrong_state
 from smstext.sender import check_sender
@@ -99,18 +100,10 @@ class Campaign:
     created_at: datetime
     updated_at: datetime
     scheduled_at: datetime | None = None
-    enqueued_at: datetime | None = None
     ended_at: datetime | None = None
     enqueue_number: int = 0
-    reservation_id: UUID | None = None
-    traceparent: str = ""
-    snapshot_at: datetime | None = None
-    submitted_at: datetime | None = None
-
-    @property
-    def trace_id(self) -> str:
-        """The trace of the last enqueue: 32 hex digits, empty before."""
-        return self.traceparent.split("-")[1] if self.traceparent else ""
+    enqueue: EnqueueRecord | None = None
+    """The latest enqueue; None before the first."""
 
     @property
     def etag(self) -> str:

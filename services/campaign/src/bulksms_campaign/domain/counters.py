@@ -12,8 +12,9 @@ from bulksms_campaign.domain.recipients import Fact, RecipientStatus, status_of
 class Counters:
     """Recipients by status: total = queued + sent + failed + unconfirmed + cancelled; `sent` contains `delivered`.
 
-    `accepted` counts what the provider accepted whatever was reported later; `ambiguous` is the part of `unconfirmed`
-    that evidence may still resolve, and a campaign does not end before it is 0.
+    A person counts once, by the latest enqueue that sent to it. `accepted` counts every message that the provider
+    accepted, whatever was reported later and whoever was sent to again, and `accepted_units` the credits for them.
+    `ambiguous` is the part of `unconfirmed` that evidence may still resolve: a campaign does not end before it is 0.
     """
 
     total: int = 0
@@ -24,6 +25,7 @@ class Counters:
     cancelled: int = 0
     delivered: int = 0
     accepted: int = 0
+    accepted_units: int = 0
     ambiguous: int = 0
 
     @property
@@ -49,34 +51,47 @@ class Counters:
 COUNTER_NAMES = tuple(field.name for field in fields(Counters))
 
 
+def counted(facts: Fact, recipients: int, units: int, *, superseded: bool = False) -> Counters:
+    """What so many recipients of one enqueue with these facts count for; `units` are their credits together.
+
+    Those that a later enqueue sends to again are `superseded`: only what was accepted of them still counts.
+    """
+    accepted = bool(facts & Fact.ACCEPTED)
+    counters = Counters(accepted=recipients * accepted, accepted_units=units * accepted)
+    return counters if superseded else counters.plus(contribution(facts), recipients)
+
+
 def contribution(facts: Fact) -> Counters:
-    """What one recipient with these facts counts for, besides the total."""
+    """What one person whose latest enqueue has these facts counts for, besides what was accepted."""
     status = status_of(facts)
     return Counters(
+        total=1,
         queued=int(status is RecipientStatus.QUEUED),
         sent=int(status in (RecipientStatus.SENT, RecipientStatus.DELIVERED)),
         failed=int(status is RecipientStatus.FAILED),
         unconfirmed=int(status is RecipientStatus.UNCONFIRMED),
         cancelled=int(status is RecipientStatus.CANCELLED),
         delivered=int(status is RecipientStatus.DELIVERED),
-        accepted=int(bool(facts & Fact.ACCEPTED)),
         ambiguous=int(status is RecipientStatus.UNCONFIRMED and not facts & Fact.UNRESOLVED),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """So many recipients went from these facts to those."""
+    """So many recipients of one enqueue, with so many credits, went from these facts to those."""
 
     before: Fact
     after: Fact
     recipients: int
+    units: int
+    superseded: bool = False
 
 
 def movement(transitions: Iterable[Transition]) -> Counters:
     """How far the transitions move the counters."""
     moved = Counters()
-    for transition in transitions:
-        moved = moved.plus(contribution(transition.after), transition.recipients)
-        moved = moved.plus(contribution(transition.before), -transition.recipients)
+    for change in transitions:
+        for facts, sign in ((change.after, 1), (change.before, -1)):
+            part = counted(facts, change.recipients, change.units, superseded=change.superseded)
+            moved = moved.plus(part, sign)
     return moved

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Final
+
+UNITS: Final = 1
+"""Credits that a message to one recipient costs, however many parts it has."""
 
 
 class RecipientStatus(IntEnum):

@@ -21,6 +21,7 @@ from bulksms.dispatcher.v1.dispatch_pb2 import (
     UnsuppressRecipientsRequest,
 )
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
+from bulksms_campaign.domain.enqueues import Chunk
 from servicekit.errors import Category, DomainError
 from servicekit.grpc.client import open_channel
 from servicekit.grpc.errors import domain_errors
@@ -45,18 +46,8 @@ _IDEMPOTENT = tuple(
 class SubmissionProgress:
     """How far the dispatcher has a submission."""
 
-    next_index: int = 0
     last_phone: int = 0
     complete: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive recipients of a submission and their variables' values, phone by phone."""
-
-    first_index: int
-    phones: Sequence[int]
-    values: Sequence[str]
 
 
 def submission_id(campaign_id: UUID, enqueue_number: int) -> UUID:
@@ -86,7 +77,7 @@ class DispatcherPeer:
             if error.category is Category.NOT_FOUND:
                 return SubmissionProgress()
             raise
-        return SubmissionProgress(response.next_index, response.last_phone, response.complete)
+        return SubmissionProgress(response.last_phone, response.complete)
 
     async def submit(self, header: SubmissionHeader, chunks: AsyncIterator[Chunk], recipients: int) -> int:
         """Stream the rest of a submission of `recipients` in all; returns the batches it was cut into."""
@@ -96,8 +87,9 @@ class DispatcherPeer:
             yield SubmitRequest(header=header)
             try:
                 async for chunk in chunks:
+                    first = chunk.first_position
                     yield SubmitRequest(
-                        chunk=RecipientChunk(first_index=chunk.first_index, phones=chunk.phones, values=chunk.values)
+                        chunk=RecipientChunk(first_index=first, phones=chunk.phones, values=chunk.values)
                     )
             except Exception as error:
                 failures.append(error)

@@ -30,7 +30,7 @@ from bulksms_campaign.servicers.references import campaign_id_of, campaign_refer
 from bulksms_campaign.storage.campaigns import list_campaigns, read_campaign
 from bulksms_campaign.storage.counters import read_counters
 from bulksms_campaign.storage.events import list_events
-from bulksms_campaign.storage.recipients import list_recipients, recount
+from bulksms_campaign.storage.recipients import RecipientFilter, list_recipients, recount
 from bulksms_campaign.storage.requests import MutationKey
 from bulksms_campaign.use_cases.controls import Controls
 from bulksms_campaign.use_cases.drafts import Drafts
@@ -42,6 +42,7 @@ from servicekit.database import Database
 from servicekit.paging import Listing, position
 
 Context = grpc.aio.ServicerContext[Any, Any]
+MAX_INTEGER = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +214,19 @@ class CampaignServicer(CampaignServiceServicer):
         check = ArgumentCheck()
         size = check.page_size(request.page_size)
         status = check.enum("status", RecipientStatus, request.status)
+        only = request.enqueue_number if request.HasField("enqueue_number") else None
+        if only is not None:
+            check.number("enqueue_number", only, minimum=1, maximum=MAX_INTEGER)
         campaign = await self._read(check, request)
-        listing = Listing("recipients", campaign.tenant_id, campaign.campaign_id, request.status)
+        listing = Listing("recipients", campaign.tenant_id, campaign.campaign_id, request.status, only)
         after = listing.after(check, request.page_token, position) or 0
         check.finish()
+        numbers = range(1, campaign.enqueue_number + 1) if only is None else [only]
+        chosen = RecipientFilter(status, numbers, superseded=only is not None)
         async with self._database.connect() as connection:
-            key = campaign.tenant_id, campaign.campaign_id
-            rows, reached = await list_recipients(connection, *key, status, after, size)
+            rows, reached = await list_recipients(
+                connection, campaign.tenant_id, campaign.campaign_id, chosen, after, size
+            )
         return pb.ListRecipientsResponse(
             recipients=[recipient_message(row) for row in rows],
             next_page_token="" if reached is None else listing.token(reached),

@@ -16,7 +16,7 @@ from bulksms_campaign.domain.contacts import Contact
 from bulksms_campaign.domain.counters import Counters
 from bulksms_campaign.domain.recipients import reason_of, status_of
 from bulksms_campaign.servicers.reasons import reason_number
-from bulksms_campaign.storage.counters import CountersRow
+from bulksms_campaign.storage.counters import CampaignCounters
 from bulksms_campaign.storage.events import EventRow
 from bulksms_campaign.storage.imports import ImportLineRow
 from bulksms_campaign.storage.recipients import RecipientRow
@@ -45,7 +45,7 @@ def duration(length: timedelta | None) -> Duration | None:
 
 def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Campaign:
     """A campaign with its counters."""
-    content = campaign.content
+    content, enqueue = campaign.content, campaign.enqueue
     return campaign_pb2.Campaign(
         campaign_id=str(campaign.campaign_id),
         tenant_id=campaign.tenant_id,
@@ -61,11 +61,11 @@ def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Cam
         scheduled_at=timestamp(campaign.scheduled_at),
         created_at=timestamp(campaign.created_at),
         updated_at=timestamp(campaign.updated_at),
-        enqueued_at=timestamp(campaign.enqueued_at),
+        enqueued_at=timestamp(enqueue.enqueued_at if enqueue else None),
         ended_at=timestamp(campaign.ended_at),
         enqueue_number=campaign.enqueue_number,
-        reservation_id=str(campaign.reservation_id or ""),
-        trace_id=campaign.trace_id,
+        reservation_id=str(enqueue.reservation_id) if enqueue else "",
+        trace_id=enqueue.trace_id if enqueue else "",
         etag=campaign.etag,
     )
 
@@ -86,7 +86,7 @@ def counters_message(counters: Counters) -> campaign_pb2.CampaignCounters:
     )
 
 
-def counters_of(rows: dict[UUID, CountersRow], campaign_id: UUID) -> Counters:
+def counters_of(rows: dict[UUID, CampaignCounters], campaign_id: UUID) -> Counters:
     """A campaign's counters among some read."""
     row = rows.get(campaign_id)
     return row.counters if row is not None else Counters()

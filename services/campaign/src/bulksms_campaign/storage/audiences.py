@@ -40,9 +40,10 @@ LEFT JOIN audience_sizes s
 """
 
 
-def selected_contacts(audience: Audience) -> tuple[str, list[Any]]:
-    """FROM and WHERE that select an audience's contacts as `c`, opted out or not; $1 is the tenant, $2 and $3 follow.
+def selected_contacts(audience: Audience, first: int) -> tuple[str, list[Any]]:
+    """FROM and WHERE that select an audience's contacts as `c`, opted out or not, and their arguments from $`first` on.
 
+    $1 is the tenant.
     Semi-joins, not joins: a contact in several of the groups counts once without a DISTINCT.
     """
     member = (
@@ -52,10 +53,10 @@ def selected_contacts(audience: Audience) -> tuple[str, list[Any]]:
     conditions, arguments = ["c.tenant_id = $1"], list[Any]()
     if not audience.all_contacts:
         arguments.append(list(audience.groups))
-        conditions.append(member.format(len(arguments) + 1))
+        conditions.append(member.format(first))
     if audience.exclude_groups:
         arguments.append(list(audience.exclude_groups))
-        conditions.append("NOT " + member.format(len(arguments) + 1))
+        conditions.append("NOT " + member.format(first + len(arguments) - 1))
     return "FROM contacts c WHERE " + " AND ".join(conditions), arguments
 
 
@@ -78,14 +79,11 @@ async def read_audience(
 
     On asyncpg's connection, in a transaction that does nothing else: one statement, read by a cursor.
     """
-    selected, arguments = selected_contacts(audience)
-    sql = (
-        f"SELECT c.phone, c.first_name, c.last_name {selected} AND {NOT_OPTED_OUT}"
-        f" ORDER BY c.phone LIMIT ${len(arguments) + 2}"
-    )
+    selected, arguments = selected_contacts(audience, 3)
+    sql = f"SELECT c.phone, c.first_name, c.last_name {selected} AND {NOT_OPTED_OUT} ORDER BY c.phone LIMIT $2"
     await hash_joins(driver)
     seconds = COUNT_LIMIT.total_seconds()
-    cursor = await driver.cursor(sql, tenant_id, *arguments, limit, timeout=seconds)
+    cursor = await driver.cursor(sql, tenant_id, limit, *arguments, timeout=seconds)
     while rows := await cursor.fetch(at_once, timeout=seconds):
         yield [(row[0], row[1], row[2]) for row in rows]
 

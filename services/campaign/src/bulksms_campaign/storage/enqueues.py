@@ -1,202 +1,98 @@
-"""An enqueue's statements, on asyncpg's connection: its caller waits for each, so they are as few as locks allow."""
+"""Enqueue rows: read, and marked as far as their launch has got; `enqueue_statements` makes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import date, datetime
+from typing import NamedTuple
 from uuid import UUID
 
-from bulksms_campaign.domain.campaigns import Campaign, CampaignState, Step
-from bulksms_campaign.storage.campaigns import LockedCampaign, campaign_from
-from bulksms_campaign.storage.requests import MutationKey, StoredResult, checked_result
-from bulksms_campaign.storage.reservations import Reservation, ReservationState
-from bulksms_campaign.storage.tables import campaigns
-from bulksms_campaign.storage.tasks import TaskKind
-from servicekit import statement_spans
+from sqlalchemy import ColumnElement, RowMapping, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bulksms_campaign.domain.campaigns import CampaignState
+from bulksms_campaign.domain.enqueues import EnqueueKey, EnqueueRecord
+from bulksms_campaign.storage.tables import campaigns, enqueues
 
 
-class OvertakenError(Exception):
-    """Somebody else's change came first; what was written for this enqueue must be rolled back."""
+class ResultTarget(NamedTuple):
+    """What a batch's result is recorded under; there may be no such enqueue."""
+
+    state: CampaignState
+    launched_on: date | None
+    now: datetime
+    """The instant of the transaction whose first statement this was."""
 
 
-class Found(NamedTuple):
-    """What an enqueue needs to know besides the campaign."""
-
-    result: StoredResult | None
-    reachable: int
-    """The cached size of the list asked for; 0 when there is no such list."""
-    attempts: int
-    """Reservations recorded for the next enqueue number so far."""
-    requested: Sequence[tuple[int, int]]
-    """Attempt and units of those that were neither confirmed nor ended."""
+async def read_enqueue(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int
+) -> EnqueueRecord | None:
+    """One enqueue of a campaign."""
+    query = select(enqueues).where(*_key(tenant_id, campaign_id), enqueues.c.enqueue_number == enqueue_number)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else enqueue_from(row)
 
 
-# Not `*`: a column that the next release adds would make every statement prepared before fail once.
-_COLUMNS = ", ".join(f'"{column.name}"' for column in campaigns.columns)
-
-# The lock comes first and on its own: under READ COMMITTED a statement sees what was committed before it began, so
-# whatever is read after this one is what the transaction before left. With it comes the instant of the transaction.
-_LOCK = f"""
-SELECT {_COLUMNS}, clock_timestamp() AS now FROM campaigns WHERE tenant_id = $1 AND campaign_id = $2 FOR UPDATE
-"""
-
-# A row for each requested reservation, or one without. Every join is an index look-up by parameters alone.
-_FIND = f"""
-SELECT q.operation, q.content_hash, q.campaign_id, q.created, q.enqueued_jobs,
-    coalesce(k.contacts - k.opted_out, 0) AS reachable,
-    (SELECT count(*) FROM reservations WHERE tenant_id = $1 AND campaign_id = $3 AND enqueue_number = $4) AS attempts,
-    r.attempt AS requested_attempt, r.units AS requested_units
-FROM (SELECT) AS always
-LEFT JOIN requests q ON q.tenant_id = $1 AND q.request_id = $2
-LEFT JOIN contact_counts k ON k.tenant_id = $1 AND k.group_name = $5
-LEFT JOIN reservations r ON r.tenant_id = $1 AND r.campaign_id = $3 AND r.enqueue_number = $4
-    AND r.state = {int(ReservationState.REQUESTED)}
-ORDER BY r.attempt
-"""
-
-# One that was confirmed or closed meanwhile stays what it is.
-# text[]: of uuid[] asyncpg would have to ask the server, in two statements, once a connection.
-_REQUEST = f"""
-WITH requested AS (
-    INSERT INTO reservations (tenant_id, reservation_id, campaign_id, enqueue_number, attempt, state, units,
-        accepted_before, close_attempts, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, {int(ReservationState.REQUESTED)}, $6, 0, 0, $8, $8)
-    RETURNING reservation_id
-), abandoned AS (
-    UPDATE reservations SET state = {int(ReservationState.ABANDONED)}, updated_at = $8
-    WHERE tenant_id = $1 AND reservation_id = ANY($7::text[]::uuid[])
-      AND state = {int(ReservationState.REQUESTED)}
-    RETURNING reservation_id
-)
-INSERT INTO tasks AS t (tenant_id, kind, subject, generation, attempts, due_at)
-SELECT $1, {int(TaskKind.CLOSE_RESERVATION)}, reservation_id, 1, 0, $9::timestamptz FROM requested
-UNION ALL SELECT $1, {int(TaskKind.CLOSE_RESERVATION)}, reservation_id, 1, 0, $8::timestamptz FROM abandoned
-ON CONFLICT (tenant_id, kind, subject) DO UPDATE
-    SET generation = t.generation + 1, attempts = 0, due_at = excluded.due_at
-"""
-
-# All that starts the sending of a locked campaign; rows only when the reservation could be confirmed and the request id
-# was free. What the campaign's counter says now is where this reservation's captures start to count.
-_START = f"""
-WITH confirmed AS (
-    UPDATE reservations SET state = {int(ReservationState.CONFIRMED)}, updated_at = $10,
-        accepted_before = (SELECT accepted FROM campaign_counters WHERE tenant_id = $1 AND campaign_id = $2)
-    WHERE tenant_id = $1 AND reservation_id = $3 AND state = {int(ReservationState.REQUESTED)}
-    RETURNING units, enqueue_number
-), recorded AS (
-    INSERT INTO requests (tenant_id, request_id, operation, content_hash, campaign_id, created, enqueued_jobs,
-        created_at)
-    SELECT $1, $4, $5, $6, $2, units, $7, $10 FROM confirmed
-    ON CONFLICT DO NOTHING
-    RETURNING request_id
-), withdrawn AS (
-    DELETE FROM tasks USING confirmed WHERE tenant_id = $1
-        AND (kind, subject) IN (({int(TaskKind.CLOSE_RESERVATION)}, $3), ({int(TaskKind.START_SCHEDULED)}, $2))
-), launched AS (
-    INSERT INTO tasks AS t (tenant_id, kind, subject, generation, attempts, due_at)
-    SELECT $1, {int(TaskKind.LAUNCH)}, $2, 1, 0, $10 FROM confirmed
-    ON CONFLICT (tenant_id, kind, subject) DO UPDATE
-        SET generation = t.generation + 1, attempts = 0, due_at = excluded.due_at
-), counted AS (
-    UPDATE campaign_counters SET total = c.units, queued = c.units, sent = 0, failed = 0, unconfirmed = 0,
-        cancelled = 0, delivered = 0, accepted = 0, ambiguous = 0, changed_at = $10, earlier_at = $10,
-        earlier_processed = 0, later_at = $10, later_processed = 0
-    FROM confirmed c WHERE tenant_id = $1 AND campaign_id = $2 AND $8
-), noted AS (
-    INSERT INTO campaign_events (tenant_id, campaign_id, sequence, kind, detail, at)
-    SELECT $1, $2, (SELECT coalesce(max(sequence), 0) + 1 FROM campaign_events
-        WHERE tenant_id = $1 AND campaign_id = $2), 'ENQUEUED', $9, $10
-    FROM confirmed
-)
-UPDATE campaigns SET state = {int(CampaignState.SENDING)}, revision = revision + 1, updated_at = $10,
-    enqueued_at = $10, enqueue_number = c.enqueue_number, reservation_id = $3, traceparent = $11,
-    scheduled_at = NULL, ended_at = NULL, snapshot_at = NULL, submitted_at = NULL
-FROM confirmed c, recorded
-WHERE tenant_id = $1 AND campaign_id = $2
-RETURNING {", ".join(f'campaigns."{column.name}"' for column in campaigns.columns)}
-"""
+async def read_result_target(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int
+) -> ResultTarget | None:
+    """Where the results of an enqueue's batches go; None when there is no such campaign."""
+    day = select(enqueues.c.launched_on).where(
+        *_key(tenant_id, campaign_id), enqueues.c.enqueue_number == enqueue_number
+    )
+    query = select(campaigns.c.state, day.scalar_subquery(), func.clock_timestamp()).where(
+        campaigns.c.tenant_id == tenant_id, campaigns.c.campaign_id == campaign_id
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else ResultTarget(CampaignState(row[0]), row[1], row[2])
 
 
-async def lock_to_enqueue(driver: Any, tenant_id: str, campaign_id: UUID) -> LockedCampaign | None:
-    """One campaign of a tenant, nobody else's to change until the transaction ends."""
-    rows = await _fetch(driver, _LOCK, tenant_id, campaign_id)
-    return LockedCampaign(campaign_from(rows[0]), rows[0]["now"]) if rows else None
+async def read_accepted_units(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int
+) -> int:
+    """Credits of what the provider accepted of one enqueue."""
+    query = select(enqueues.c.accepted_units).where(
+        *_key(tenant_id, campaign_id), enqueues.c.enqueue_number == enqueue_number
+    )
+    units: int = (await connection.execute(query)).scalar_one()
+    return units
 
 
-async def find_requested(driver: Any, key: MutationKey, campaign: Campaign, list_name: str | None) -> Found:
-    """What else is known of this locked campaign, and the cached size of a list, if one is named; REQUEST_ID_REUSED."""
-    number = campaign.enqueue_number + 1
-    rows = await _fetch(driver, _FIND, key.tenant_id, key.request_id, campaign.campaign_id, number, list_name)
-    first = rows[0]
-    return Found(
-        result=None if first["operation"] is None else checked_result(key, first),
-        reachable=first["reachable"],
-        attempts=first["attempts"],
-        requested=[
-            (row["requested_attempt"], row["requested_units"]) for row in rows if row["requested_attempt"] is not None
-        ],
+async def mark_snapshot(connection: AsyncConnection, key: EnqueueKey, recipients: int, now: datetime) -> None:
+    """The snapshot is taken: so many recipients are queued."""
+    await connection.execute(
+        update(enqueues)
+        .where(*_key(key.tenant_id, key.campaign_id), enqueues.c.enqueue_number == key.number)
+        .values(
+            snapshot_at=now,
+            total=recipients,
+            queued=recipients,
+            changed_at=now,
+            earlier_at=now,
+            later_at=now,
+        )
     )
 
 
-async def record_request(
-    driver: Any, reservation: Reservation, abandoned: Sequence[UUID], now: datetime, close_after: timedelta
-) -> None:
-    """Record a reservation before the ledger is asked, with the task that closes it when nobody confirms it.
-
-    Those `abandoned` are closed at once.
-    """
-    await _fetch(
-        driver,
-        _REQUEST,
-        reservation.tenant_id,
-        reservation.reservation_id,
-        reservation.campaign_id,
-        reservation.enqueue_number,
-        reservation.attempt,
-        reservation.units,
-        [str(reservation_id) for reservation_id in abandoned],
-        now,
-        now + close_after,
+async def mark_submitted(connection: AsyncConnection, key: EnqueueKey, now: datetime) -> None:
+    """The dispatcher has all of it."""
+    await connection.execute(
+        update(enqueues)
+        .where(*_key(key.tenant_id, key.campaign_id), enqueues.c.enqueue_number == key.number)
+        .values(submitted_at=now)
     )
 
 
-async def start_sending(
-    driver: Any,
-    key: MutationKey,
-    reservation: Reservation,
-    step: Step,
-    batches: int,
-    detail: str,
-    traceparent: str,
-    now: datetime,
-) -> Campaign:
-    """Confirm the reservation, record the request, ask for the launch; the campaign, SENDING.
-
-    At Step.ENQUEUE all count as queued. OvertakenError when the reservation is not REQUESTED any more or the request id
-    has been used.
-    """
-    rows = await _fetch(
-        driver,
-        _START,
-        reservation.tenant_id,
-        reservation.campaign_id,
-        reservation.reservation_id,
-        key.request_id,
-        key.operation,
-        key.content_hash,
-        batches,
-        step is Step.ENQUEUE,
-        detail,
-        now,
-        traceparent,
+def enqueue_from(row: RowMapping) -> EnqueueRecord:
+    """The enqueue of a row that has its columns."""
+    return EnqueueRecord(
+        key=EnqueueKey(row["tenant_id"], row["campaign_id"], row["enqueue_number"], row["launched_on"]),
+        reservation_id=row["reservation_id"],
+        enqueued_at=row["enqueued_at"],
+        traceparent=row["traceparent"],
+        snapshot_at=row["snapshot_at"],
+        submitted_at=row["submitted_at"],
     )
-    if not rows:
-        raise OvertakenError
-    return campaign_from(rows[0])
 
 
-async def _fetch(driver: Any, statement: str, *arguments: Any) -> Sequence[Any]:
-    with statement_spans.span(statement.split(maxsplit=1)[0], statement):
-        rows: Sequence[Any] = await driver.fetch(statement, *arguments)
-    return rows
+def _key(tenant_id: str, campaign_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return enqueues.c.tenant_id == tenant_id, enqueues.c.campaign_id == campaign_id

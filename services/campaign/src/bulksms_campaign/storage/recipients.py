@@ -1,4 +1,7 @@
-"""Recipient rows: the snapshot, its hand-over in phone order, lists and recounts."""
+"""Recipient rows: the snapshots, their hand-over in phone order, lists and recounts.
+
+Statements about one enqueue take its key as $1 to $4: ranges of the primary key, on one day.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.audiences import Audience
-from bulksms_campaign.domain.counters import Counters, Transition, contribution
-from bulksms_campaign.domain.recipients import Fact, RecipientStatus
+from bulksms_campaign.domain.counters import Counters, counted
+from bulksms_campaign.domain.enqueues import Chunk, EnqueueKey
+from bulksms_campaign.domain.recipients import UNITS, Fact, RecipientStatus
 from bulksms_campaign.storage.audiences import NOT_OPTED_OUT, selected_contacts
 from bulksms_campaign.storage.plans import hash_joins, hashed_joins
 from servicekit.bulk import execute_long, raw
@@ -33,200 +37,214 @@ class RecipientRow(NamedTuple):
     enqueue_number: int
 
 
+class RecipientFilter(NamedTuple):
+    """Which recipients to list."""
+
+    status: RecipientStatus | None
+    enqueue_numbers: Sequence[int]
+    superseded: bool
+    """Also those that a later enqueue sends to again?"""
+
+    @property
+    def scanned_rows(self) -> int:
+        """How many rows to look at for a page, which all of them may be on; 0 when they are."""
+        everything = self.status is None and (self.superseded or len(self.enqueue_numbers) == 1)
+        return 0 if everything else SCAN_ROWS
+
+
+_OF_ENQUEUE = "tenant_id = $1 AND campaign_id = $2 AND enqueue_number = $3 AND launched_on = $4"
+
+
 async def insert_snapshot(
-    connection: AsyncConnection,
-    tenant_id: str,
-    campaign_id: UUID,
-    audience: Audience,
-    enqueue_number: int,
-    variable_names: Sequence[str],
-    now: datetime,
+    connection: AsyncConnection, key: EnqueueKey, audience: Audience, variable_names: Sequence[str], now: datetime
 ) -> int:
     """Copy the audience, less opt-outs, into recipients in phone order; returns how many. One statement.
 
     `variable_names` are columns of contacts; without any, no array is stored.
     """
-    selected, arguments = selected_contacts(audience)
-    first = len(arguments) + 2
+    selected, arguments = selected_contacts(audience, 6)
     variables = f"ARRAY[{', '.join(f'c.{name}' for name in variable_names)}]" if variable_names else "NULL"
     async with hashed_joins(await raw(connection)):
         return await execute_long(
             connection,
-            "INSERT INTO recipients (tenant_id, campaign_id, phone, updated_at, enqueue_number, variables)"
-            f" SELECT $1, ${first}, c.phone, ${first + 2}::timestamptz, ${first + 1}::integer, {variables}"
-            f" {selected} AND {NOT_OPTED_OUT} ORDER BY c.phone",
-            tenant_id,
-            *arguments,
-            campaign_id,
-            enqueue_number,
-            now,
-            limit=SNAPSHOT_LIMIT,
-        )
-
-
-async def remove_newest(
-    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, audience: Audience, excess: int
-) -> int:
-    """Take the `excess` recipients out that joined the audience last, as contact or as member of its groups."""
-    async with hashed_joins(await raw(connection)):
-        return await execute_long(
-            connection,
-            """
-            DELETE FROM recipients WHERE tenant_id = $2 AND campaign_id = $1 AND phone IN (
-                SELECT r.phone FROM recipients r
-                LEFT JOIN contacts c ON c.tenant_id = $2 AND c.phone = r.phone
-                LEFT JOIN LATERAL (
-                    SELECT min(g.added_at) AS added_at FROM contact_groups g
-                    WHERE g.tenant_id = $2 AND g.group_name = ANY($3::text[]) AND g.phone = r.phone
-                ) m ON true
-                WHERE r.tenant_id = $2 AND r.campaign_id = $1
-                ORDER BY greatest(c.created_at, m.added_at) DESC NULLS FIRST, r.phone DESC
-                LIMIT $4
-            )
+            f"""
+            INSERT INTO recipients
+                (tenant_id, campaign_id, enqueue_number, launched_on, phone, position, units, updated_at, variables)
+            SELECT $1, $2, $3, $4, c.phone, row_number() OVER (ORDER BY c.phone) - 1, {UNITS}, $5, {variables}
+            {selected} AND {NOT_OPTED_OUT} ORDER BY c.phone
             """,
-            campaign_id,
-            tenant_id,
-            list(audience.groups),
-            excess,
+            *key,
+            now,
+            *arguments,
             limit=SNAPSHOT_LIMIT,
         )
 
 
-async def read_chunk(
-    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int, after: int, limit: int
-) -> tuple[list[int], list[str]]:
-    """Phones of one enqueue above `after`, ascending, and their variables' values, phone by phone."""
+async def remove_newest(connection: AsyncConnection, key: EnqueueKey, audience: Audience, excess: int) -> int:
+    """Take the `excess` recipients out that joined the audience last, as contact or as member of its groups.
+
+    The positions of the others close up.
+    """
+    async with hashed_joins(await raw(connection)):
+        removed = await execute_long(connection, _REMOVE, *key, list(audience.groups), excess, limit=SNAPSHOT_LIMIT)
+        await execute_long(connection, _CLOSE_UP, *key, limit=SNAPSHOT_LIMIT)
+    return removed
+
+
+_REMOVE = f"""
+    DELETE FROM recipients WHERE {_OF_ENQUEUE} AND phone IN (
+        SELECT r.phone FROM recipients r
+        LEFT JOIN contacts c ON c.tenant_id = $1 AND c.phone = r.phone
+        LEFT JOIN LATERAL (
+            SELECT min(g.added_at) AS added_at FROM contact_groups g
+            WHERE g.tenant_id = $1 AND g.group_name = ANY($5::text[]) AND g.phone = r.phone
+        ) m ON true
+        WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.enqueue_number = $3 AND r.launched_on = $4
+        ORDER BY greatest(c.created_at, m.added_at) DESC NULLS FIRST, r.phone DESC
+        LIMIT $6
+    )
+"""
+
+_CLOSE_UP = f"""
+    UPDATE recipients r SET position = n.position
+    FROM (
+        SELECT phone, row_number() OVER (ORDER BY phone) - 1 AS position FROM recipients WHERE {_OF_ENQUEUE}
+    ) n
+    WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.enqueue_number = $3 AND r.launched_on = $4
+        AND r.phone = n.phone AND r.position <> n.position
+"""
+
+
+async def read_chunk(connection: AsyncConnection, key: EnqueueKey, after: int, limit: int) -> Chunk | None:
+    """The recipients of one enqueue above `after`, ascending; None when there are no more."""
     driver = await raw(connection)
     rows = await driver.fetch(
-        "SELECT phone, variables FROM recipients"
-        " WHERE tenant_id = $5 AND campaign_id = $1 AND phone > $2 AND enqueue_number = $3 ORDER BY phone LIMIT $4",
-        campaign_id,
+        f"""
+        SELECT position, phone, variables FROM recipients
+        WHERE {_OF_ENQUEUE} AND phone > $5 ORDER BY phone LIMIT $6
+        """,
+        *key,
         after,
-        enqueue_number,
         limit,
-        tenant_id,
     )
-    return [row[0] for row in rows], [value for row in rows for value in row[1] or ()]
+    if not rows:
+        return None
+    return Chunk(rows[0][0], [row[1] for row in rows], [value for row in rows for value in row[2] or ()])
 
 
-async def count_enqueued(connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int) -> int:
-    """Recipients of one enqueue."""
+async def count_enqueued(connection: AsyncConnection, key: EnqueueKey) -> int:
+    """Recipients of one enqueue: by the last position."""
     driver = await raw(connection)
-    counted: int = await driver.fetchval(
-        "SELECT count(*) FROM recipients WHERE tenant_id = $1 AND campaign_id = $2 AND enqueue_number = $3",
-        tenant_id,
-        campaign_id,
-        enqueue_number,
+    last: int | None = await driver.fetchval(
+        f"SELECT position FROM recipients WHERE {_OF_ENQUEUE} ORDER BY phone DESC LIMIT 1", *key
     )
-    return counted
+    return 0 if last is None else last + 1
 
 
 async def cancel_queued(
-    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, after: int, limit: int, now: datetime
+    connection: AsyncConnection, key: EnqueueKey, after: int, limit: int, now: datetime
 ) -> tuple[int, int]:
     """Make some QUEUED recipients above `after` CANCELLED; returns (highest phone looked at or 0, how many)."""
     driver = await raw(connection)
     reached: int = await driver.fetchval(
-        "SELECT coalesce(max(phone), 0) FROM (SELECT phone FROM recipients"
-        " WHERE tenant_id = $4 AND campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3) r",
-        campaign_id,
+        f"""
+        SELECT coalesce(max(phone), 0) FROM (
+            SELECT phone FROM recipients WHERE {_OF_ENQUEUE} AND phone > $5 ORDER BY phone LIMIT $6
+        ) r
+        """,
+        *key,
         after,
         limit,
-        tenant_id,
     )
     tag: str = await driver.execute(
-        "UPDATE recipients SET facts = $4, status = $5, reason = 'CANCELLED', updated_at = $6"
-        " WHERE tenant_id = $7 AND campaign_id = $1 AND phone > $2 AND phone <= $3 AND facts = 0",
-        campaign_id,
+        f"""
+        UPDATE recipients
+        SET facts = {int(Fact.CANCELLED)}, status = {int(RecipientStatus.CANCELLED)}, updated_at = $7
+        WHERE {_OF_ENQUEUE} AND phone > $5 AND phone <= $6 AND facts = {int(Fact.NONE)}
+        """,
+        *key,
         after,
         reached,
-        int(Fact.CANCELLED),
-        int(RecipientStatus.CANCELLED),
         now,
-        tenant_id,
     )
     return reached, int(tag.rpartition(" ")[2])
 
 
-_FAILED_AGAIN = f"""
+# Of each person the latest row.
+_FAILED = f"""
     FROM recipients r
-    WHERE r.tenant_id = $2 AND r.campaign_id = $1 AND r.status = {int(RecipientStatus.FAILED)}
-      AND NOT EXISTS (SELECT FROM opt_outs o WHERE o.tenant_id = $2 AND o.phone = r.phone)
+    WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.status = {int(RecipientStatus.FAILED)} AND NOT r.superseded
+      AND NOT EXISTS (SELECT FROM opt_outs o WHERE o.tenant_id = $1 AND o.phone = r.phone)
+"""
+
+# Locked in the order of the primary key, as by everybody who locks several.
+_COPY_FAILED = f"""
+    WITH failed AS (
+        SELECT r.enqueue_number, r.launched_on, r.phone, r.variables {_FAILED}
+        ORDER BY r.enqueue_number, r.phone LIMIT $6 FOR NO KEY UPDATE OF r
+    ), superseded AS (
+        UPDATE recipients r SET superseded = true FROM failed f
+        WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.enqueue_number = f.enqueue_number AND r.phone = f.phone
+          AND r.launched_on = f.launched_on
+        RETURNING r.enqueue_number, r.launched_on
+    ), again AS (
+        INSERT INTO recipients
+            (tenant_id, campaign_id, enqueue_number, launched_on, phone, position, units, updated_at, variables)
+        SELECT $1, $2, $3, $4, phone, row_number() OVER (ORDER BY phone) - 1, {UNITS}, $5, variables
+        FROM failed ORDER BY phone
+    )
+    SELECT enqueue_number, launched_on, count(*) FROM superseded GROUP BY 1, 2 ORDER BY 1
 """
 
 
 async def count_failed(driver: Any, tenant_id: str, campaign_id: UUID) -> int:
     """Recipients that RetryFailedRecipients would send to again; asked on asyncpg's connection."""
-    counted: int = await driver.fetchval(f"SELECT count(*) {_FAILED_AGAIN}", campaign_id, tenant_id)
-    return counted
+    number: int = await driver.fetchval(f"SELECT count(*) {_FAILED}", tenant_id, campaign_id)
+    return number
 
 
-async def requeue_failed(
-    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int, limit: int, now: datetime
-) -> list[Transition]:
-    """Make FAILED recipients that have not opted out QUEUED again under a new enqueue, in phone order, at most `limit`.
+async def copy_failed(
+    connection: AsyncConnection, key: EnqueueKey, limit: int, now: datetime
+) -> list[tuple[EnqueueKey, int]]:
+    """Make rows of a new enqueue for FAILED recipients that have not opted out, at most `limit`.
 
-    Everything known of their earlier try goes, except how often the provider accepted a message for them.
+    Their earlier rows stay as they are, but superseded; returns how many of which enqueue.
     """
     driver = await raw(connection)
     await hash_joins(driver)
-    rows = await driver.fetch(
-        f"""
-        WITH again AS (
-            SELECT r.phone, r.facts {_FAILED_AGAIN} ORDER BY r.phone LIMIT $4 FOR NO KEY UPDATE OF r
-        ), requeued AS (
-            UPDATE recipients r SET
-                accepted_before = r.accepted_before + (r.facts & {int(Fact.ACCEPTED)}), facts = 0, epoch = 0,
-                status = {int(RecipientStatus.QUEUED)},
-                enqueue_number = $3, provider_message_id = NULL, reason = NULL, description = NULL,
-                report_description = NULL, updated_at = $5
-            FROM again a WHERE r.tenant_id = $2 AND r.campaign_id = $1 AND r.phone = a.phone
-            RETURNING a.facts
-        )
-        SELECT facts, count(*) FROM requeued GROUP BY facts
-        """,
-        campaign_id,
-        tenant_id,
-        enqueue_number,
-        limit,
-        now,
-        timeout=SNAPSHOT_LIMIT.total_seconds(),
-    )
-    return [Transition(Fact(row[0]), Fact.NONE, row[1]) for row in rows]
+    rows = await driver.fetch(_COPY_FAILED, *key, now, limit, timeout=SNAPSHOT_LIMIT.total_seconds())
+    return [(EnqueueKey(key.tenant_id, key.campaign_id, row[0], row[1]), row[2]) for row in rows]
+
+
+# The latest row of a person comes first, so that a page never ends between it and one that is superseded.
+_LIST = """
+    WITH scanned AS MATERIALIZED (
+        SELECT r.* FROM unnest($3::integer[]) AS n (enqueue_number)
+        CROSS JOIN LATERAL (
+            SELECT * FROM recipients
+            WHERE tenant_id = $1 AND campaign_id = $2 AND enqueue_number = n.enqueue_number AND phone > $4
+            ORDER BY phone LIMIT $5
+        ) r
+        ORDER BY r.phone, r.enqueue_number DESC LIMIT $5
+    ), reached AS (SELECT max(phone) AS phone, count(*) AS rows FROM scanned)
+    SELECT s.phone, s.facts, s.reason, s.description, s.report_description, s.provider_message_id, s.updated_at,
+        s.enqueue_number, reached.phone AS reached_phone, reached.rows AS scanned_rows
+    FROM reached LEFT JOIN scanned s ON ($6::smallint IS NULL OR s.status = $6) AND ($7 OR NOT s.superseded)
+    ORDER BY s.phone LIMIT $8
+"""
 
 
 async def list_recipients(
-    connection: AsyncConnection,
-    tenant_id: str,
-    campaign_id: UUID,
-    status: RecipientStatus | None,
-    after: int,
-    limit: int,
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, chosen: RecipientFilter, after: int, limit: int
 ) -> tuple[list[RecipientRow], int | None]:
     """A page in phone order and where the next one starts; None when this is the last.
 
-    With a status the page may be shorter, or empty, and still not be the last.
+    With a filter the page may be shorter, or empty, and still not be the last.
     """
     driver = await raw(connection)
-    scan = limit + 1 if status is None else max(SCAN_ROWS, limit + 1)
-    rows = await driver.fetch(
-        """
-        WITH scanned AS MATERIALIZED (
-            SELECT * FROM recipients
-            WHERE tenant_id = $6 AND campaign_id = $1 AND phone > $2 ORDER BY phone LIMIT $3
-        ), reached AS (SELECT max(phone) AS phone, count(*) AS rows FROM scanned)
-        SELECT s.phone, s.facts, s.reason, s.description, s.report_description, s.provider_message_id, s.updated_at,
-            s.enqueue_number, reached.phone AS reached_phone, reached.rows AS scanned_rows
-        FROM reached LEFT JOIN scanned s ON $4::smallint IS NULL OR s.status = $4
-        ORDER BY s.phone LIMIT $5
-        """,
-        campaign_id,
-        after,
-        scan,
-        status,
-        limit + 1,
-        tenant_id,
-    )
+    scan = max(chosen.scanned_rows, limit + 1)
+    arguments = (list(chosen.enqueue_numbers), after, scan, chosen.status, chosen.superseded, limit + 1)
+    rows = await driver.fetch(_LIST, tenant_id, campaign_id, *arguments)
     page = [_recipient(row) for row in rows if row["phone"] is not None]
     if len(page) > limit:
         return page[:limit], page[limit - 1].phone
@@ -237,16 +255,18 @@ async def recount(connection: AsyncConnection, tenant_id: str, campaign_id: UUID
     """The counters as the rows have them."""
     driver = await raw(connection)
     rows = await driver.fetch(
-        "SELECT facts, count(*), sum(accepted_before) FROM recipients"
-        " WHERE tenant_id = $2 AND campaign_id = $1 GROUP BY facts",
-        campaign_id,
+        """
+        SELECT facts, superseded, count(*), sum(units) FROM recipients
+        WHERE tenant_id = $1 AND campaign_id = $2 GROUP BY facts, superseded
+        """,
         tenant_id,
+        campaign_id,
         timeout=SNAPSHOT_LIMIT.total_seconds(),
     )
-    counted = Counters()
-    for facts, recipients, accepted_before in rows:
-        counted = counted.plus(contribution(Fact(facts)), recipients).plus(Counters(accepted=1), accepted_before)
-    return counted.plus(Counters(total=sum(row[1] for row in rows)))
+    counters = Counters()
+    for facts, superseded, recipients, units in rows:
+        counters = counters.plus(counted(Fact(facts), recipients, units, superseded=superseded))
+    return counters
 
 
 def _recipient(row: Any) -> RecipientRow:

@@ -24,7 +24,7 @@ class ReservationState(IntEnum):
 
 
 class Reservation(NamedTuple):
-    """One reservation. `accepted_before` is the campaign's accepted counter when it was confirmed."""
+    """One reservation."""
 
     reservation_id: UUID
     campaign_id: UUID
@@ -33,7 +33,6 @@ class Reservation(NamedTuple):
     attempt: int
     state: ReservationState
     units: int
-    accepted_before: int
     close_attempts: int
 
 
@@ -69,6 +68,5 @@ def _reservation(row: Row[Any]) -> Reservation:
         row.attempt,
         ReservationState(row.state),
         row.units,
-        row.accepted_before,
         row.close_attempts,
     )

@@ -19,8 +19,8 @@ from bulksms_campaign.domain.campaigns import Campaign, Step, campaign_not_found
 from bulksms_campaign.domain.counters import Counters
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision, ledger_unavailable
 from bulksms_campaign.storage.audiences import size_of_audience
-from bulksms_campaign.storage.campaigns import lock_campaign
-from bulksms_campaign.storage.enqueues import (
+from bulksms_campaign.storage.campaigns import lock_campaign, read_campaign
+from bulksms_campaign.storage.enqueue_statements import (
     OvertakenError,
     find_requested,
     lock_to_enqueue,
@@ -64,6 +64,10 @@ class Enqueued(NamedTuple):
     """As they are now, where that is known without reading them."""
 
 
+class _Replayed(NamedTuple):
+    result: StoredResult
+
+
 class _Request(NamedTuple):
     campaign: Campaign
     reservation: Reservation
@@ -94,8 +98,8 @@ class Enqueue:
 
     async def _run(self, key: MutationKey, campaign_id: UUID, step: Step) -> Enqueued:
         requested = await self._database.run_raw_transaction(lambda c: _request(c, key, campaign_id, step))
-        if not isinstance(requested, _Request):
-            return requested
+        if isinstance(requested, _Replayed):
+            return await self._replayed(key, campaign_id, requested.result)
         if requested.abandoned:
             self._signals.close_reservation.notify()
         reservation = requested.reservation
@@ -123,9 +127,17 @@ class Enqueue:
         batches = -(-units // self._batch_size)
         detail = f"{units} recipients, {units} credits reserved, {batches} batches"
         traceparent = current_traceparent()
-        campaign = await start_sending(driver, key, reservation, step, batches, detail, traceparent, locked.now)
+        # Sent to again, people count as failed until the snapshot has found them.
+        queued = units if step is Step.ENQUEUE else 0
+        campaign = await start_sending(driver, key, reservation, queued, batches, detail, traceparent, locked.now)
         counters = Counters(total=units, queued=units) if step is Step.ENQUEUE else None
         return Enqueued(campaign, units, batches, replayed=False, counters=counters)
+
+    async def _replayed(self, key: MutationKey, campaign_id: UUID, result: StoredResult) -> Enqueued:
+        async with self._database.connect() as connection:
+            campaign = await read_campaign(connection, key.tenant_id, campaign_id)
+        assert campaign is not None, "only drafts are deleted"  # noqa: S101
+        return _replayed(campaign, result)
 
     async def _overtaken(self, key: MutationKey, requested: _Request, step: Step) -> Enqueued:
         found = await self._database.run_transaction(lambda c: _look_again(c, key, requested, step))
@@ -135,14 +147,14 @@ class Enqueue:
         return found
 
 
-async def _request(driver: Any, key: MutationKey, campaign_id: UUID, step: Step) -> _Request | Enqueued:
+async def _request(driver: Any, key: MutationKey, campaign_id: UUID, step: Step) -> _Request | _Replayed:
     locked = await lock_to_enqueue(driver, key.tenant_id, campaign_id)
     if locked is None:
         raise campaign_not_found(campaign_id)
     campaign, now = locked
     found = await find_requested(driver, key, campaign, campaign.content.audience.single_list)
     if found.result is not None:
-        return _replayed(campaign, found.result)
+        return _Replayed(found.result)
     campaign.require(step)
     check = ArgumentCheck()
     check_content(check, campaign.content)
@@ -185,7 +197,6 @@ def _reservation(campaign: Campaign, attempt: int, units: int) -> Reservation:
         attempt=attempt,
         state=ReservationState.REQUESTED,
         units=units,
-        accepted_before=0,
         close_attempts=0,
     )
 

@@ -12,20 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import UNDER_WAY, campaign_not_found
 from bulksms_campaign.domain.counters import movement
+from bulksms_campaign.domain.enqueues import EnqueueKey
 from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
-from bulksms_campaign.storage.campaigns import read_campaign, read_campaign_now
+from bulksms_campaign.storage.batches import BatchRow, TouchedBatch, read_batches_of, upsert_batch
 from bulksms_campaign.storage.counters import move_counters
-from bulksms_campaign.storage.results import (
-    BatchRow,
-    RecordedReports,
-    ReportedRecipient,
-    TouchedBatch,
-    read_awaited,
-    read_batches_of,
-    record_outcomes,
-    record_reports,
-    upsert_batch,
-)
+from bulksms_campaign.storage.enqueues import ResultTarget, read_result_target
+from bulksms_campaign.storage.reports import RecordedReports, record_reports
+from bulksms_campaign.storage.results import read_awaited, record_outcomes
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task
 from bulksms_campaign.use_cases.signals import Signals
 from servicekit.database import Database
@@ -50,20 +43,18 @@ class Results:
         """Record the outcomes of one batch; returns how many recipients changed. CAMPAIGN_NOT_FOUND."""
 
         async def body(connection: AsyncConnection) -> tuple[int, bool]:
-            key = batch.tenant_id, batch.campaign_id
-            read = await read_campaign_now(connection, *key)
-            if read is None:
-                raise campaign_not_found(batch.campaign_id)
-            campaign, now = read
-            transitions, changed = await record_outcomes(connection, batch, groups, now)
-            await upsert_batch(connection, batch, now)
+            key, target = await _target(connection, batch.tenant_id, batch.campaign_id, batch.enqueue_number)
+            if key is None:
+                return 0, False
+            transitions = await record_outcomes(connection, key, batch.epoch, groups, target.now)
+            await upsert_batch(connection, batch, target.now)
             if not transitions:
                 return 0, False
-            counters = await move_counters(connection, *key, movement(transitions), now)
-            may_end = counters.is_final and campaign.state in UNDER_WAY
+            counters = await move_counters(connection, key, movement(transitions), target.now)
+            may_end = counters.is_final and target.state in UNDER_WAY
             if may_end:
-                await ask_for_task(connection, TaskKind.COMPLETE, *key, now)
-            return changed, may_end
+                await ask_for_task(connection, TaskKind.COMPLETE, batch.tenant_id, batch.campaign_id, target.now)
+            return sum(change.recipients for change in transitions), may_end
 
         with self._span_in(batch.traceparent, "campaign.record_batch") as span:
             changed, may_end = await self._database.run_transaction(body)
@@ -88,15 +79,15 @@ class Results:
         async def body(connection: AsyncConnection) -> RecordedReports:
             recorded = await record_reports(connection, reports, tenant_id)
             for key in sorted(recorded.transitions):
-                await move_counters(connection, *key, movement(recorded.transitions[key]), recorded.now)
+                await move_counters(connection, key, movement(recorded.transitions[key]), recorded.now)
             return recorded
 
         recorded = await self._database.run_transaction(body)
-        self._outcomes.add(len(recorded.changed), {"source": "reports"})
+        self._outcomes.add(recorded.number_changed, {"source": "reports"})
         self._unknown.add(len(reports) - len(recorded.known))
         if recorded.changed:
             await self._trace_batches(recorded.changed)
-        return recorded.known, len(recorded.changed)
+        return recorded.known, recorded.number_changed
 
     async def list_awaited(
         self, tenant_id: str, campaign_id: UUID, enqueue_number: int, *, after: int, last: int, limit: int
@@ -104,13 +95,12 @@ class Results:
         """(phone, provider message id) of a range's recipients that were accepted and have no final report."""
 
         async def body(connection: AsyncConnection) -> list[tuple[int, str]]:
-            if await read_campaign(connection, tenant_id, campaign_id) is None:
-                raise campaign_not_found(campaign_id)
-            return await read_awaited(connection, tenant_id, campaign_id, enqueue_number, after, last, limit)
+            key, _ = await _target(connection, tenant_id, campaign_id, enqueue_number)
+            return [] if key is None else await read_awaited(connection, key, after, last, limit)
 
         return await self._database.run_transaction(body)
 
-    async def _trace_batches(self, changed: Sequence[ReportedRecipient]) -> None:
+    async def _trace_batches(self, changed: Mapping[EnqueueKey, Sequence[int]]) -> None:
         """A span in the trace of each campaign whose batch was reported on, linked to the call that brought it."""
         async with self._database.connect() as connection:
             batches = await read_batches_of(connection, changed, MAX_BATCH_SPANS)
@@ -133,3 +123,15 @@ class Results:
         context = context_from_traceparent(traceparent) if traceparent else None
         links = [Link(caller)] if caller.is_valid else []
         return self._tracer.start_as_current_span(name, context=context, kind=SpanKind.INTERNAL, links=links)
+
+
+async def _target(
+    connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int
+) -> tuple[EnqueueKey | None, ResultTarget]:
+    """The enqueue that results are of, if there is one; CAMPAIGN_NOT_FOUND."""
+    target = await read_result_target(connection, tenant_id, campaign_id, enqueue_number)
+    if target is None:
+        raise campaign_not_found(campaign_id)
+    if target.launched_on is None:
+        return None, target
+    return EnqueueKey(tenant_id, campaign_id, enqueue_number, target.launched_on), target

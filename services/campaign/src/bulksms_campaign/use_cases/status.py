@@ -10,9 +10,9 @@ from uuid import UUID
 
 from bulksms_campaign.domain.campaigns import ENDED, Campaign, CampaignState, campaign_not_found
 from bulksms_campaign.domain.counters import Counters
-from bulksms_campaign.domain.progress import time_remaining
+from bulksms_campaign.domain.rates import time_remaining
 from bulksms_campaign.storage.campaigns import read_campaign
-from bulksms_campaign.storage.counters import CountersRow, read_counters
+from bulksms_campaign.storage.counters import CampaignCounters, read_counters
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.errors import overloaded
@@ -104,11 +104,11 @@ class StatusReader:
             raise
 
 
-def status_from(campaign: Campaign, row: CountersRow) -> CampaignStatus:
+def status_from(campaign: Campaign, row: CampaignCounters) -> CampaignStatus:
     """The status that a campaign and its counters make."""
     counters = row.counters
     ended = campaign.state in ENDED
-    rate = 0.0 if ended else row.progress.rate_per_second(row.now, counters.processed)
+    rate = 0.0 if ended else row.samples.rate_per_second(row.now, row.latest.processed)
     remaining = timedelta(0) if ended else time_remaining(counters.queued, rate)
     return CampaignStatus(campaign.campaign_id, campaign.state, counters, rate, remaining, row.now)
 

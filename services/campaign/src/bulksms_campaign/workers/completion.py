@@ -43,7 +43,8 @@ class Completion:
     def _note(self, campaign: Campaign) -> None:
         self._signals.close_reservation.notify()
         _log.info("campaign ended", campaign_id=str(campaign.campaign_id), state=campaign.state.name)
-        context = context_from_traceparent(campaign.traceparent)
+        assert campaign.enqueue is not None, "it was under way"  # noqa: S101
+        context = context_from_traceparent(campaign.enqueue.traceparent)
         with self._tracer.start_as_current_span("campaign.complete", context=context) as span:
             span.set_attributes(
                 {"bulksms.campaign_id": str(campaign.campaign_id), "bulksms.state": campaign.state.name}
@@ -53,9 +54,11 @@ class Completion:
 async def complete(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Campaign | None:
     """End one campaign if, seen under its lock, it is to end; the close follows as a task."""
     locked = await lock_campaign(connection, tenant_id, campaign_id)
-    if locked is None or locked.campaign.state not in UNDER_WAY or locked.campaign.submitted_at is None:
+    if locked is None or locked.campaign.state not in UNDER_WAY:
         return None
     campaign, now = locked
+    if campaign.enqueue is None or campaign.enqueue.submitted_at is None:
+        return None
     counters = await lock_counters(connection, tenant_id, campaign_id)
     if not counters.is_final:
         return None
@@ -65,8 +68,7 @@ async def complete(connection: AsyncConnection, tenant_id: str, campaign_id: UUI
         f"{counters.cancelled} cancelled of {counters.total}"
     )
     await append_event(connection, locked, state.name, detail)
-    if campaign.reservation_id is not None:
-        await ask_for_task(connection, TaskKind.CLOSE_RESERVATION, tenant_id, campaign.reservation_id, now)
+    await ask_for_task(connection, TaskKind.CLOSE_RESERVATION, tenant_id, campaign.enqueue.reservation_id, now)
     return await change_campaign(connection, locked, state=state, ended_at=now)
 
 

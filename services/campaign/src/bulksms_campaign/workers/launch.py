@@ -11,20 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.dispatcher.v1 import dispatch_pb2
 from bulksms_campaign.domain.campaigns import UNDER_WAY, Campaign
-from bulksms_campaign.domain.counters import Counters, movement
-from bulksms_campaign.domain.recipients import Fact
-from bulksms_campaign.peers.dispatcher import Chunk, DispatcherPeer, SubmissionProgress, submission_id
-from bulksms_campaign.storage.campaigns import LockedCampaign, change_campaign, lock_campaign, read_campaign
-from bulksms_campaign.storage.counters import move_counters, set_counters
+from bulksms_campaign.domain.counters import Counters
+from bulksms_campaign.domain.enqueues import Chunk, EnqueueKey, EnqueueRecord
+from bulksms_campaign.peers.dispatcher import DispatcherPeer, submission_id
+from bulksms_campaign.storage.campaigns import LockedCampaign, lock_campaign, read_campaign
+from bulksms_campaign.storage.counters import move_counters
+from bulksms_campaign.storage.enqueues import mark_snapshot, mark_submitted
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.instants import read_instant
 from bulksms_campaign.storage.recipients import (
     cancel_queued,
+    copy_failed,
     count_enqueued,
     insert_snapshot,
     read_chunk,
     remove_newest,
-    requeue_failed,
 )
 from bulksms_campaign.storage.reservations import lock_reservation
 from bulksms_campaign.storage.tasks import Task, TaskKind, ask_for_task
@@ -63,57 +64,59 @@ class Launch:
         """Do what is left of the launch."""
         async with self._database.connect() as connection:
             campaign = await read_campaign(connection, task.tenant_id, task.subject)
-        if campaign is None or campaign.state not in UNDER_WAY or campaign.submitted_at is not None:
+        if campaign is None or campaign.state not in UNDER_WAY or campaign.enqueue is None:
             return None
-        context = context_from_traceparent(campaign.traceparent)
+        enqueue = campaign.enqueue
+        if enqueue.submitted_at is not None:
+            return None
+        context = context_from_traceparent(enqueue.traceparent)
         with self._tracer.start_as_current_span("campaign.launch", context=context) as span:
             span.set_attributes({"bulksms.campaign_id": str(task.subject), "bulksms.tenant_id": campaign.tenant_id})
-            if campaign.snapshot_at is None:
+            if enqueue.snapshot_at is None:
                 with self._tracer.start_as_current_span("campaign.snapshot"):
                     await self._database.run_transaction(lambda c: take_snapshot(c, task.tenant_id, task.subject))
-            await self._submit(campaign)
+            await self._submit(campaign, enqueue)
         self._signals.complete.notify()
         return None
 
-    async def _submit(self, campaign: Campaign) -> None:
-        tenant_id, campaign_id, number = campaign.tenant_id, campaign.campaign_id, campaign.enqueue_number
+    async def _submit(self, campaign: Campaign, enqueue: EnqueueRecord) -> None:
+        key = enqueue.key
+        submission = submission_id(key.campaign_id, key.number)
         async with self._database.connect() as connection:
-            recipients = await count_enqueued(connection, tenant_id, campaign_id, number)
+            recipients = await count_enqueued(connection, key)
         batches = 0
         if recipients:
-            progress = await self._dispatcher.submission(submission_id(campaign_id, number))
+            progress = await self._dispatcher.submission(submission)
             try:
                 if not progress.complete:
-                    chunks = self._chunks(campaign, progress)
-                    batches = await self._dispatcher.submit(_header(campaign), chunks, recipients)
+                    chunks = self._chunks(key, progress.last_phone)
+                    batches = await self._dispatcher.submit(_header(campaign, enqueue), chunks, recipients)
             except DomainError as error:
                 if error.reason != "CAMPAIGN_CANCELLED":
                     raise
-                await self._cancel_rest(campaign)
-        await self._database.run_transaction(lambda c: _finish(c, campaign, batches))
+                await self._cancel_rest(key)
+        await self._database.run_transaction(lambda c: _finish(c, key, batches))
 
-    async def _chunks(self, campaign: Campaign, progress: SubmissionProgress) -> AsyncIterator[Chunk]:
-        key = campaign.tenant_id, campaign.campaign_id, campaign.enqueue_number
-        index, after = progress.next_index, progress.last_phone
+    async def _chunks(self, key: EnqueueKey, after: int) -> AsyncIterator[Chunk]:
         while True:
             # A connection per chunk: a stream that the dispatcher's backlog delays must not keep one as well.
             async with self._database.connect() as connection:
-                phones, values = await read_chunk(connection, *key, after, self._chunk_size)
-            if not phones:
+                chunk = await read_chunk(connection, key, after, self._chunk_size)
+            if chunk is None:
                 return
-            yield Chunk(index, phones, values)
-            index, after = index + len(phones), phones[-1]
+            yield chunk
+            after = chunk.phones[-1]
 
-    async def _cancel_rest(self, campaign: Campaign) -> None:
+    async def _cancel_rest(self, key: EnqueueKey) -> None:
         """The dispatcher takes no more of a cancelled campaign and reports what it has: the rest is ours to cancel."""
-        progress = await self._dispatcher.submission(submission_id(campaign.campaign_id, campaign.enqueue_number))
+        progress = await self._dispatcher.submission(submission_id(key.campaign_id, key.number))
         after = progress.last_phone
 
         async def body(connection: AsyncConnection) -> int:
-            key, now = (campaign.tenant_id, campaign.campaign_id), await read_instant(connection)
-            reached, cancelled = await cancel_queued(connection, *key, after, CANCEL_ROWS, now)
+            now = await read_instant(connection)
+            reached, cancelled = await cancel_queued(connection, key, after, CANCEL_ROWS, now)
             if cancelled:
-                await move_counters(connection, *key, Counters(queued=-cancelled, cancelled=cancelled), now)
+                await move_counters(connection, key, Counters(queued=-cancelled, cancelled=cancelled), now)
             return reached
 
         while (reached := await self._database.run_transaction(body)) > 0:
@@ -121,71 +124,68 @@ class Launch:
 
 
 async def take_snapshot(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> None:
-    """Copy the audience into recipients, or make failed recipients queued again; once per enqueue.
+    """Copy the audience into recipients, or those that failed as recipients of a new enqueue; once per enqueue.
 
     The credits were reserved for the audience counted at the enqueue, so that is how many may be sent to. When more
     have come since, those who joined the audience last are not among them, and the event says how many.
     """
     locked = await lock_campaign(connection, tenant_id, campaign_id)
-    if locked is None or locked.campaign.snapshot_at is not None or locked.campaign.reservation_id is None:
+    enqueue = locked.campaign.enqueue if locked is not None else None
+    if locked is None or enqueue is None or enqueue.snapshot_at is not None:
         return
-    reservation = await lock_reservation(connection, tenant_id, locked.campaign.reservation_id)
+    reservation = await lock_reservation(connection, tenant_id, enqueue.reservation_id)
     assert reservation is not None, "a campaign under way has confirmed one"  # noqa: S101
-    if locked.campaign.enqueue_number > 1:
-        detail = await _requeue(connection, locked, reservation.units)
+    if enqueue.key.number > 1:
+        detail = await _copy_failed(connection, locked, enqueue.key, reservation.units)
     else:
-        detail = await _copy_audience(connection, locked, reservation.units)
+        detail = await _copy_audience(connection, locked, enqueue.key, reservation.units)
     await append_event(connection, locked, "SNAPSHOT_TAKEN", detail)
-    await change_campaign(connection, locked, snapshot_at=locked.now)
 
 
-async def _copy_audience(connection: AsyncConnection, locked: LockedCampaign, units: int) -> str:
-    campaign, now = locked
-    key, audience = (campaign.tenant_id, campaign.campaign_id), campaign.content.audience
-    names = Template.parse(campaign.content.text).variable_names
-    taken = await insert_snapshot(connection, *key, audience, campaign.enqueue_number, names, now)
+async def _copy_audience(connection: AsyncConnection, locked: LockedCampaign, key: EnqueueKey, units: int) -> str:
+    content, now = locked.campaign.content, locked.now
+    names = Template.parse(content.text).variable_names
+    taken = await insert_snapshot(connection, key, content.audience, names, now)
     removed = 0
     if taken > units:
-        removed = await remove_newest(connection, *key, audience, taken - units)
-    total = taken - removed
-    await set_counters(connection, *key, Counters(total=total, queued=total), now)
+        removed = await remove_newest(connection, key, content.audience, taken - units)
+    await mark_snapshot(connection, key, taken - removed, now)
     joined_late = f", {removed} who joined the audience after the enqueue left out" if removed else ""
-    return f"{total} recipients{joined_late}"
+    return f"{taken - removed} recipients{joined_late}"
 
 
-async def _requeue(connection: AsyncConnection, locked: LockedCampaign, units: int) -> str:
-    campaign, now = locked
-    key = campaign.tenant_id, campaign.campaign_id
-    transitions = await requeue_failed(connection, *key, campaign.enqueue_number, units, now)
-    # What the provider accepted stays counted as accepted, whatever becomes of the recipient now.
-    accepted = sum(item.recipients for item in transitions if item.before & Fact.ACCEPTED)
-    await move_counters(connection, *key, movement(transitions).plus(Counters(accepted=accepted)), now)
-    return f"{sum(item.recipients for item in transitions)} failed recipients queued again"
+async def _copy_failed(connection: AsyncConnection, locked: LockedCampaign, key: EnqueueKey, units: int) -> str:
+    superseded = await copy_failed(connection, key, units, locked.now)
+    # They count by their new enqueue from now on; what the provider accepted of the earlier ones stays with those.
+    for earlier, number in superseded:
+        await move_counters(connection, earlier, Counters(total=-number, failed=-number), locked.now)
+    recipients = sum(number for _, number in superseded)
+    await mark_snapshot(connection, key, recipients, locked.now)
+    return f"{recipients} failed recipients queued again"
 
 
-async def _finish(connection: AsyncConnection, submitted: Campaign, batches: int) -> None:
-    key = submitted.tenant_id, submitted.campaign_id
-    locked = await lock_campaign(connection, *key)
-    if locked is None or locked.campaign.enqueue_number != submitted.enqueue_number:
+async def _finish(connection: AsyncConnection, key: EnqueueKey, batches: int) -> None:
+    locked = await lock_campaign(connection, key.tenant_id, key.campaign_id)
+    enqueue = locked.campaign.enqueue if locked is not None else None
+    if locked is None or enqueue is None or enqueue.key != key or enqueue.submitted_at is not None:
         return
-    if locked.campaign.submitted_at is None:
-        detail = f"{batches} batches" if batches else "nothing left to submit"
-        await append_event(connection, locked, "SUBMITTED", detail)
-        await change_campaign(connection, locked, submitted_at=locked.now)
-        await ask_for_task(connection, TaskKind.COMPLETE, *key, locked.now)
+    detail = f"{batches} batches" if batches else "nothing left to submit"
+    await append_event(connection, locked, "SUBMITTED", detail)
+    await mark_submitted(connection, key, locked.now)
+    await ask_for_task(connection, TaskKind.COMPLETE, key.tenant_id, key.campaign_id, locked.now)
 
 
-def _header(campaign: Campaign) -> dispatch_pb2.SubmissionHeader:
-    content = campaign.content
+def _header(campaign: Campaign, enqueue: EnqueueRecord) -> dispatch_pb2.SubmissionHeader:
+    content, key = campaign.content, enqueue.key
     return dispatch_pb2.SubmissionHeader(
-        submission_id=str(submission_id(campaign.campaign_id, campaign.enqueue_number)),
-        tenant_id=campaign.tenant_id,
-        campaign_id=str(campaign.campaign_id),
-        enqueue_number=campaign.enqueue_number,
-        reservation_id=str(campaign.reservation_id),
+        submission_id=str(submission_id(key.campaign_id, key.number)),
+        tenant_id=key.tenant_id,
+        campaign_id=str(key.campaign_id),
+        enqueue_number=key.number,
+        reservation_id=str(enqueue.reservation_id),
         text=content.text,
         variable_names=Template.parse(content.text).variable_names,
         sender=content.sender,
         priority=dispatch_pb2.Priority.ValueType(int(content.priority)),
-        traceparent=campaign.traceparent,
+        traceparent=enqueue.traceparent,
     )

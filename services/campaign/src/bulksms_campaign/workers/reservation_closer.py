@@ -10,8 +10,8 @@ from opentelemetry import metrics, trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision
-from bulksms_campaign.storage.campaigns import lock_campaign, read_campaign
-from bulksms_campaign.storage.counters import read_counters
+from bulksms_campaign.storage.campaigns import lock_campaign
+from bulksms_campaign.storage.enqueues import read_accepted_units, read_enqueue
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.instants import read_instant
 from bulksms_campaign.storage.reservations import (
@@ -111,11 +111,10 @@ async def _prepare(connection: AsyncConnection, tenant_id: str, reservation_id: 
         reservation = reservation._replace(state=ReservationState.ABANDONED)
     if reservation.state is ReservationState.ABANDONED:
         return _Closing(reservation, 0, "")
-    campaign_id = reservation.campaign_id
-    campaign = await read_campaign(connection, tenant_id, campaign_id)
-    counters = (await read_counters(connection, tenant_id, [campaign_id]))[campaign_id].counters
-    assert campaign is not None, "only drafts are deleted"  # noqa: S101
-    return _Closing(reservation, counters.accepted - reservation.accepted_before, campaign.traceparent)
+    of_enqueue = tenant_id, reservation.campaign_id, reservation.enqueue_number
+    enqueue = await read_enqueue(connection, *of_enqueue)
+    assert enqueue is not None, "it was made with the reservation's confirmation"  # noqa: S101
+    return _Closing(reservation, await read_accepted_units(connection, *of_enqueue), enqueue.traceparent)
 
 
 async def _record_refusal(connection: AsyncConnection, reservation: Reservation) -> None:

@@ -135,13 +135,8 @@ _STATEMENTS = (
         scheduled_at timestamptz,
         created_at timestamptz NOT NULL,
         updated_at timestamptz NOT NULL,
-        enqueued_at timestamptz,
         ended_at timestamptz,
         enqueue_number integer NOT NULL,
-        reservation_id uuid,
-        traceparent text NOT NULL,
-        snapshot_at timestamptz,
-        submitted_at timestamptz,
         PRIMARY KEY (tenant_id, campaign_id)
     ) WITH (fillfactor = 70)
     """,
@@ -149,12 +144,17 @@ _STATEMENTS = (
     "COMMENT ON INDEX campaigns_newest IS 'ListCampaigns'",
     "CREATE UNIQUE INDEX campaigns_by_external_id ON campaigns (tenant_id, external_id) WHERE external_id IS NOT NULL",
     "COMMENT ON INDEX campaigns_by_external_id IS 'a campaign by the caller''s own id; none is given twice'",
-    # The counters change with every batch and every report: a row of their own, so that reading or locking a campaign
-    # and counting do not wait for each other.
+    # One row for each start of a campaign's sending; it owns the reservation, the snapshot and the counters of the
+    # people whose latest enqueue it is, so that figures of one never mix with another's. The counters change with every
+    # batch and every report: not in the campaign's row, so that locking a campaign and counting do not wait for each
+    # other.
     """
-    CREATE TABLE campaign_counters (
-        tenant_id text COLLATE "C" NOT NULL,
+    CREATE TABLE enqueues (
         campaign_id uuid NOT NULL,
+        reservation_id uuid NOT NULL,
+        enqueued_at timestamptz NOT NULL,
+        snapshot_at timestamptz,
+        submitted_at timestamptz,
         total bigint NOT NULL DEFAULT 0,
         queued bigint NOT NULL DEFAULT 0 CHECK (queued >= 0),
         sent bigint NOT NULL DEFAULT 0,
@@ -163,36 +163,47 @@ _STATEMENTS = (
         cancelled bigint NOT NULL DEFAULT 0 CHECK (cancelled >= 0),
         delivered bigint NOT NULL DEFAULT 0 CHECK (delivered BETWEEN 0 AND sent),
         accepted bigint NOT NULL DEFAULT 0 CHECK (accepted >= 0),
+        accepted_units bigint NOT NULL DEFAULT 0 CHECK (accepted_units >= 0),
         ambiguous bigint NOT NULL DEFAULT 0 CHECK (ambiguous BETWEEN 0 AND unconfirmed),
         changed_at timestamptz,
         earlier_at timestamptz,
         earlier_processed bigint NOT NULL DEFAULT 0,
         later_at timestamptz,
         later_processed bigint NOT NULL DEFAULT 0,
-        PRIMARY KEY (tenant_id, campaign_id),
-        FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns ON DELETE CASCADE,
+        enqueue_number integer NOT NULL,
+        launched_on date NOT NULL,
+        tenant_id text COLLATE "C" NOT NULL,
+        traceparent text NOT NULL,
+        PRIMARY KEY (tenant_id, campaign_id, enqueue_number),
+        FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns,
         CHECK (total = queued + sent + failed + unconfirmed + cancelled)
     ) WITH (fillfactor = 20)
     """,
-    # The snapshot. Inserted in phone order, one row per recipient; batches are phone ranges. No index mentions status
-    # or facts: a status update then touches no index (HOT), which is two thirds of the obvious table's cost.
+    # The snapshots: one row per enqueue and person, inserted in phone order; batches are phone ranges. The launch day
+    # is in the key, so that the table can be parted by day. `position` counts from 0 in phone order, without gaps, as
+    # the dispatcher does. `superseded`: a later enqueue sends to this person again, and of this row only what was
+    # accepted counts. No index mentions status or facts: a status update then touches no index (HOT), which is two
+    # thirds of the obvious table's cost.
     """
     CREATE TABLE recipients (
         campaign_id uuid NOT NULL,
         phone bigint NOT NULL,
         updated_at timestamptz NOT NULL,
         enqueue_number integer NOT NULL,
+        launched_on date NOT NULL,
+        position integer NOT NULL,
         epoch integer NOT NULL DEFAULT 0,
-        status smallint NOT NULL DEFAULT 1,
+        status smallint NOT NULL DEFAULT 1, -- RecipientStatus.QUEUED
         facts smallint NOT NULL DEFAULT 0,
-        accepted_before smallint NOT NULL DEFAULT 0,
+        units smallint NOT NULL,
+        superseded boolean NOT NULL DEFAULT false,
         tenant_id text COLLATE "C" NOT NULL,
         provider_message_id text,
         reason text,
         description text,
         report_description text,
         variables text[],
-        PRIMARY KEY (tenant_id, campaign_id, phone)
+        PRIMARY KEY (tenant_id, campaign_id, enqueue_number, launched_on, phone)
     ) WITH (fillfactor = 70)
     """,
     # Without the tenant: a report names the provider's message and nobody else.
@@ -218,7 +229,7 @@ _STATEMENTS = (
         PRIMARY KEY (tenant_id, batch_id)
     )
     """,
-    "CREATE INDEX campaign_batches_by_phone ON campaign_batches (tenant_id, campaign_id, first_phone)",
+    "CREATE INDEX campaign_batches_by_phone ON campaign_batches (tenant_id, campaign_id, enqueue_number, first_phone)",
     "COMMENT ON INDEX campaign_batches_by_phone IS 'the batch a delivery report belongs to, for its trace'",
     """
     CREATE TABLE campaign_events (
@@ -256,7 +267,6 @@ _STATEMENTS = (
         attempt integer NOT NULL,
         state smallint NOT NULL,
         units bigint NOT NULL CHECK (units > 0),
-        accepted_before bigint NOT NULL,
         close_attempts integer NOT NULL,
         created_at timestamptz NOT NULL,
         updated_at timestamptz NOT NULL,
@@ -290,7 +300,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
-        "tasks", "reservations", "requests", "campaign_events", "campaign_batches", "recipients", "campaign_counters",
+        "tasks", "reservations", "requests", "campaign_events", "campaign_batches", "recipients", "enqueues",
         "campaigns", "import_lines", "imports", "opt_out_changes", "audience_sizes", "contact_counts",
         "opt_outs", "contact_groups", "contacts",
     ):  # fmt: skip

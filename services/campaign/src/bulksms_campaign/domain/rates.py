@@ -1,4 +1,4 @@
-"""Progress: how fast recipients are being processed, from two samples kept with the counters."""
+"""Rates: how fast recipients are being processed, from two samples kept with the counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RateSamples:
     """The last few seconds of a campaign."""
 
     earlier: Sample | None
