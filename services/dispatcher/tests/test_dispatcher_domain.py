@@ -38,7 +38,8 @@ from bulksms_dispatcher.domain.results import (
     whole,
 )
 from bulksms_dispatcher.domain.retries import RetryPolicy
-from bulksms_dispatcher.domain.verdicts import groups_of, transition_after
+from bulksms_dispatcher.domain.transitions import transition_after
+from bulksms_dispatcher.domain.verdicts import groups_of
 from smstext.parts import measure
 
 PHONES = st.lists(st.integers(10**6, 10**15 - 1), min_size=1, max_size=200, unique=True).map(sorted)

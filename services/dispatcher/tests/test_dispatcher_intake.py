@@ -15,6 +15,7 @@ from bulksms_dispatcher.settings import Settings
 from devstack.eventually import eventually
 
 from .dispatcher_support import (
+    TENANT,
     Dispatcher,
     Peers,
     Provider,
@@ -36,7 +37,7 @@ async def test_a_broken_stream_goes_on_where_it_was_stored(
         await dispatcher.dispatch.Submit(stream(head, chunks(numbers[:25], size=7), None))
     assert reason_of(broken.value) == "INVALID_ARGUMENT"
 
-    stored = await dispatcher.dispatch.GetSubmission(pb.GetSubmissionRequest(submission_id=head.submission_id))
+    stored = await dispatcher.dispatch.GetSubmission(naming(head))
     assert (stored.next_index, stored.last_phone, stored.batches, stored.complete) == (20, numbers[19], 2, False)
 
     rest = chunks(numbers[20:], first_index=20, size=7)
@@ -159,7 +160,9 @@ async def aiter_of(requests: list[pb.SubmitRequest]) -> AsyncIterator[pb.SubmitR
 
 async def test_an_unknown_submission_is_not_found(dispatcher: Dispatcher) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
-        await dispatcher.dispatch.GetSubmission(pb.GetSubmissionRequest(submission_id=str(uuid.uuid4())))
+        await dispatcher.dispatch.GetSubmission(
+            pb.GetSubmissionRequest(tenant_id=TENANT, submission_id=str(uuid.uuid4()))
+        )
     assert reason_of(unknown.value) == "SUBMISSION_NOT_FOUND"
 
 
@@ -178,5 +181,10 @@ async def test_beyond_the_backlog_limit_the_caller_is_told_to_come_back(
             await submit(dispatcher, phones(50), paused)
         assert reason_of(full.value) == "BACKLOG_FULL"
         assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        stored = await dispatcher.dispatch.GetSubmission(pb.GetSubmissionRequest(submission_id=paused.submission_id))
+        stored = await dispatcher.dispatch.GetSubmission(naming(paused))
         assert stored.next_index == 20
+
+
+def naming(head: pb.SubmissionHeader) -> pb.GetSubmissionRequest:
+    """What asks how far a submission is stored."""
+    return pb.GetSubmissionRequest(tenant_id=head.tenant_id, submission_id=head.submission_id)

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 
 from bulksms_dispatcher.app import MIGRATIONS
-from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, StoredResponse
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Return, StoredResponse
 from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.rate_limits import Limits
@@ -25,7 +25,7 @@ from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.domain.submissions import Submission, SubmissionProgress
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter
-from bulksms_dispatcher.storage import campaigns, claims, opt_outs, outcomes, queue, submissions
+from bulksms_dispatcher.storage import attempts, campaigns, claims, opt_outs, outcomes, queue, submissions
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
 from devstack.postgres import EmbeddedPostgres
@@ -60,14 +60,14 @@ async def store(
     """A campaign's submission of so many batches."""
     submission = Submission(uuid.uuid4(), tenant, uuid.uuid4(), 1, uuid.uuid4(), "Hello", (), "Astronote", priority, "")
     async with database.begin() as connection:
-        await campaigns.ensure(connection, submission.campaign_id, tenant)
+        await campaigns.ensure(connection, tenant, submission.campaign_id)
         await submissions.insert(connection, submission)
         for number in range(batches):
             first = 306_900_000_000 + number * size
             await submissions.insert_batch(connection, submission, number, Recipients(range(first, first + size)))
         await submissions.save_progress(
             connection,
-            submission.submission_id,
+            submission,
             SubmissionProgress(batches * size, first + size - 1, batches, complete=True),
         )
     return submission
@@ -91,14 +91,14 @@ async def must_claim(database: Database, submission: Submission, worker: str = "
 async def arm(database: Database, batch: LeasedBatch, worker: str = "w", **changes: Any) -> bool:
     values: dict[str, Any] = {"opt_out_version": 0, "opted_out_positions": None, "traceparent": ""} | changes
     async with database.begin() as connection:
-        return await claims.arm(connection, batch.batch_id, batch.epoch, worker, lease=LEASE, **values)
+        return await claims.arm(connection, batch.key, worker, lease=LEASE, **values)
 
 
 async def record(database: Database, batch: LeasedBatch, origin: BatchState, target: BatchState, **values: Any) -> bool:
     outcome = {BatchState.ACCEPTED: RecipientOutcome.ACCEPTED, AMBIGUOUS: RecipientOutcome.AMBIGUOUS}[target]
     outcome = BatchOutcome(target, whole(outcome), attempt=AttemptResult(OutcomeKind.ACCEPTED), **values)
     async with database.begin() as connection:
-        return await outcomes.record(connection, batch.batch_id, batch.epoch, (origin,), outcome)
+        return await outcomes.record(connection, batch.key, (origin,), outcome)
 
 
 async def expire(database: Database) -> None:
@@ -148,7 +148,7 @@ async def test_lanes_are_listed_urgent_first_and_without_paused_ones(database: D
     urgent = await store(database, 2, priority=3, tenant="zeta")
     paused = await store(database, 2)
     async with database.begin() as connection:
-        await campaigns.set_paused(connection, paused.campaign_id, TENANT, paused=True)
+        await campaigns.set_paused(connection, TENANT, paused.campaign_id, paused=True)
     async with database.connect() as connection:
         lanes = await claims.read_lanes(connection)
     assert [state.lane for state in lanes] == [lane_of(urgent), lane_of(low)]
@@ -161,7 +161,7 @@ async def test_a_batch_that_waits_says_when_it_is_due(database: Database) -> Non
     batch = await must_claim(database, submission)
     async with database.begin() as connection:
         assert await outcomes.return_to_queue(
-            connection, batch.batch_id, batch.epoch, batch.campaign_id, (LEASED,), delay=timedelta(seconds=30)
+            connection, batch.key, batch.campaign_id, (LEASED,), Return(timedelta(seconds=30))
         )
     assert await claim(database, submission) is None
     async with database.connect() as connection:
@@ -227,7 +227,7 @@ async def test_a_pause_after_the_claim_stops_the_arming_and_the_batch_waits_with
     await set_paused(database, submission, paused=True)
     assert not await arm(database, batch)
     async with database.begin() as connection:
-        assert await outcomes.return_to_queue(connection, batch.batch_id, batch.epoch, batch.campaign_id, (LEASED,))
+        assert await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, (LEASED,))
     assert await claim(database, submission) is None
     await set_paused(database, submission, paused=False)
     again = await must_claim(database, submission)
@@ -239,7 +239,7 @@ async def test_a_cancel_after_the_claim_stops_the_arming_and_the_batch_is_cancel
     submission = await store(database, 1)
     batch = await must_claim(database, submission)
     async with database.begin() as connection:
-        await campaigns.cancel(connection, submission.campaign_id, TENANT)
+        await campaigns.cancel(connection, TENANT, submission.campaign_id)
     assert not await arm(database, batch)
     assert (await state_of(database, batch))[0] is BatchState.CANCELLED
 
@@ -254,7 +254,7 @@ async def test_arms_that_race_with_a_pause_or_a_cancel_either_come_first_or_send
                 await set_paused(database, submission, paused=True)
                 return 0
             async with database.begin() as connection:
-                return (await campaigns.cancel(connection, submission.campaign_id, TENANT)).in_flight
+                return (await campaigns.cancel(connection, TENANT, submission.campaign_id)).in_flight
 
         arms = [arm(database, batch) for batch in batches]
         *first, in_flight, _ = await asyncio.gather(*arms[:5], stopping(submission, stop), asyncio.sleep(0))
@@ -317,7 +317,7 @@ async def now(database: Database) -> float:
 
 async def set_paused(database: Database, submission: Submission, *, paused: bool) -> None:
     async with database.begin() as connection:
-        await campaigns.set_paused(connection, submission.campaign_id, TENANT, paused=paused)
+        await campaigns.set_paused(connection, TENANT, submission.campaign_id, paused=paused)
 
 
 async def test_an_expired_lease_goes_back_under_a_new_epoch_and_the_old_holder_can_do_nothing(
@@ -452,12 +452,12 @@ async def test_when_the_reaper_was_first_what_was_not_sent_is_refused_and_never_
     assert await state_of(database, batch) == (BatchState.REJECTED, batch.epoch)
     async with database.connect() as connection:
         rows = (await connection.execute(text("SELECT groups FROM outbox ORDER BY outbox_id"))).scalars().all()
-        attempts = await queue.list_attempts(connection, batch.batch_id)
+        made = await attempts.list_all(connection, batch.batch_id)
     assert [(group.outcome, group.positions) for group in decode_groups(rows[-1])] == [
         (RecipientOutcome.FAILED, None),
         (RecipientOutcome.OPTED_OUT, (1,)),
     ]
-    assert [(attempt.outcome, attempt.reason) for attempt in attempts] == [("NOT_SENT", "NOT_SENT")]
+    assert [(attempt.outcome, attempt.reason) for attempt in made] == [("NOT_SENT", "NOT_SENT")]
 
 
 async def test_time_alone_turns_ambiguous_into_unresolved_and_never_into_ready(
@@ -487,13 +487,11 @@ async def test_a_cancel_and_a_batch_coming_back_at_the_same_time_leave_nothing_r
 
     async def come_back(batch: LeasedBatch) -> None:
         async with database.begin() as connection:
-            await outcomes.return_to_queue(
-                connection, batch.batch_id, batch.epoch, batch.campaign_id, (ARMED,), delay=timedelta(0)
-            )
+            await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, (ARMED,))
 
     async def cancel() -> None:
         async with database.begin() as connection:
-            await campaigns.cancel(connection, submission.campaign_id, TENANT)
+            await campaigns.cancel(connection, TENANT, submission.campaign_id)
 
     await asyncio.gather(*map(come_back, armed[:10]), cancel(), *map(come_back, armed[10:]))
     assert {(await state_of(database, batch))[0] for batch in armed} == {BatchState.CANCELLED}
@@ -505,10 +503,10 @@ async def test_a_batch_that_comes_back_after_the_cancel_is_cancelled_with_its_ne
     batch = await must_claim(database, submission)
     assert await arm(database, batch)
     async with database.begin() as connection:
-        await campaigns.cancel(connection, submission.campaign_id, TENANT)
+        await campaigns.cancel(connection, TENANT, submission.campaign_id)
     assert (await state_of(database, batch))[0] is ARMED
     async with database.begin() as connection:
-        assert await outcomes.return_to_queue(connection, batch.batch_id, batch.epoch, batch.campaign_id, (ARMED,))
+        assert await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, (ARMED,))
     assert await state_of(database, batch) == (BatchState.CANCELLED, batch.epoch + 1)
     assert await reported(database) == [(1, BatchState.CANCELLED)]
 
@@ -537,7 +535,7 @@ async def test_an_arm_finds_newer_opt_outs_by_their_version_however_many_numbers
     async with database.begin() as connection:
         await opt_outs.add(connection, TENANT, range(306_900_000_100, 306_900_020_100))
         await connection.execute(text("ANALYZE opt_outs"))
-    parameters = {"batch_id": batch.batch_id, "epoch": 0, "worker": "w", "lease_seconds": 60.0, "opt_out_version": 1}
+    parameters = batch.key.parameters() | {"worker": "w", "lease_seconds": 60.0, "opt_out_version": 1}
     async with database.connect() as connection:
         plan = await connection.execute(
             text(f"EXPLAIN {claims._ARM}"), parameters | {"opted_out_positions": None, "traceparent": ""}

@@ -47,8 +47,9 @@ async def test_the_queue_is_seen_as_metrics(
     ):  # one that was to be reported two hours ago and is not due before tomorrow
         await connection.execute(
             text("""
-                INSERT INTO outbox (kind, batch_id, epoch, state, next_attempt_at, created_at)
-                SELECT 1, batch_id, 99, 6, now() + interval '1 day', now() - interval '2 hours' FROM batches LIMIT 1
+                INSERT INTO outbox (kind, batch_id, tenant_id, epoch, state, next_attempt_at, created_at)
+                SELECT 1, batch_id, tenant_id, 99, 6, now() + interval '1 day', now() - interval '2 hours'
+                FROM batches LIMIT 1
             """)
         )
 

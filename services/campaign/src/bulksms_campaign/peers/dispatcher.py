@@ -68,11 +68,12 @@ class DispatcherPeer:
         """Let go of the channel."""
         await self._channel.close(1.0)
 
-    async def submission(self, submission: UUID) -> SubmissionProgress:
+    async def submission(self, tenant_id: str, submission: UUID) -> SubmissionProgress:
         """How far it has this submission; the beginning when it has never heard of it."""
         try:
             with domain_errors("the dispatcher"):
-                response = await self._dispatch.GetSubmission(GetSubmissionRequest(submission_id=str(submission)))
+                request = GetSubmissionRequest(tenant_id=tenant_id, submission_id=str(submission))
+                response = await self._dispatch.GetSubmission(request)
         except DomainError as error:
             if error.category is Category.NOT_FOUND:
                 return SubmissionProgress()

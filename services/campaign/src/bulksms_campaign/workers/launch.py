@@ -86,7 +86,7 @@ class Launch:
             recipients = await count_enqueued(connection, key)
         batches = 0
         if recipients:
-            progress = await self._dispatcher.submission(submission)
+            progress = await self._dispatcher.submission(key.tenant_id, submission)
             try:
                 if not progress.complete:
                     chunks = self._chunks(key, progress.last_phone)
@@ -109,7 +109,8 @@ class Launch:
 
     async def _cancel_rest(self, key: EnqueueKey) -> None:
         """The dispatcher takes no more of a cancelled campaign and reports what it has: the rest is ours to cancel."""
-        progress = await self._dispatcher.submission(submission_id(key.campaign_id, key.number))
+        submission = submission_id(key.campaign_id, key.number)
+        progress = await self._dispatcher.submission(key.tenant_id, submission)
         after = progress.last_phone
 
         async def body(connection: AsyncConnection) -> int:

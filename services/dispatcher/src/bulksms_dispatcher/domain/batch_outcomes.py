@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.recipients import Recipients
-from bulksms_dispatcher.domain.results import Group
+from bulksms_dispatcher.domain.results import Group, RecipientOutcome, whole
 
-__all__ = ["AttemptResult", "BatchOutcome", "Confirmed", "Deferred", "StoredResponse"]
+__all__ = ["AttemptResult", "BatchOutcome", "Confirmed", "Deferred", "Return", "StoredResponse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,16 @@ class Deferred:
 
 
 @dataclass(frozen=True, slots=True)
+class Return:
+    """Why and for how long a batch goes back into the queue; `attempt` where one was made."""
+
+    delay: timedelta = timedelta(0)
+    reason: str = ""
+    attempt: AttemptResult | None = None
+    costs_retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BatchOutcome:
     """Where a batch goes and what is reported about its recipients."""
 
@@ -71,3 +81,30 @@ class BatchOutcome:
         if self.confirmed is not None:
             return self.confirmed.accepted
         return len(self.response.message_ids) if self.response else 0
+
+    @classmethod
+    def ambiguous(cls, reason: str, opted_out_positions: Sequence[int]) -> BatchOutcome:
+        """It may have been sent, and nobody knows."""
+        return cls(
+            BatchState.AMBIGUOUS,
+            whole(RecipientOutcome.AMBIGUOUS, opted_out_positions, reason=reason),
+            attempt=AttemptResult(OutcomeKind.AMBIGUOUS, reason),
+            reason=reason,
+        )
+
+    @classmethod
+    def not_sent(cls, opted_out_positions: Sequence[int]) -> BatchOutcome:
+        """Its worker knows that nothing left, and cannot give it back any more."""
+        reason = OutcomeKind.NOT_SENT.value
+        return cls(
+            BatchState.REJECTED,
+            whole(RecipientOutcome.FAILED, opted_out_positions, reason=reason),
+            attempt=AttemptResult(OutcomeKind.NOT_SENT, reason),
+            reason=reason,
+        )
+
+    @classmethod
+    def all_opted_out(cls) -> BatchOutcome:
+        """Everyone in it has opted out: there is nothing to send."""
+        reason = RecipientOutcome.OPTED_OUT.name
+        return cls(BatchState.CANCELLED, whole(RecipientOutcome.OPTED_OUT, reason=reason), reason=reason)

@@ -12,6 +12,7 @@ from servicekit.ids import derived_id
 __all__ = [
     "NO_CAMPAIGN",
     "Attempt",
+    "BatchKey",
     "BatchRecord",
     "Lane",
     "LeasedBatch",
@@ -30,14 +31,27 @@ _BATCHES = UUID("6b9f0d0e-6d0c-5f8e-9a54-0b6b1d2b4a01")
 _CAPTURES = UUID("6b9f0d0e-6d0c-5f8e-9a54-0b6b1d2b4a02")
 
 
-def batch_id_of(submission_id: UUID, number: int) -> UUID:
+def batch_id_of(tenant_id: str, submission_id: UUID, number: int) -> UUID:
     """The id of a submission's batch: a repeat of the stream finds the same one."""
-    return derived_id(_BATCHES, submission_id, number)
+    return derived_id(_BATCHES, tenant_id, submission_id, number)
 
 
 def capture_id_of(batch_id: UUID, epoch: int, part: int = 0) -> UUID:
     """The ledger's request id for an accepted batch, or for a late `part` of it: it is captured once."""
     return derived_id(_CAPTURES, batch_id, epoch, part) if part else derived_id(_CAPTURES, batch_id, epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """A batch under one epoch: what a write names, so that it changes nothing once the batch has moved on."""
+
+    tenant_id: str
+    batch_id: UUID
+    epoch: int
+
+    def parameters(self) -> dict[str, object]:
+        """As statements name them."""
+        return {"tenant_id": self.tenant_id, "batch_id": self.batch_id, "epoch": self.epoch}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,6 +88,11 @@ class LeasedBatch:
     """Of the enqueue: the batch's span is its child."""
     waited_seconds: float
     """From when the batch could be claimed to when it was."""
+
+    @property
+    def key(self) -> BatchKey:
+        """What names it in a write."""
+        return BatchKey(self.tenant_id, self.batch_id, self.epoch)
 
     @property
     def is_single_message(self) -> bool:

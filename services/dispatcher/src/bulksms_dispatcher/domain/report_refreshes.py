@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
 
-__all__ = ["AwaitedMessage", "DueRefresh", "RefreshSchedule"]
+__all__ = ["Advance", "AwaitedMessage", "BeginRound", "DueRefresh", "Finish", "NextStep", "RefreshSchedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,40 @@ class DueRefresh:
     def is_single_message(self) -> bool:
         """True when nobody but us keeps its status."""
         return self.campaign_id == NO_CAMPAIGN
+
+    def step_after(self, awaited: Sequence[AwaitedMessage], page: int, schedule: RefreshSchedule) -> NextStep:
+        """What follows when `awaited`, at most a `page` of them, were asked about."""
+        if len(awaited) == page:
+            return Advance(awaited[-1].phone)
+        if not awaited and not self.after_phone:
+            return Finish(all_reported=True)
+        offset = schedule.after_acceptance(self.round + 1)
+        return Finish(all_reported=False) if offset is None else BeginRound(self.round + 1, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """The rest of the round follows at once."""
+
+    after_phone: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRound:
+    """The next round comes `offset` after acceptance."""
+
+    number: int
+    offset: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """No more is asked: nothing is awaited, or the horizon has come."""
+
+    all_reported: bool
+
+
+NextStep = Advance | BeginRound | Finish
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Confirmed, StoredResponse
-from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
+from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, BatchKey
+from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.provider_records import ProviderRecord, text_digest
 from bulksms_dispatcher.domain.recipients import unpack, unpack_positions
@@ -26,6 +27,7 @@ class Unresolved:
     """A batch whose message ids nobody knows, or one that is on the wire just now."""
 
     batch_id: UUID
+    tenant_id: str
     epoch: int
     state: BatchState
     reason: str
@@ -39,9 +41,31 @@ class Unresolved:
     variable_names: Sequence[str]
 
     @property
+    def key(self) -> BatchKey:
+        """What names it in a write."""
+        return BatchKey(self.tenant_id, self.batch_id, self.epoch)
+
+    @property
+    def lacks_ids(self) -> bool:
+        """True when evidence may still name its recipients."""
+        return self.state in (BatchState.AMBIGUOUS, BatchState.UNRESOLVED) or (
+            self.state in (BatchState.ACCEPTED, BatchState.REJECTED) and self.reason == OPERATOR
+        )
+
+    @property
     def is_single_message(self) -> bool:
         """True when its text is sent as it is."""
         return self.campaign_id == NO_CAMPAIGN
+
+    @property
+    def kinds_of_late_results(self) -> tuple[OutboxKind, ...]:
+        """Who must hear of a recipient that is named before all are.
+
+        Of an AMBIGUOUS batch credits are captured when it is resolved; of one an operator has confirmed they were.
+        """
+        campaign = () if self.is_single_message else (OutboxKind.CAMPAIGN,)
+        capture = (OutboxKind.CAPTURE,) if self.state in (BatchState.UNRESOLVED, BatchState.REJECTED) else ()
+        return campaign + capture
 
     def position_of(self, record: ProviderRecord) -> int | None:
         """Where the recipient stands that was sent what the provider has; None when nobody was."""

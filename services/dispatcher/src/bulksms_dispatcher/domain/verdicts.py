@@ -1,72 +1,64 @@
-"""From what an attempt proved to what becomes of its batch: its outcome is recorded, or it goes back into the queue."""
+"""Verdicts turned into outcomes: which recipients were accepted, which were not, and which go on in another batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 
-from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Verdict
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Deferred, StoredResponse
+from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.provider_outcomes import Verdict
+from bulksms_dispatcher.domain.recipients import unpack
 from bulksms_dispatcher.domain.results import Group, RecipientOutcome, whole
 from bulksms_dispatcher.domain.retries import RetryPolicy
+from bulksms_dispatcher.domain.transitions import Transition
 
-__all__ = [
-    "ATTEMPTS_EXHAUSTED",
-    "Transition",
-    "groups_of",
-    "is_retryable_rejection",
-    "positions_asked",
-    "transition_after",
-]
+__all__ = ["groups_of", "is_retryable_rejection", "outcome_of", "positions_asked"]
 
-ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"
-_DEFAULT_REST = timedelta(seconds=1)
+_MAX_BODY = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """Where the batch goes: to `target`, or, when that is READY, back into the queue after `delay`."""
-
-    target: BatchState
-    reason: str
-    delay: timedelta = timedelta(0)
-    costs_retry: bool = False
-    account_rest: timedelta | None = None
-    """How long the whole traffic account must not be used."""
-    slows_account: bool = False
-    """The provider found the account too fast: it goes on at half its rate."""
-
-
-def transition_after(
-    verdict: Verdict, retries_made: int, retry_policy: RetryPolicy, account_pause: timedelta
-) -> Transition:
-    """Rules 3, 4 and 8, and the backoff."""
-    if verdict.kind is OutcomeKind.ACCEPTED:
-        return Transition(BatchState.ACCEPTED, "")
-    if verdict.kind is OutcomeKind.AMBIGUOUS:
-        return Transition(BatchState.AMBIGUOUS, verdict.reason)
-    match verdict.follow_up:
-        case FollowUp.PAUSE_ACCOUNT:
-            return Transition(BatchState.READY, verdict.reason, delay=account_pause, account_rest=account_pause)
-        case FollowUp.PARK | FollowUp.CUT as follow_up:
-            return Transition(BatchState.DEAD if follow_up is FollowUp.PARK else BatchState.READY, verdict.reason)
-        case FollowUp.RETRY:
-            return _retry(verdict, retries_made, retry_policy)
-        case FollowUp.NONE:
-            return Transition(BatchState.REJECTED, verdict.reason)
-
-
-def _retry(verdict: Verdict, retries_made: int, retry_policy: RetryPolicy) -> Transition:
-    # Of what is retried only 429 was rejected by the provider itself.
-    rejected = verdict.kind is OutcomeKind.REJECTED
-    rest = (verdict.retry_after or _DEFAULT_REST) if rejected else None
-    delay = retry_policy.delay(retries_made, verdict.retry_after)
-    if delay is None:
-        return Transition(BatchState.DEAD, ATTEMPTS_EXHAUSTED, account_rest=rest, slows_account=rejected)
-    return Transition(
-        BatchState.READY, verdict.reason, delay, costs_retry=True, account_rest=rest, slows_account=rejected
+def outcome_of(
+    verdict: Verdict,
+    transition: Transition,
+    batch: LeasedBatch,
+    opted_out_positions: Sequence[int],
+    parts: Sequence[int],
+    *,
+    worker: str,
+    retry_policy: RetryPolicy,
+    meaning_not_now: Sequence[str] = (),
+) -> BatchOutcome:
+    """What is recorded of a batch that does not go back; `parts` are those of each message of the request."""
+    delay = None if batch.is_single_message else retry_policy.delay(batch.retries)
+    groups = groups_of(
+        transition,
+        verdict,
+        batch.recipients,
+        opted_out_positions,
+        lambda description: delay is not None and is_retryable_rejection(description, meaning_not_now),
     )
+    positions = sorted(
+        p for group in groups if group.outcome is RecipientOutcome.DEFERRED for p in group.positions or ()
+    )
+    return BatchOutcome(
+        transition.target,
+        groups,
+        attempt=AttemptResult(verdict.kind, verdict.reason, verdict.http_status, worker),
+        reason=transition.reason,
+        description=verdict.description,
+        parts=_accepted_parts(verdict, parts) if transition.target is BatchState.ACCEPTED else 0,
+        response=_kept(verdict) if verdict.http_status else None,
+        deferred=Deferred(unpack(batch.packed).only(positions), delay) if positions and delay is not None else None,
+    )
+
+
+def _accepted_parts(verdict: Verdict, parts: Sequence[int]) -> int:
+    return sum(parts) - sum(parts[p] for rejection in verdict.rejections for p in rejection.positions)
+
+
+def _kept(verdict: Verdict) -> StoredResponse:
+    return StoredResponse(verdict.http_status, verdict.bulk_id, verdict.message_ids, verdict.body[:_MAX_BODY])
 
 
 def is_retryable_rejection(description: str, meaning_not_now: Sequence[str]) -> bool:

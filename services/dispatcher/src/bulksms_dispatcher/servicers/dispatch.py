@@ -47,9 +47,10 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
 
     async def GetSubmission(self, request: pb.GetSubmissionRequest, context: Context) -> pb.GetSubmissionResponse:
         check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
         submission_id = check.uuid("submission_id", request.submission_id)
         check.finish()
-        progress = await self._intake.find(submission_id)
+        progress = await self._intake.find(tenant_id, submission_id)
         return pb.GetSubmissionResponse(
             next_index=progress.next_index,
             last_phone=progress.last_phone,

@@ -15,6 +15,7 @@ from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
+from bulksms_dispatcher.storage import attempts as storage_attempts
 from bulksms_dispatcher.storage import queue
 from bulksms_dispatcher.use_cases.requeues import Requeue, Requeues
 from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolution, Resolutions, no_batch
@@ -101,7 +102,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         check.finish()
         async with self._database.connect() as connection:
             record = await queue.find_batch(connection, batch_id)
-            attempts = await queue.list_attempts(connection, batch_id)
+            attempts = await storage_attempts.list_all(connection, batch_id)
         if record is None:
             raise no_batch(batch_id)
         return pb.GetBatchResponse(batch=_batch(record), attempts=[_attempt(attempt) for attempt in attempts])

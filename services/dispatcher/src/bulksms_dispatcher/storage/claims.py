@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
+from bulksms_dispatcher.domain.batches import BatchKey, Lane, LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
 
 __all__ = ["MAX_LANES", "LaneState", "LeasedId", "arm", "claim", "find_leased", "read_lanes"]
@@ -30,8 +30,7 @@ class LaneState:
 class LeasedId:
     """What is needed to hand a leased batch back."""
 
-    batch_id: UUID
-    epoch: int
+    key: BatchKey
     campaign_id: UUID
 
 
@@ -51,7 +50,7 @@ _LANES = text(f"""
     SELECT lanes.priority, lanes.tenant_id, lanes.campaign_id,
            extract(epoch FROM earliest.not_before - clock_timestamp())::double precision AS due_in_seconds
     FROM lanes
-    LEFT JOIN campaigns c ON c.campaign_id = lanes.campaign_id
+    LEFT JOIN campaigns c ON c.campaign_id = lanes.campaign_id AND c.tenant_id = lanes.tenant_id
     CROSS JOIN LATERAL (
         SELECT b.not_before FROM batches b
         WHERE b.state = {BatchState.READY} AND b.priority = lanes.priority AND b.tenant_id = lanes.tenant_id
@@ -67,11 +66,12 @@ _LANES = text(f"""
 # in the claim itself: from the commit of PauseCampaign on, no claim of the campaign succeeds.
 _CLAIM = text(f"""
     WITH picked AS (
-        SELECT batch_id, not_before FROM batches
+        SELECT batch_id, tenant_id, not_before FROM batches
         WHERE state = {BatchState.READY} AND priority = :priority AND tenant_id = :tenant_id
           AND campaign_id = :campaign_id AND not_before <= now()
           AND NOT EXISTS (
-              SELECT 1 FROM campaigns c WHERE c.campaign_id = :campaign_id AND (c.paused OR c.cancelled))
+              SELECT 1 FROM campaigns c
+              WHERE c.campaign_id = :campaign_id AND c.tenant_id = :tenant_id AND (c.paused OR c.cancelled))
         ORDER BY not_before, seq
         LIMIT 1
         FOR UPDATE SKIP LOCKED
@@ -80,7 +80,8 @@ _CLAIM = text(f"""
     SET state = {BatchState.LEASED}, worker = :worker, updated_at = clock_timestamp(),
         lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
     FROM picked, submissions s
-    WHERE b.batch_id = picked.batch_id AND s.submission_id = b.submission_id
+    WHERE b.batch_id = picked.batch_id AND b.tenant_id = picked.tenant_id
+      AND s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
     RETURNING b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, s.enqueue_number, b.epoch, b.attempts,
               b.retries, b.recipients, b.first_phone, b.last_phone, b.packed, s.text, s.sender, s.variable_names,
               s.reservation_id, s.traceparent,
@@ -98,24 +99,26 @@ _ARM = text(f"""
         SET state = {BatchState.ARMED}, attempts = attempts + 1, traceparent = :traceparent,
             opted_out_positions = :opted_out_positions, updated_at = clock_timestamp(),
             lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
-        WHERE b.batch_id = :batch_id AND b.state = {BatchState.LEASED} AND b.epoch = :epoch AND b.worker = :worker
-          AND NOT coalesce(
-              (SELECT c.paused OR c.cancelled FROM campaigns c WHERE c.campaign_id = b.campaign_id), false)
+        WHERE b.batch_id = :batch_id AND b.tenant_id = :tenant_id
+          AND b.state = {BatchState.LEASED} AND b.epoch = :epoch AND b.worker = :worker
+          AND NOT coalesce((
+              SELECT c.paused OR c.cancelled FROM campaigns c
+              WHERE c.campaign_id = b.campaign_id AND c.tenant_id = :tenant_id), false)
           AND NOT EXISTS (
               SELECT 1 FROM (
                   SELECT o.phone FROM opt_outs o
-                  WHERE o.tenant_id = b.tenant_id AND o.version > :opt_out_version OFFSET 0
+                  WHERE o.tenant_id = :tenant_id AND o.version > :opt_out_version OFFSET 0
               ) newer
               WHERE newer.phone BETWEEN b.first_phone AND b.last_phone)
-        RETURNING batch_id, attempts
+        RETURNING batch_id, tenant_id, attempts
     )
-    INSERT INTO attempts (batch_id, number, epoch, worker, armed_at)
-    SELECT batch_id, attempts, :epoch, :worker, clock_timestamp() FROM armed
+    INSERT INTO attempts (batch_id, tenant_id, number, epoch, worker, armed_at)
+    SELECT batch_id, tenant_id, attempts, :epoch, :worker, clock_timestamp() FROM armed
 """)
 
 
 _LEASED = text(f"""
-    SELECT batch_id, epoch, campaign_id FROM batches WHERE state = {BatchState.LEASED} AND worker = :worker
+    SELECT tenant_id, batch_id, epoch, campaign_id FROM batches WHERE state = {BatchState.LEASED} AND worker = :worker
 """)
 
 
@@ -145,13 +148,15 @@ async def claim(connection: AsyncConnection, lane: Lane, worker: str, lease: tim
 
 async def find_leased(connection: AsyncConnection, worker: str) -> list[LeasedId]:
     """What this worker holds in LEASED, whether it knows of it or not."""
-    return [LeasedId(*row) for row in await connection.execute(_LEASED, {"worker": worker})]
+    return [
+        LeasedId(BatchKey(row.tenant_id, row.batch_id, row.epoch), row.campaign_id)
+        for row in await connection.execute(_LEASED, {"worker": worker})
+    ]
 
 
 async def arm(
     connection: AsyncConnection,
-    batch_id: UUID,
-    epoch: int,
+    batch: BatchKey,
     worker: str,
     *,
     lease: timedelta,
@@ -165,9 +170,7 @@ async def arm(
     `opt_out_version` of the tenant's list.
     """
     check_transition(BatchState.LEASED, BatchState.ARMED)
-    parameters = {
-        "batch_id": batch_id,
-        "epoch": epoch,
+    parameters = batch.parameters() | {
         "worker": worker,
         "lease_seconds": lease.total_seconds(),
         "opt_out_version": opt_out_version,

@@ -11,10 +11,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.evidence import EvidenceState
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.storage import campaigns, splits
-from bulksms_dispatcher.storage.evidence import EvidenceState
 
 __all__ = [
     "EARLIER_MESSAGE_UNRESOLVED",
@@ -33,6 +33,7 @@ class UnresolvedBatch:
     """An ambiguous batch; another `evidenced` means that fewer of its recipients are unresolved."""
 
     batch_id: UUID
+    tenant_id: str
     epoch: int
     evidenced: int
 
@@ -48,20 +49,22 @@ class UnresolvedNumbers:
 
 # The partial index of ambiguous batches: usually empty, and then this costs next to nothing.
 _FIND = text(f"""
-    SELECT batch_id, epoch, evidenced FROM batches
+    SELECT batch_id, tenant_id, epoch, evidenced FROM batches
     WHERE state = {BatchState.AMBIGUOUS} AND first_phone <= :last AND last_phone >= :first AND batch_id <> :batch_id
 """)
 _NUMBERS = text(f"""
     SELECT packed, opted_out_positions, ARRAY(
-        SELECT e.position FROM evidence e WHERE e.batch_id = b.batch_id AND e.state = {EvidenceState.MATCHED}
+        SELECT e.position FROM evidence e
+        WHERE e.batch_id = b.batch_id AND e.tenant_id = b.tenant_id AND e.state = {EvidenceState.MATCHED}
     ) AS resolved
-    FROM batches b WHERE batch_id = :batch_id
+    FROM batches b WHERE b.batch_id = :batch_id AND b.tenant_id = :tenant_id
 """)
 _SHRINK = text(f"""
     UPDATE batches
     SET packed = :packed, recipients = :recipients, first_phone = :first_phone, last_phone = :last_phone,
         updated_at = clock_timestamp()
-    WHERE batch_id = :batch_id AND state = {BatchState.LEASED} AND epoch = :epoch AND worker = :worker
+    WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND state = {BatchState.LEASED} AND epoch = :epoch
+      AND worker = :worker
 """)
 
 
@@ -71,9 +74,9 @@ async def find_unresolved(connection: AsyncConnection, batch: LeasedBatch) -> li
     return [UnresolvedBatch(*row) for row in await connection.execute(_FIND, parameters)]
 
 
-async def read_numbers(connection: AsyncConnection, batch_id: UUID) -> UnresolvedNumbers:
+async def read_numbers(connection: AsyncConnection, batch: UnresolvedBatch) -> UnresolvedNumbers:
     """Who they were."""
-    row = (await connection.execute(_NUMBERS, {"batch_id": batch_id})).one()
+    row = (await connection.execute(_NUMBERS, {"batch_id": batch.batch_id, "tenant_id": batch.tenant_id})).one()
     return UnresolvedNumbers(row.packed, row.opted_out_positions, row.resolved)
 
 
@@ -91,15 +94,15 @@ async def split_off(
 
     Locks in the order used everywhere: campaign, submission, batch.
     """
-    flags = await campaigns.lock_shared(connection, batch.campaign_id)
+    flags = await campaigns.lock_shared(connection, batch.tenant_id, batch.campaign_id)
     if flags.cancelled:
         return False
-    number = await splits.lock_number(connection, batch.submission_id)
+    number = await splits.lock_number(connection, batch.tenant_id, batch.submission_id)
     shrunk = await connection.execute(
         _SHRINK,
-        splits.packed_fields(kept) | {"batch_id": batch.batch_id, "epoch": batch.epoch, "worker": worker},
+        splits.packed_fields(kept) | batch.key.parameters() | {"worker": worker},
     )
     if not shrunk.rowcount:
         return False
-    await splits.insert(connection, batch.batch_id, batch.submission_id, number, deferred, reason=reason, delay=delay)
+    await splits.insert(connection, batch.key, batch.submission_id, number, deferred, reason=reason, delay=delay)
     return True

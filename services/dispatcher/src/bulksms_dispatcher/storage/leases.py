@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.batches import BatchKey
 from bulksms_dispatcher.domain.protocol import BatchState
 
 __all__ = ["Expired", "find_ambiguous_since", "find_expired"]
@@ -19,8 +20,7 @@ __all__ = ["Expired", "find_ambiguous_since", "find_expired"]
 class Expired:
     """A batch whose time is over."""
 
-    batch_id: UUID
-    epoch: int
+    key: BatchKey
     campaign_id: UUID
     state: BatchState
     opted_out_positions: bytes | None
@@ -30,7 +30,7 @@ class Expired:
 # Not locked here: what is done about it is a compare-and-set of its own, and loses against a worker that is quicker.
 # An armed batch is not found while the server is younger than `grace`: after an outage its worker speaks first.
 _EXPIRED = text(f"""
-    SELECT batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
+    SELECT tenant_id, batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
     WHERE state IN ({BatchState.LEASED}, {BatchState.ARMED}) AND lease_until < clock_timestamp()
       AND state = ANY(:states)
       AND (state = {BatchState.LEASED}
@@ -38,7 +38,7 @@ _EXPIRED = text(f"""
     ORDER BY lease_until LIMIT :limit
 """)
 _AMBIGUOUS = text(f"""
-    SELECT batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
+    SELECT tenant_id, batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
     WHERE state = {BatchState.AMBIGUOUS} AND updated_at < now() - make_interval(secs => :horizon_seconds)
     ORDER BY updated_at LIMIT :limit
 """)
@@ -64,5 +64,12 @@ async def find_ambiguous_since(connection: AsyncConnection, horizon: timedelta, 
 async def _read(connection: AsyncConnection, statement: TextClause, parameters: dict[str, object]) -> list[Expired]:
     rows = await connection.execute(statement, parameters)
     return [
-        Expired(r.batch_id, r.epoch, r.campaign_id, BatchState(r.state), r.opted_out_positions, r.worker) for r in rows
+        Expired(
+            BatchKey(r.tenant_id, r.batch_id, r.epoch),
+            r.campaign_id,
+            BatchState(r.state),
+            r.opted_out_positions,
+            r.worker,
+        )
+        for r in rows
     ]

@@ -41,8 +41,8 @@ _INSERT = text("""
 """)
 # Only while no batch exists for it: a message that may be sent is never forgotten.
 _DELETE_UNSENT = text("""
-    DELETE FROM messages WHERE message_id = :message_id
-      AND NOT EXISTS (SELECT 1 FROM submissions WHERE submission_id = :message_id)
+    DELETE FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id
+      AND NOT EXISTS (SELECT 1 FROM submissions WHERE submission_id = :message_id AND tenant_id = :tenant_id)
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id")
 _FIND_ANY = text(f"""
@@ -50,7 +50,7 @@ _FIND_ANY = text(f"""
     WHERE tenant_id = :tenant_id AND (message_id = CAST(:own_id AS uuid) OR provider_message_id = :provider_id)
     ORDER BY message_id = CAST(:own_id AS uuid) DESC NULLS LAST LIMIT 1
 """)
-_FINGERPRINT = text("SELECT fingerprint FROM messages WHERE message_id = :message_id")
+_FINGERPRINT = text("SELECT fingerprint FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id")
 _LIST = text(f"""
     SELECT {_COLUMNS} FROM messages
     WHERE tenant_id = :tenant_id
@@ -64,7 +64,7 @@ _RECORD_OUTCOME = text(f"""
     SET status = CASE WHEN status IN ({MessageStatus.DELIVERED}, {MessageStatus.FAILED}) THEN status ELSE :status END,
         reason = :reason, description = :description, updated_at = clock_timestamp(),
         provider_message_id = coalesce(:provider_message_id, provider_message_id)
-    WHERE message_id = :message_id
+    WHERE message_id = :message_id AND tenant_id = :tenant_id
 """)
 # Evidence that came after its time was over: it was sent all the same. A report may have come first.
 _NAME = text(f"""
@@ -72,24 +72,25 @@ _NAME = text(f"""
     SET status = CASE WHEN status IN ({MessageStatus.UNCONFIRMED}, {MessageStatus.FAILED}) THEN {MessageStatus.SENT}
                       ELSE status END,
         reason = '', provider_message_id = :provider_message_id, updated_at = clock_timestamp()
-    WHERE message_id = :message_id AND provider_message_id IS NULL
+    WHERE message_id = :message_id AND tenant_id = :tenant_id AND provider_message_id IS NULL
 """)
 _FIND_ABANDONED = text(f"""
     SELECT m.message_id, m.tenant_id FROM messages m
     WHERE (m.status = {MessageStatus.QUEUED} OR m.reason = '{CREDIT_RESERVED}')
       AND m.created_at < now() - make_interval(secs => :age_seconds)
-      AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = m.message_id)
+      AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = m.message_id AND s.tenant_id = m.tenant_id)
     ORDER BY m.created_at LIMIT :limit
 """)
-_LOCK = text("SELECT status FROM messages WHERE message_id = :message_id FOR UPDATE")
+_LOCK = text("SELECT status FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id FOR UPDATE")
 _FAIL_UNQUEUED = text(f"""
     UPDATE messages SET status = {MessageStatus.FAILED}, reason = '{CREDIT_RESERVED}', updated_at = clock_timestamp()
-    WHERE message_id = :message_id
-      AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = :message_id)
+    WHERE message_id = :message_id AND tenant_id = :tenant_id
+      AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = :message_id AND s.tenant_id = :tenant_id)
 """)
-_RELEASE_CREDIT = text(
-    f"UPDATE messages SET reason = 'INTERRUPTED' WHERE message_id = :message_id AND reason = '{CREDIT_RESERVED}'"
-)
+_RELEASE_CREDIT = text(f"""
+    UPDATE messages SET reason = 'INTERRUPTED'
+    WHERE message_id = :message_id AND tenant_id = :tenant_id AND reason = '{CREDIT_RESERVED}'
+""")
 # One row per message id: the most final of its reports. Delivered and failed stay; "sent" changes nothing by itself.
 _REPORTS = text(f"""
     WITH reports AS (
@@ -129,9 +130,9 @@ async def insert(connection: AsyncConnection, message: Message, fingerprint: byt
     return result.rowcount == 1
 
 
-async def delete_unsent(connection: AsyncConnection, message_id: UUID) -> None:
+async def delete_unsent(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> None:
     """Forget a message whose credit was refused."""
-    await connection.execute(_DELETE_UNSENT, {"message_id": message_id})
+    await connection.execute(_DELETE_UNSENT, {"tenant_id": tenant_id, "message_id": message_id})
 
 
 async def find(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> Message | None:
@@ -152,9 +153,11 @@ async def find_by_any_id(connection: AsyncConnection, tenant_id: str, message_id
     return None if row is None else _message(row._asdict())
 
 
-async def find_fingerprint(connection: AsyncConnection, message_id: UUID) -> bytes | None:
+async def find_fingerprint(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> bytes | None:
     """What it was asked for with."""
-    found = (await connection.execute(_FINGERPRINT, {"message_id": message_id})).scalar_one_or_none()
+    found = (
+        await connection.execute(_FINGERPRINT, {"tenant_id": tenant_id, "message_id": message_id})
+    ).scalar_one_or_none()
     return None if found is None else bytes(found)
 
 
@@ -165,12 +168,13 @@ async def list_page(connection: AsyncConnection, tenant_id: str, before: UUID | 
 
 
 async def record_outcome(
-    connection: AsyncConnection, message_id: UUID, group: Group, provider_message_id: str | None
+    connection: AsyncConnection, tenant_id: str, message_id: UUID, group: Group, provider_message_id: str | None
 ) -> None:
     """Write what became of the only recipient of a single message's batch."""
     await connection.execute(
         _RECORD_OUTCOME,
         {
+            "tenant_id": tenant_id,
             "message_id": message_id,
             "status": _STATUS_OF.get(group.outcome, MessageStatus.FAILED),
             "reason": group.reason,
@@ -180,9 +184,11 @@ async def record_outcome(
     )
 
 
-async def is_waiting(connection: AsyncConnection, message_id: UUID) -> bool:
+async def is_waiting(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> bool:
     """True when it may still be queued; it stays so until the transaction ends."""
-    return (await connection.execute(_LOCK, {"message_id": message_id})).scalar_one_or_none() == MessageStatus.QUEUED
+    return (
+        await connection.execute(_LOCK, {"tenant_id": tenant_id, "message_id": message_id})
+    ).scalar_one_or_none() == MessageStatus.QUEUED
 
 
 async def find_abandoned(connection: AsyncConnection, age: timedelta, limit: int) -> list[tuple[UUID, str]]:
@@ -191,20 +197,22 @@ async def find_abandoned(connection: AsyncConnection, age: timedelta, limit: int
     return [(row.message_id, row.tenant_id) for row in await connection.execute(_FIND_ABANDONED, parameters)]
 
 
-async def fail_unqueued(connection: AsyncConnection, message_id: UUID) -> bool:
+async def fail_unqueued(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> bool:
     """Give it up unless it was queued; its reservation is to be closed then."""
-    await connection.execute(_LOCK, {"message_id": message_id})  # who queues it has it locked
-    return (await connection.execute(_FAIL_UNQUEUED, {"message_id": message_id})).rowcount == 1
+    await connection.execute(_LOCK, {"tenant_id": tenant_id, "message_id": message_id})  # who queues it has it locked
+    return (await connection.execute(_FAIL_UNQUEUED, {"tenant_id": tenant_id, "message_id": message_id})).rowcount == 1
 
 
-async def release_credit(connection: AsyncConnection, message_id: UUID) -> None:
+async def release_credit(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> None:
     """Its credit is not reserved any more."""
-    await connection.execute(_RELEASE_CREDIT, {"message_id": message_id})
+    await connection.execute(_RELEASE_CREDIT, {"tenant_id": tenant_id, "message_id": message_id})
 
 
-async def name(connection: AsyncConnection, message_id: UUID, provider_message_id: str) -> None:
+async def name(connection: AsyncConnection, tenant_id: str, message_id: UUID, provider_message_id: str) -> None:
     """Write the id that evidence found for a message nobody believed in any more."""
-    await connection.execute(_NAME, {"message_id": message_id, "provider_message_id": provider_message_id})
+    await connection.execute(
+        _NAME, {"tenant_id": tenant_id, "message_id": message_id, "provider_message_id": provider_message_id}
+    )
 
 
 async def record_reports(connection: AsyncConnection, reports: Sequence[DeliveryEvidence]) -> set[str]:

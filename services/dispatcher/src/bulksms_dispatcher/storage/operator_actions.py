@@ -18,16 +18,17 @@ class OperatorAction:
     request_id: UUID
     kind: str
     batch_id: UUID
+    tenant_id: str
     reason: str
     operator: str
 
 
 _FIND = text("""
-    SELECT request_id, kind, batch_id, reason, operator FROM operator_actions WHERE request_id = :request_id
+    SELECT request_id, kind, batch_id, tenant_id, reason, operator FROM operator_actions WHERE request_id = :request_id
 """)
 _SAVE = text("""
-    INSERT INTO operator_actions (request_id, kind, batch_id, reason, operator)
-    VALUES (:request_id, :kind, :batch_id, :reason, :operator)
+    INSERT INTO operator_actions (request_id, kind, batch_id, tenant_id, reason, operator)
+    VALUES (:request_id, :kind, :batch_id, :tenant_id, :reason, :operator)
     ON CONFLICT DO NOTHING
 """)
 
@@ -44,6 +45,7 @@ async def save(connection: AsyncConnection, action: OperatorAction) -> None:
         "request_id": action.request_id,
         "kind": action.kind,
         "batch_id": action.batch_id,
+        "tenant_id": action.tenant_id,
         "reason": action.reason,
         "operator": action.operator,
     }

@@ -37,9 +37,10 @@ _TAKE = """
            taken.parts, coalesce(r.bulk_id, '') AS bulk_id, b.traceparent, b.tenant_id, b.campaign_id,
            s.reservation_id, s.enqueue_number, taken.part, b.first_phone, b.last_phone {more}
     FROM taken
-    JOIN batches b ON b.batch_id = taken.batch_id
-    JOIN submissions s ON s.submission_id = b.submission_id
-    LEFT JOIN provider_responses r ON r.batch_id = taken.batch_id AND r.epoch = taken.epoch
+    JOIN batches b ON b.batch_id = taken.batch_id AND b.tenant_id = taken.tenant_id
+    JOIN submissions s ON s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
+    LEFT JOIN provider_responses r
+        ON r.batch_id = taken.batch_id AND r.tenant_id = taken.tenant_id AND r.epoch = taken.epoch
     ORDER BY taken.outbox_id
 """
 _TAKE_PLAIN = text(_TAKE.format(more=""))
@@ -56,9 +57,11 @@ _RELEASE = text(
     "UPDATE outbox SET next_attempt_at = now(), publisher = '' WHERE kind = ANY(:kinds) AND publisher = :publisher"
 )
 _GIVE_UP = text("""
-    WITH given_up AS (DELETE FROM outbox WHERE outbox_id = ANY(:ids) RETURNING batch_id, epoch, part, accepted)
-    INSERT INTO uncaptured_credits (batch_id, epoch, part, units, reason)
-    SELECT batch_id, epoch, part, accepted, :reason FROM given_up
+    WITH given_up AS (
+        DELETE FROM outbox WHERE outbox_id = ANY(:ids) RETURNING batch_id, tenant_id, epoch, part, accepted
+    )
+    INSERT INTO uncaptured_credits (batch_id, tenant_id, epoch, part, units, reason)
+    SELECT batch_id, tenant_id, epoch, part, accepted, :reason FROM given_up
     ON CONFLICT DO NOTHING
 """)
 _COUNT = text("SELECT count(*) FROM outbox")

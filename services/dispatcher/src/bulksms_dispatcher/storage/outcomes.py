@@ -1,221 +1,153 @@
-"""Outcomes: what an attempt came to, the response and the reports for others, in one transaction (rule 6)."""
+"""Outcomes: what an attempt came to, the response and the results for others, in one transaction (rule 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import timedelta
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, StoredResponse
-from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
-from bulksms_dispatcher.domain.outbox import OutboxKind
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Return
+from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, BatchKey
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
-from bulksms_dispatcher.domain.recipients import pack_ids
-from bulksms_dispatcher.domain.results import Group, RecipientOutcome, encode_groups, whole
-from bulksms_dispatcher.storage import campaigns, messages, report_refreshes, splits
+from bulksms_dispatcher.domain.results import RecipientOutcome, whole
+from bulksms_dispatcher.storage import (
+    attempts,
+    campaigns,
+    messages,
+    provider_responses,
+    report_refreshes,
+    results,
+    splits,
+)
 
-__all__ = ["record", "report_part", "return_to_queue"]
-
+__all__ = ["record", "return_to_queue"]
 
 # A batch of which evidence has named a recipient was accepted: no late rejection takes that back.
 _RECORD = text(f"""
     UPDATE batches
     SET state = :target, reason = :reason, bulk_id = :bulk_id, lease_until = NULL, worker = '',
         updated_at = clock_timestamp()
-    WHERE batch_id = :batch_id AND epoch = :epoch AND state = ANY(:origins)
+    WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND epoch = :epoch AND state = ANY(:origins)
       AND (:target <> {BatchState.REJECTED} OR evidenced = 0)
     RETURNING campaign_id, submission_id, attempts
 """)
-_WHOSE = text("SELECT campaign_id, submission_id FROM batches WHERE batch_id = :batch_id")
-_END_ATTEMPT = text("""
-    UPDATE attempts
-    SET ended_at = clock_timestamp(), outcome = :outcome, reason = :reason, http_status = :http_status,
-        accepted = :accepted
-    WHERE batch_id = :batch_id AND number = :number AND epoch = :epoch
-""")
-# Before arming, too, an attempt is an attempt: its connection failed.
-_UNARMED_ATTEMPT = text("""
-    WITH counted AS (
-        UPDATE batches SET attempts = attempts + 1 WHERE batch_id = :batch_id RETURNING attempts
-    )
-    INSERT INTO attempts (batch_id, number, epoch, worker, ended_at, outcome, reason)
-    SELECT :batch_id, attempts, :epoch, :worker, clock_timestamp(), :outcome, :reason FROM counted
-""")
-# A late response takes the place of what was kept of the early one.
-_SAVE_RESPONSE = text("""
-    INSERT INTO provider_responses (batch_id, epoch, http_status, bulk_id, first_message_id, message_ids, body)
-    VALUES (:batch_id, :epoch, :http_status, :bulk_id, :first_message_id, :message_ids, :body)
-    ON CONFLICT (batch_id, epoch) DO UPDATE
-    SET http_status = excluded.http_status, bulk_id = excluded.bulk_id, first_message_id = excluded.first_message_id,
-        message_ids = excluded.message_ids, body = excluded.body, received_at = clock_timestamp()
-""")
-_REPORT = text("""
-    INSERT INTO outbox (kind, batch_id, epoch, state, part, groups, message_ids, accepted, parts)
-    VALUES (:kind, :batch_id, :epoch, :state, :part, :groups, :message_ids, :accepted, :parts)
-    ON CONFLICT (batch_id, epoch, state, kind, part) DO NOTHING
-""")
+_WHOSE = text("SELECT campaign_id, submission_id FROM batches WHERE batch_id = :batch_id AND tenant_id = :tenant_id")
 # The epoch rises whenever a batch goes back: whatever an earlier worker still writes finds another epoch.
 _RETURN = text(f"""
     UPDATE batches
     SET state = {BatchState.READY}, epoch = epoch + 1, retries = retries + :retries, reason = :reason,
         not_before = clock_timestamp() + make_interval(secs => :delay_seconds), lease_until = NULL, worker = '',
         updated_at = clock_timestamp()
-    WHERE batch_id = :batch_id AND epoch = :epoch AND state = ANY(:origins)
+    WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND epoch = :epoch AND state = ANY(:origins)
     RETURNING attempts
 """)
 _CANCEL_RETURNED = text(f"""
     UPDATE batches
     SET state = {BatchState.CANCELLED}, reason = 'CAMPAIGN_CANCELLED', updated_at = clock_timestamp()
-    WHERE batch_id = :batch_id AND state = {BatchState.READY}
+    WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND state = {BatchState.READY}
     RETURNING epoch
-""")
-# A worker that cannot know whether its arm was committed, and has sent nothing, takes the attempt back with the batch.
-_END_OPEN_ATTEMPT = text("""
-    UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'NOT_SENT', reason = 'NOT_ARMED'
-    WHERE batch_id = :batch_id AND epoch = :epoch AND ended_at IS NULL
 """)
 
 
 async def record(
-    connection: AsyncConnection,
-    batch_id: UUID,
-    epoch: int,
-    origins: Collection[BatchState],
-    outcome: BatchOutcome,
+    connection: AsyncConnection, batch: BatchKey, origins: Collection[BatchState], outcome: BatchOutcome
 ) -> bool:
     """Move a batch to where its attempt has brought it; False when it is in none of `origins` under this epoch."""
     for origin in origins:
         check_transition(origin, outcome.target)
-    response, attempt, deferred = outcome.response, outcome.attempt, outcome.deferred
-    number, cancelled = 0, False
-    if deferred is not None:
-        campaign_id, submission_id = (await connection.execute(_WHOSE, {"batch_id": batch_id})).one()
-        cancelled = (await campaigns.lock_shared(connection, campaign_id)).cancelled
-        number = await splits.lock_number(connection, submission_id)
-    row = (
-        await connection.execute(
-            _RECORD,
-            {
-                "batch_id": batch_id,
-                "epoch": epoch,
-                "origins": [int(origin) for origin in origins],
-                "target": outcome.target,
-                "reason": outcome.reason,
-                "bulk_id": response.bulk_id if response else "",
-            },
-        )
-    ).one_or_none()
-    if row is None:
+    if outcome.deferred is None:
+        return await _record(connection, batch, origins, outcome)
+    # Locks in the order used everywhere: campaign, submission, batch.
+    campaign_id, submission_id = (await connection.execute(_WHOSE, batch.parameters())).one()
+    cancelled = (await campaigns.lock_shared(connection, batch.tenant_id, campaign_id)).cancelled
+    number = await splits.lock_number(connection, batch.tenant_id, submission_id)
+    if not await _record(connection, batch, origins, outcome):
         return False
-    if attempt is not None:
-        await _write_attempt(
-            connection, batch_id, epoch, row.attempts, attempt, outcome.accepted, armed=_is_armed(origins)
-        )
-    if outcome.target is BatchState.ACCEPTED:
-        await report_refreshes.add(connection, batch_id)
-    if response is not None:
-        await _write_response(connection, batch_id, epoch, response)
-    if row.campaign_id == NO_CAMPAIGN:
-        confirmed = outcome.confirmed.message_ids if outcome.confirmed else ()
-        ids = response.message_ids if response else confirmed
-        await messages.record_outcome(connection, row.submission_id, outcome.groups[0], ids[0] if ids else None)
-    if deferred is not None:
-        new_id = await splits.insert(
-            connection,
-            batch_id,
-            row.submission_id,
-            number,
-            deferred.recipients,
-            reason=deferred.reason,
-            delay=deferred.delay,
-            later_epochs=1,
-            retries=1,
-        )
-        if cancelled:
-            await _cancel_returned(connection, new_id)
-    await _queue_reports(connection, batch_id, epoch, outcome, is_single_message=row.campaign_id == NO_CAMPAIGN)
+    rest = await splits.insert(
+        connection,
+        batch,
+        submission_id,
+        number,
+        outcome.deferred.recipients,
+        reason=outcome.deferred.reason,
+        delay=outcome.deferred.delay,
+        later_epochs=1,
+        retries=1,
+    )
+    if cancelled:
+        await _cancel_returned(connection, rest)
     return True
 
 
 async def return_to_queue(
     connection: AsyncConnection,
-    batch_id: UUID,
-    epoch: int,
+    batch: BatchKey,
     campaign_id: UUID,
     origins: Collection[BatchState],
-    *,
-    delay: timedelta = timedelta(0),
-    reason: str = "",
-    attempt: AttemptResult | None = None,
-    costs_retry: bool = False,
+    returned: Return = Return(),  # noqa: B008 - immutable
 ) -> bool:
     """Make a provably unsent batch READY again, or CANCELLED when its campaign is; False when it is not ours."""
     for origin in origins:
         check_transition(origin, BatchState.READY)
-    flags = await campaigns.lock_shared(connection, campaign_id)
-    row = (
-        await connection.execute(
-            _RETURN,
-            {
-                "batch_id": batch_id,
-                "epoch": epoch,
-                "origins": [int(origin) for origin in origins],
-                "delay_seconds": delay.total_seconds(),
-                "reason": attempt.reason if attempt else reason,
-                "retries": int(costs_retry),
-            },
-        )
-    ).one_or_none()
+    flags = await campaigns.lock_shared(connection, batch.tenant_id, campaign_id)
+    parameters = {
+        "origins": [int(origin) for origin in origins],
+        "delay_seconds": returned.delay.total_seconds(),
+        "reason": returned.attempt.reason if returned.attempt else returned.reason,
+        "retries": int(returned.costs_retry),
+    }
+    row = (await connection.execute(_RETURN, batch.parameters() | parameters)).one_or_none()
     if row is None:
         return False
-    if attempt is not None:
-        await _write_attempt(connection, batch_id, epoch, row.attempts, attempt, 0, armed=_is_armed(origins))
+    if returned.attempt is not None:
+        await _write_attempt(connection, batch, row.attempts, returned.attempt, 0, armed=_is_armed(origins))
     elif BatchState.ARMED in origins:
-        await connection.execute(_END_OPEN_ATTEMPT, {"batch_id": batch_id, "epoch": epoch})
+        await attempts.end_open(connection, batch)
     if flags.cancelled:
-        await _cancel_returned(connection, batch_id)
+        await _cancel_returned(connection, batch)
     return True
 
 
-async def report_part(
-    connection: AsyncConnection,
-    batch_id: UUID,
-    epoch: int,
-    state: BatchState,
-    part: int,
-    positions: Sequence[int],
-    message_ids: Sequence[str],
-    *,
-    campaign: bool,
-    captured: bool,
-) -> None:
-    """Queue the report that some recipients of a batch were accepted; `part` numbers such reports of one batch."""
-    group = Group(RecipientOutcome.ACCEPTED, positions=tuple(positions))
-    entry = {
-        "batch_id": batch_id,
-        "epoch": epoch,
-        "state": state,
-        "part": part,
-        "message_ids": pack_ids(message_ids),
-        "accepted": len(positions),
-        "parts": 0,
+async def _record(
+    connection: AsyncConnection, batch: BatchKey, origins: Collection[BatchState], outcome: BatchOutcome
+) -> bool:
+    """True when it was recorded, with all that hangs on it."""
+    response = outcome.response
+    parameters = {
+        "origins": [int(origin) for origin in origins],
+        "target": outcome.target,
+        "reason": outcome.reason,
+        "bulk_id": response.bulk_id if response else "",
     }
-    if campaign:
-        await connection.execute(_REPORT, entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups([group])})
-    if captured:
-        await connection.execute(_REPORT, entry | {"kind": OutboxKind.CAPTURE, "groups": None})
+    row = (await connection.execute(_RECORD, batch.parameters() | parameters)).one_or_none()
+    if row is None:
+        return False
+    if outcome.attempt is not None:
+        armed = _is_armed(origins)
+        await _write_attempt(connection, batch, row.attempts, outcome.attempt, outcome.accepted, armed=armed)
+    if outcome.target is BatchState.ACCEPTED:
+        await report_refreshes.add(connection, batch)
+    if response is not None:
+        await provider_responses.save(connection, batch, response)
+    is_single_message = row.campaign_id == NO_CAMPAIGN
+    if is_single_message:
+        confirmed = outcome.confirmed.message_ids if outcome.confirmed else ()
+        ids = response.message_ids if response else confirmed
+        await messages.record_outcome(
+            connection, batch.tenant_id, row.submission_id, outcome.groups[0], ids[0] if ids else None
+        )
+    await results.queue(connection, batch, outcome, is_single_message=is_single_message)
+    return True
 
 
-async def _cancel_returned(connection: AsyncConnection, batch_id: UUID) -> None:
+async def _cancel_returned(connection: AsyncConnection, batch: BatchKey) -> None:
     check_transition(BatchState.READY, BatchState.CANCELLED)
-    epoch = (await connection.execute(_CANCEL_RETURNED, {"batch_id": batch_id})).scalar_one()
+    epoch = (await connection.execute(_CANCEL_RETURNED, batch.parameters())).scalar_one()
     groups = whole(RecipientOutcome.CANCELLED, reason="CAMPAIGN_CANCELLED")
-    await _queue_reports(
-        connection, batch_id, epoch, BatchOutcome(BatchState.CANCELLED, groups), is_single_message=False
-    )
+    cancelled = BatchKey(batch.tenant_id, batch.batch_id, epoch)
+    await results.queue(connection, cancelled, BatchOutcome(BatchState.CANCELLED, groups), is_single_message=False)
 
 
 def _is_armed(origins: Collection[BatchState]) -> bool:
@@ -223,64 +155,9 @@ def _is_armed(origins: Collection[BatchState]) -> bool:
 
 
 async def _write_attempt(
-    connection: AsyncConnection,
-    batch_id: UUID,
-    epoch: int,
-    number: int,
-    attempt: AttemptResult,
-    accepted: int,
-    *,
-    armed: bool,
+    connection: AsyncConnection, batch: BatchKey, number: int, result: AttemptResult, accepted: int, *, armed: bool
 ) -> None:
-    values = {"batch_id": batch_id, "epoch": epoch, "outcome": attempt.outcome.value, "reason": attempt.reason}
     if armed:
-        values |= {"number": number, "http_status": attempt.http_status, "accepted": accepted}
-        await connection.execute(_END_ATTEMPT, values)
+        await attempts.end(connection, batch, number, result, accepted)
     else:
-        await connection.execute(_UNARMED_ATTEMPT, values | {"worker": attempt.worker})
-
-
-async def _write_response(connection: AsyncConnection, batch_id: UUID, epoch: int, response: StoredResponse) -> None:
-    ids = response.message_ids
-    await connection.execute(
-        _SAVE_RESPONSE,
-        {
-            "batch_id": batch_id,
-            "epoch": epoch,
-            "http_status": response.http_status,
-            "bulk_id": response.bulk_id or None,
-            "first_message_id": ids[0] if ids else None,
-            "message_ids": pack_ids(ids) if ids else None,
-            "body": response.body or None,
-        },
-    )
-
-
-async def _queue_reports(
-    connection: AsyncConnection,
-    batch_id: UUID,
-    epoch: int,
-    outcome: BatchOutcome,
-    *,
-    is_single_message: bool,
-) -> None:
-    """Queue what the campaign service and the ledger must receive."""
-    ids = outcome.confirmed.message_ids if outcome.confirmed else ()
-    entry = {
-        "batch_id": batch_id,
-        "epoch": epoch,
-        "state": outcome.target,
-        "part": 0,
-        "message_ids": pack_ids(ids) if ids else None,
-        "accepted": outcome.accepted,
-        "parts": outcome.parts,
-    }
-    if is_single_message:
-        # While it is ambiguous its credit stays reserved; then captured or given back with the reservation.
-        if outcome.target is not BatchState.AMBIGUOUS:
-            await connection.execute(_REPORT, entry | {"kind": OutboxKind.MESSAGE_CREDIT, "groups": None})
-        return
-    reports = [entry | {"kind": OutboxKind.CAMPAIGN, "groups": encode_groups(outcome.groups)}]
-    if outcome.accepted:
-        reports.append(entry | {"kind": OutboxKind.CAPTURE, "groups": None})
-    await connection.execute(_REPORT, reports)
+        await attempts.add_unarmed(connection, batch, result)

@@ -10,14 +10,13 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.batches import Attempt, BatchRecord
+from bulksms_dispatcher.domain.batches import BatchRecord
 from bulksms_dispatcher.domain.protocol import LIVE, BatchState, check_transition
 
 __all__ = [
     "Depth",
     "Figures",
     "find_batch",
-    "list_attempts",
     "list_batches",
     "list_dead",
     "read_depth",
@@ -58,7 +57,7 @@ _DEPTH = text(f"""
 _FIGURES = text(f"""
     SELECT
         coalesce((SELECT extract(epoch FROM clock_timestamp() - min(b.not_before)) FROM batches b
-                  LEFT JOIN campaigns c ON c.campaign_id = b.campaign_id
+                  LEFT JOIN campaigns c ON c.campaign_id = b.campaign_id AND c.tenant_id = b.tenant_id
                   WHERE b.state = {BatchState.READY} AND b.not_before <= now()
                     AND (:tenant_id = '' OR b.tenant_id = :tenant_id)
                     AND NOT coalesce(c.paused OR c.cancelled, false)), 0)::double precision,
@@ -84,15 +83,11 @@ _LIST_DEAD = text(f"""
     ORDER BY b.seq DESC LIMIT :limit
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM batches b WHERE b.batch_id = :batch_id")
-_ATTEMPTS = text("""
-    SELECT number, epoch, worker, armed_at, ended_at, outcome, reason, http_status FROM attempts
-    WHERE batch_id = :batch_id ORDER BY number
-""")
 _REQUEUE = text(f"""
     UPDATE batches
     SET state = {BatchState.READY}, epoch = epoch + 1, retries = 0, reason = '', not_before = clock_timestamp(),
         updated_at = clock_timestamp()
-    WHERE batch_id = :batch_id AND state = {BatchState.DEAD}
+    WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND state = {BatchState.DEAD}
 """)
 
 
@@ -139,16 +134,10 @@ async def find_batch(connection: AsyncConnection, batch_id: UUID) -> BatchRecord
     return records[0] if records else None
 
 
-async def list_attempts(connection: AsyncConnection, batch_id: UUID) -> list[Attempt]:
-    """Its attempts, oldest first."""
-    rows = await connection.execute(_ATTEMPTS, {"batch_id": batch_id})
-    return [Attempt(**row._asdict()) for row in rows]
-
-
-async def requeue_dead(connection: AsyncConnection, batch_id: UUID) -> bool:
+async def requeue_dead(connection: AsyncConnection, tenant_id: str, batch_id: UUID) -> bool:
     """DEAD → READY with fresh retries; False when it is not DEAD."""
     check_transition(BatchState.DEAD, BatchState.READY)
-    return (await connection.execute(_REQUEUE, {"batch_id": batch_id})).rowcount == 1
+    return (await connection.execute(_REQUEUE, {"tenant_id": tenant_id, "batch_id": batch_id})).rowcount == 1
 
 
 def _records(rows: Sequence[Row[Any]]) -> list[BatchRecord]:

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.batches import BatchKey
 from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.report_refreshes import DueRefresh
 
 __all__ = ["add", "advance", "begin_round", "forget", "postpone", "take"]
 
-_ADD = text("INSERT INTO report_refreshes (batch_id) VALUES (:batch_id) ON CONFLICT DO NOTHING")
+_ADD = text("INSERT INTO report_refreshes (batch_id, tenant_id) VALUES (:batch_id, :tenant_id) ON CONFLICT DO NOTHING")
 # Taking is hiding, as in the outbox. A batch the campaign service has no result of yet is left alone: it would say that
 # nothing of it is awaited. Before the first round `due_at` is the moment of acceptance, so that the delay is a setting.
 _TAKE = text(f"""
     WITH due AS (
-        SELECT r.batch_id FROM report_refreshes r
+        SELECT r.batch_id, r.tenant_id FROM report_refreshes r
         WHERE r.due_at <= now() AND (r.round > 0 OR r.due_at <= now() - make_interval(secs => :first_seconds))
           AND NOT EXISTS (
-              SELECT 1 FROM outbox o WHERE o.batch_id = r.batch_id AND o.kind = {OutboxKind.CAMPAIGN})
+              SELECT 1 FROM outbox o
+              WHERE o.batch_id = r.batch_id AND o.tenant_id = r.tenant_id AND o.kind = {OutboxKind.CAMPAIGN})
         ORDER BY r.due_at LIMIT :limit FOR UPDATE OF r SKIP LOCKED
     ), taken AS (
         UPDATE report_refreshes r
         SET due_at = clock_timestamp() + make_interval(secs => :hide_seconds), round = greatest(r.round, 1)
-        FROM due WHERE r.batch_id = due.batch_id RETURNING r.*
+        FROM due WHERE r.batch_id = due.batch_id AND r.tenant_id = due.tenant_id RETURNING r.*
     )
     SELECT taken.batch_id, taken.due_at, taken.round, taken.after_phone, b.tenant_id, b.campaign_id, b.submission_id,
            s.enqueue_number, b.first_phone, b.last_phone, b.traceparent
     FROM taken
-    JOIN batches b ON b.batch_id = taken.batch_id
-    JOIN submissions s ON s.submission_id = b.submission_id
+    JOIN batches b ON b.batch_id = taken.batch_id AND b.tenant_id = taken.tenant_id
+    JOIN submissions s ON s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
 """)
-_MINE = "WHERE batch_id = :batch_id AND due_at = :due_at"
+_MINE = "WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND due_at = :due_at"
 _ADVANCE = text(f"UPDATE report_refreshes SET after_phone = :after_phone, due_at = clock_timestamp() {_MINE}")
 _POSTPONE = text(
     f"UPDATE report_refreshes SET due_at = clock_timestamp() + make_interval(secs => :delay_seconds) {_MINE}"
@@ -44,15 +45,15 @@ _BEGIN_ROUND = text(f"""
     UPDATE report_refreshes
     SET round = :round, after_phone = 0,
         due_at = greatest(accepted_at + make_interval(secs => :offset_seconds),
-                          clock_timestamp() + make_interval(secs => :least_seconds))
+                          clock_timestamp() + make_interval(secs => :min_gap_seconds))
     {_MINE}
 """)
 _FORGET = text(f"DELETE FROM report_refreshes {_MINE}")
 
 
-async def add(connection: AsyncConnection, batch_id: UUID) -> None:
+async def add(connection: AsyncConnection, batch: BatchKey) -> None:
     """The batch was accepted just now."""
-    await connection.execute(_ADD, {"batch_id": batch_id})
+    await connection.execute(_ADD, batch.parameters())
 
 
 async def take(connection: AsyncConnection, limit: int, first_delay: timedelta, hide: timedelta) -> list[DueRefresh]:
@@ -76,10 +77,10 @@ async def postpone(connection: AsyncConnection, taken: DueRefresh, delay: timede
 
 
 async def begin_round(
-    connection: AsyncConnection, taken: DueRefresh, number: int, offset: timedelta, least: timedelta
+    connection: AsyncConnection, taken: DueRefresh, number: int, offset: timedelta, min_gap: timedelta
 ) -> None:
-    """The next round is due `offset` after acceptance, and not before `least` from now."""
-    parameters = {"round": number, "offset_seconds": offset.total_seconds(), "least_seconds": least.total_seconds()}
+    """The next round is due `offset` after acceptance, and not before `min_gap` from now."""
+    parameters = {"round": number, "offset_seconds": offset.total_seconds(), "min_gap_seconds": min_gap.total_seconds()}
     await connection.execute(_BEGIN_ROUND, _key(taken) | parameters)
 
 
@@ -89,4 +90,4 @@ async def forget(connection: AsyncConnection, taken: DueRefresh) -> None:
 
 
 def _key(taken: DueRefresh) -> dict[str, object]:
-    return {"batch_id": taken.batch_id, "due_at": taken.due_at}
+    return {"batch_id": taken.batch_id, "tenant_id": taken.tenant_id, "due_at": taken.due_at}

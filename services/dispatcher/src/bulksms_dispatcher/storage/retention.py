@@ -7,8 +7,8 @@ from datetime import timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.evidence import EvidenceState
 from bulksms_dispatcher.domain.protocol import FINAL
-from bulksms_dispatcher.storage.evidence import EvidenceState
 
 __all__ = ["delete_batches", "delete_evidence"]
 
@@ -18,9 +18,9 @@ _FINAL = ", ".join(str(int(state)) for state in sorted(FINAL))
 _DOOMED = text(f"""
     SELECT b.batch_id FROM batches b
     WHERE b.state IN ({_FINAL}) AND b.updated_at < now() - make_interval(secs => :age_seconds)
-      AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.batch_id = b.batch_id)
-      AND NOT EXISTS (SELECT 1 FROM operator_actions o WHERE o.batch_id = b.batch_id)
-      AND NOT EXISTS (SELECT 1 FROM uncaptured_credits u WHERE u.batch_id = b.batch_id)
+      AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.batch_id = b.batch_id AND o.tenant_id = b.tenant_id)
+      AND NOT EXISTS (SELECT 1 FROM operator_actions o WHERE o.batch_id = b.batch_id AND o.tenant_id = b.tenant_id)
+      AND NOT EXISTS (SELECT 1 FROM uncaptured_credits u WHERE u.batch_id = b.batch_id AND u.tenant_id = b.tenant_id)
     ORDER BY b.seq LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 _DELETE = tuple(

@@ -8,14 +8,18 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.batches import batch_id_of
+from bulksms_dispatcher.domain.batches import BatchKey, batch_id_of
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.recipients import Recipients, pack
 
 __all__ = ["insert", "lock_number", "packed_fields"]
 
-_LOCK = text("SELECT batches FROM submissions WHERE submission_id = :submission_id FOR UPDATE")
-_COUNT = text("UPDATE submissions SET batches = batches + 1 WHERE submission_id = :submission_id")
+_LOCK = text(
+    "SELECT batches FROM submissions WHERE submission_id = :submission_id AND tenant_id = :tenant_id FOR UPDATE"
+)
+_COUNT = text("""
+    UPDATE submissions SET batches = batches + 1 WHERE submission_id = :submission_id AND tenant_id = :tenant_id
+""")
 # To the campaign service, what is reported of a later epoch counts, and these recipients may have been reported.
 _INSERT = text(f"""
     INSERT INTO batches (batch_id, tenant_id, campaign_id, submission_id, number, recipients, first_phone, last_phone,
@@ -23,18 +27,18 @@ _INSERT = text(f"""
     SELECT :new_id, tenant_id, campaign_id, submission_id, :number, :recipients, :first_phone, :last_phone, :packed,
            priority, {BatchState.READY}, epoch + :later_epochs, retries + :retries, :reason,
            clock_timestamp() + make_interval(secs => :delay_seconds)
-    FROM batches WHERE batch_id = :batch_id
+    FROM batches WHERE batch_id = :batch_id AND tenant_id = :tenant_id
 """)
 
 
-async def lock_number(connection: AsyncConnection, submission_id: UUID) -> int:
+async def lock_number(connection: AsyncConnection, tenant_id: str, submission_id: UUID) -> int:
     """The number the submission's next batch will have; ask before any batch is locked (lock order)."""
-    return int((await connection.execute(_LOCK, {"submission_id": submission_id})).scalar_one())
+    return int((await connection.execute(_LOCK, {"submission_id": submission_id, "tenant_id": tenant_id})).scalar_one())
 
 
 async def insert(
     connection: AsyncConnection,
-    parent_id: UUID,
+    parent: BatchKey,
     submission_id: UUID,
     number: int,
     recipients: Recipients,
@@ -43,15 +47,15 @@ async def insert(
     delay: timedelta,
     later_epochs: int = 0,
     retries: int = 0,
-) -> UUID:
-    """Store the new batch; returns its id. The parent's row is not touched."""
-    new_id = batch_id_of(submission_id, number)
-    await connection.execute(_COUNT, {"submission_id": submission_id})
+) -> BatchKey:
+    """Store the new batch; returns its key. The parent's row is not touched."""
+    new_id = batch_id_of(parent.tenant_id, submission_id, number)
+    await connection.execute(_COUNT, {"submission_id": submission_id, "tenant_id": parent.tenant_id})
     await connection.execute(
         _INSERT,
         packed_fields(recipients)
+        | parent.parameters()
         | {
-            "batch_id": parent_id,
             "new_id": new_id,
             "number": number,
             "reason": reason,
@@ -60,7 +64,7 @@ async def insert(
             "retries": retries,
         },
     )
-    return new_id
+    return BatchKey(parent.tenant_id, new_id, parent.epoch + later_epochs)
 
 
 def packed_fields(recipients: Recipients) -> dict[str, object]:

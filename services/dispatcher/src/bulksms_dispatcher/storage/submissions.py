@@ -31,7 +31,10 @@ _INSERT = text("""
             :variable_names, :sender, :priority, :traceparent, :fingerprint)
     ON CONFLICT DO NOTHING
 """)
-_FIND = "SELECT next_index, last_phone, batches, complete, fingerprint FROM submissions WHERE submission_id = :id"
+_FIND = """
+    SELECT next_index, last_phone, batches, complete, fingerprint FROM submissions
+    WHERE submission_id = :submission_id AND tenant_id = :tenant_id
+"""
 _FIND_PLAIN = text(_FIND)
 _FIND_LOCKED = text(f"{_FIND} FOR UPDATE")
 _INSERT_BATCH = text(f"""
@@ -42,7 +45,7 @@ _INSERT_BATCH = text(f"""
 """)
 _SAVE_PROGRESS = text("""
     UPDATE submissions SET next_index = :next_index, last_phone = :last_phone, batches = :batches, complete = :complete
-    WHERE submission_id = :submission_id
+    WHERE submission_id = :submission_id AND tenant_id = :tenant_id
 """)
 # One range of an index that covers it.
 _BACKLOG = text(f"SELECT coalesce(sum(recipients), 0)::bigint FROM batches WHERE state = {BatchState.READY}")
@@ -69,14 +72,14 @@ async def insert(connection: AsyncConnection, submission: Submission) -> bool:
     return result.rowcount == 1
 
 
-async def find(connection: AsyncConnection, submission_id: UUID) -> Stored | None:
+async def find(connection: AsyncConnection, tenant_id: str, submission_id: UUID) -> Stored | None:
     """Read how far a submission is."""
-    return await _one(connection, submission_id, locked=False)
+    return await _one(connection, tenant_id, submission_id, locked=False)
 
 
-async def lock(connection: AsyncConnection, submission_id: UUID) -> Stored:
+async def lock(connection: AsyncConnection, submission: Submission) -> Stored:
     """The same, and nobody else goes on with it until the transaction ends."""
-    stored = await _one(connection, submission_id, locked=True)
+    stored = await _one(connection, submission.tenant_id, submission.submission_id, locked=True)
     if stored is None:
         raise LookupError("a submission is inserted before it is locked")
     return stored
@@ -86,7 +89,7 @@ async def insert_batch(
     connection: AsyncConnection, submission: Submission, number: int, recipients: Recipients
 ) -> UUID:
     """Store one READY batch; returns its id."""
-    batch_id = batch_id_of(submission.submission_id, number)
+    batch_id = batch_id_of(submission.tenant_id, submission.submission_id, number)
     await connection.execute(
         _INSERT_BATCH,
         {
@@ -105,12 +108,13 @@ async def insert_batch(
     return batch_id
 
 
-async def save_progress(connection: AsyncConnection, submission_id: UUID, progress: SubmissionProgress) -> None:
+async def save_progress(connection: AsyncConnection, submission: Submission, progress: SubmissionProgress) -> None:
     """Store how far it is now."""
     await connection.execute(
         _SAVE_PROGRESS,
         {
-            "submission_id": submission_id,
+            "submission_id": submission.submission_id,
+            "tenant_id": submission.tenant_id,
             "next_index": progress.next_index,
             "last_phone": progress.last_phone,
             "batches": progress.batches,
@@ -124,9 +128,9 @@ async def backlog(connection: AsyncConnection) -> int:
     return int((await connection.execute(_BACKLOG)).scalar_one())
 
 
-async def _one(connection: AsyncConnection, submission_id: UUID, *, locked: bool) -> Stored | None:
+async def _one(connection: AsyncConnection, tenant_id: str, submission_id: UUID, *, locked: bool) -> Stored | None:
     statement = _FIND_LOCKED if locked else _FIND_PLAIN
-    row = (await connection.execute(statement, {"id": submission_id})).one_or_none()
+    row = (await connection.execute(statement, {"submission_id": submission_id, "tenant_id": tenant_id})).one_or_none()
     if row is None:
         return None
     return Stored(SubmissionProgress(row.next_index, row.last_phone, row.batches, row.complete), row.fingerprint)

@@ -23,22 +23,24 @@ class CampaignControl:
     async def pause(self, tenant_id: str, campaign_id: UUID) -> int:
         """No claim of the campaign succeeds from now on; how many batches are under way still."""
         async with self._database.begin() as connection:
-            await campaigns.set_paused(connection, campaign_id, tenant_id, paused=True)
+            await campaigns.set_paused(connection, tenant_id, campaign_id, paused=True)
         # Counted after the commit: what was claimed before it is seen.
         async with self._database.connect() as connection:
-            return await campaigns.count_batches(connection, campaign_id, BatchState.LEASED, BatchState.ARMED)
+            return await campaigns.count_batches(
+                connection, tenant_id, campaign_id, BatchState.LEASED, BatchState.ARMED
+            )
 
     async def resume(self, tenant_id: str, campaign_id: UUID) -> int:
         """Claims succeed again; how many batches wait for one."""
         async with self._database.begin() as connection:
-            await campaigns.set_paused(connection, campaign_id, tenant_id, paused=False)
-            ready = await campaigns.count_batches(connection, campaign_id, BatchState.READY)
+            await campaigns.set_paused(connection, tenant_id, campaign_id, paused=False)
+            ready = await campaigns.count_batches(connection, tenant_id, campaign_id, BatchState.READY)
         self._notify()
         return ready
 
     async def cancel(self, tenant_id: str, campaign_id: UUID) -> Cancellation:
         """Cancel for good all that is not armed (rule 7)."""
         async with self._database.begin() as connection:
-            cancelled = await campaigns.cancel(connection, campaign_id, tenant_id)
+            cancelled = await campaigns.cancel(connection, tenant_id, campaign_id)
         self._notify()
         return cancelled

@@ -74,10 +74,10 @@ class Intake:
             violations=[FieldViolation("end", "must be the last message")],
         )
 
-    async def find(self, submission_id: UUID) -> SubmissionProgress:
+    async def find(self, tenant_id: str, submission_id: UUID) -> SubmissionProgress:
         """How far a submission is stored."""
         async with self._database.connect() as connection:
-            stored = await submissions.find(connection, submission_id)
+            stored = await submissions.find(connection, tenant_id, submission_id)
         if stored is None:
             raise errors.not_found(
                 "SUBMISSION_NOT_FOUND",
@@ -88,10 +88,10 @@ class Intake:
 
     async def _open(self, submission: Submission) -> SubmissionProgress:
         async with self._database.begin() as connection:
-            await campaigns.ensure(connection, submission.campaign_id, submission.tenant_id)
+            await campaigns.ensure(connection, submission.tenant_id, submission.campaign_id)
             await _refuse_cancelled(connection, submission)
             await submissions.insert(connection, submission)
-            stored = await submissions.find(connection, submission.submission_id)
+            stored = await submissions.find(connection, submission.tenant_id, submission.submission_id)
         if stored is None or stored.fingerprint != submission.fingerprint:
             raise errors.already_exists(
                 "SUBMISSION_CONFLICT",
@@ -112,7 +112,7 @@ class Intake:
         """Store what is left, and that this is all."""
         async with self._database.begin() as connection:
             await _refuse_cancelled(connection, submission)
-            before = stored = (await submissions.lock(connection, submission.submission_id)).progress
+            before = stored = (await submissions.lock(connection, submission)).progress
             cutter.move_to(stored)
             rest = cutter.peek()
             if rest.phones:
@@ -127,7 +127,7 @@ class Intake:
                     next_index=before.next_index,
                 )
             progress = SubmissionProgress(stored.next_index, stored.last_phone, stored.batches, complete=True)
-            await submissions.save_progress(connection, submission.submission_id, progress)
+            await submissions.save_progress(connection, submission, progress)
         self._on_stored()
         return progress
 
@@ -135,14 +135,14 @@ class Intake:
         self, connection: AsyncConnection, submission: Submission, cutter: Cutter
     ) -> SubmissionProgress:
         await _refuse_cancelled(connection, submission)
-        stored = (await submissions.lock(connection, submission.submission_id)).progress
+        stored = (await submissions.lock(connection, submission)).progress
         if stored.next_index != cutter.start:
             return stored  # another stream of the same submission was here first
         _refuse_more(stored)
         batch = cutter.peek()
         await submissions.insert_batch(connection, submission, stored.batches, batch)
         progress = stored.after(batch)
-        await submissions.save_progress(connection, submission.submission_id, progress)
+        await submissions.save_progress(connection, submission, progress)
         self._backlog += len(batch.phones)
         return progress
 
@@ -161,7 +161,7 @@ class Intake:
 
 
 async def _refuse_cancelled(connection: AsyncConnection, submission: Submission) -> None:
-    flags = await campaigns.lock_shared(connection, submission.campaign_id)
+    flags = await campaigns.lock_shared(connection, submission.tenant_id, submission.campaign_id)
     if flags.cancelled:
         raise errors.wrong_state(
             "CAMPAIGN_CANCELLED",

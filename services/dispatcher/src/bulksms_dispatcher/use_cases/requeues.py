@@ -28,6 +28,10 @@ class Requeue:
     reason: str
     operator: str
 
+    def as_action(self, tenant_id: str) -> OperatorAction:
+        """As it is written down."""
+        return OperatorAction(self.request_id, _KIND, self.batch_id, tenant_id, self.reason, self.operator)
+
 
 class Requeues:
     """DEAD → READY with fresh retries, written down with its author and its reason."""
@@ -47,12 +51,12 @@ class Requeues:
                     differs="batch_id",
                 )
             if done is None:
-                if not await queue.requeue_dead(connection, wanted.batch_id):
-                    raise _not_dead(wanted.batch_id, await queue.find_batch(connection, wanted.batch_id))
-                await operator_actions.save(
-                    connection,
-                    OperatorAction(wanted.request_id, _KIND, wanted.batch_id, wanted.reason, wanted.operator),
-                )
+                batch = await queue.find_batch(connection, wanted.batch_id)
+                if batch is None:
+                    raise no_batch(wanted.batch_id)
+                if not await queue.requeue_dead(connection, batch.tenant_id, batch.batch_id):
+                    raise _not_dead(batch)
+                await operator_actions.save(connection, wanted.as_action(batch.tenant_id))
             record = await queue.find_batch(connection, wanted.batch_id)
         if record is None:
             raise no_batch(wanted.batch_id)
@@ -60,9 +64,7 @@ class Requeues:
         return record
 
 
-def _not_dead(batch_id: UUID, record: BatchRecord | None) -> errors.DomainError:
-    if record is None:
-        return no_batch(batch_id)
+def _not_dead(record: BatchRecord) -> errors.DomainError:
     return errors.wrong_state(
         "BATCH_STATE",
         f"Only a DEAD batch can be requeued, this one is {record.state.name}.",

@@ -10,7 +10,7 @@ from uuid import UUID
 from bulksms_dispatcher.domain.batches import BatchRecord
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.unresolved import Unresolved
-from bulksms_dispatcher.storage import evidence, operator_actions, outcomes, queue
+from bulksms_dispatcher.storage import evidence, operator_actions, outcomes, queue, unresolved
 from bulksms_dispatcher.storage.operator_actions import OperatorAction
 from servicekit import errors, logs
 from servicekit.database import Database
@@ -37,9 +37,11 @@ class OperatorResolution:
     known_from: str
     operator: str
 
-    def as_action(self) -> OperatorAction:
+    def as_action(self, tenant_id: str) -> OperatorAction:
         """As it is written down."""
-        return OperatorAction(self.request_id, self.resolution.value, self.batch_id, self.known_from, self.operator)
+        return OperatorAction(
+            self.request_id, self.resolution.value, self.batch_id, tenant_id, self.known_from, self.operator
+        )
 
 
 class Resolutions:
@@ -52,7 +54,7 @@ class Resolutions:
     async def resolve(self, wanted: OperatorResolution) -> BatchRecord:
         """Idempotent by request id. Errors: BATCH_NOT_FOUND, BATCH_STATE, REQUEST_ID_REUSED."""
         async with self._database.begin() as connection:
-            batch = await evidence.lock_unresolved(connection, wanted.batch_id)
+            batch = await unresolved.lock(connection, wanted.batch_id)
             if batch is None:
                 raise no_batch(wanted.batch_id)
             done = await operator_actions.find(connection, wanted.request_id)
@@ -64,11 +66,11 @@ class Resolutions:
                 )
             if done is None:
                 _refuse(batch, wanted.resolution)
-                ids = await evidence.read_ids(connection, wanted.batch_id)
+                ids = await evidence.read_ids(connection, batch.key)
                 is_accepted = wanted.resolution is Resolution.ACCEPTED
                 outcome = batch.accepted_by_operator(ids) if is_accepted else batch.not_sent_by_operator()
-                await outcomes.record(connection, batch.batch_id, batch.epoch, (BatchState.AMBIGUOUS,), outcome)
-                await operator_actions.save(connection, wanted.as_action())
+                await outcomes.record(connection, batch.key, (BatchState.AMBIGUOUS,), outcome)
+                await operator_actions.save(connection, wanted.as_action(batch.tenant_id))
             record = await queue.find_batch(connection, wanted.batch_id)
         assert record is not None  # noqa: S101 - it was locked
         if done is None:

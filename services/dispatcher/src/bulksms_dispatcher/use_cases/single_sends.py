@@ -73,7 +73,7 @@ class SingleSends:
         message_id = message_id_of(wanted.tenant_id, wanted.request_id)
         replayed = not await self._note(message_id, wanted)
         with self._signals.awaiting(message_id) as changed:
-            if await self._is_to_be_queued(message_id):
+            if await self._is_to_be_queued(message_id, wanted):
                 await self._reserve(message_id, wanted)
                 await self._queue(message_id, wanted)
                 self._notify()
@@ -83,7 +83,7 @@ class SingleSends:
         """Store what is asked for; False when it is there already."""
         fingerprint = fingerprint_of(wanted.phone, wanted.text, wanted.sender)
         async with self._database.begin() as connection:
-            found = await messages.find_fingerprint(connection, message_id)
+            found = await messages.find_fingerprint(connection, wanted.tenant_id, message_id)
             if found is None:
                 if (await opt_outs.find(connection, wanted.tenant_id, [wanted.phone])).phones:
                     raise errors.wrong_state(
@@ -92,7 +92,7 @@ class SingleSends:
                 message = Message(message_id, wanted.tenant_id, wanted.phone, wanted.sender, measure(wanted.text).parts)
                 if await messages.insert(connection, message, fingerprint):
                     return True
-                found = await messages.find_fingerprint(connection, message_id)
+                found = await messages.find_fingerprint(connection, wanted.tenant_id, message_id)
         if found != fingerprint:
             raise errors.already_exists(
                 "REQUEST_ID_REUSED",
@@ -101,12 +101,12 @@ class SingleSends:
             )
         return False
 
-    async def _is_to_be_queued(self, message_id: UUID) -> bool:
+    async def _is_to_be_queued(self, message_id: UUID, wanted: SingleSend) -> bool:
         """False when it was queued before, or given up because its first caller died."""
         async with self._database.connect() as connection:
-            if await submissions.find(connection, message_id) is not None:
+            if await submissions.find(connection, wanted.tenant_id, message_id) is not None:
                 return False
-            return await messages.is_waiting(connection, message_id)
+            return await messages.is_waiting(connection, wanted.tenant_id, message_id)
 
     async def _reserve(self, message_id: UUID, wanted: SingleSend) -> None:
         try:
@@ -120,7 +120,7 @@ class SingleSends:
         except DomainError as error:
             if not error.retryable:
                 async with self._database.begin() as connection:
-                    await messages.delete_unsent(connection, message_id)
+                    await messages.delete_unsent(connection, wanted.tenant_id, message_id)
             raise
 
     async def _queue(self, message_id: UUID, wanted: SingleSend) -> None:
@@ -137,9 +137,9 @@ class SingleSends:
             traceparent=current_traceparent(),
         )
         async with self._database.begin() as connection:
-            if not await messages.is_waiting(connection, message_id):
+            if not await messages.is_waiting(connection, wanted.tenant_id, message_id):
                 # Sent or swept in the meantime; if it was never queued, the credit just taken is given back.
-                await messages.fail_unqueued(connection, message_id)
+                await messages.fail_unqueued(connection, wanted.tenant_id, message_id)
             elif await submissions.insert(connection, submission):
                 await submissions.insert_batch(connection, submission, 0, Recipients([wanted.phone]))
 

@@ -71,7 +71,7 @@ class Deferral:
     async def _numbers_of(self, connection: AsyncConnection, unresolved: UnresolvedBatch) -> frozenset[int]:
         known = self._numbers.get(unresolved)
         if known is None:
-            stored = await deferrals.read_numbers(connection, unresolved.batch_id)
+            stored = await deferrals.read_numbers(connection, unresolved)
             out = {
                 *stored.resolved,
                 *(unpack_positions(stored.opted_out_positions) if stored.opted_out_positions else ()),

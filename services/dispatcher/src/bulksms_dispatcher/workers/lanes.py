@@ -1,13 +1,13 @@
-"""Lanes: which batch is claimed next, so that no tenant waits for another one's million."""
+"""Lanes: claims for the senders of this process, from the lane whose turn it is."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
 from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
+from bulksms_dispatcher.domain.lane_rotation import LaneRotation
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.storage import claims, outcomes
 from servicekit.clock import Clock
@@ -22,7 +22,7 @@ _READ_AGAIN_SECONDS = 0.02
 
 
 class Lanes:
-    """Claims for all senders of this process, one at a time: priority first, then the tenant served longest ago."""
+    """One claim at a time; knows which lanes are due, and which tenants are at their limit."""
 
     def __init__(self, database: Database, worker: str, lease: timedelta, clock: Clock) -> None:
         self._database = database
@@ -34,10 +34,7 @@ class Lanes:
         self._stale = True
         self._read_at = 0.0
         self._next_due = float("inf")
-        self._open: set[Lane] = set()
-        self._tenant_served: dict[str, int] = {}
-        self._lane_served: dict[Lane, int] = {}
-        self._served = 0
+        self._rotation = LaneRotation()
         self._tenant_blocked: dict[str, float] = {}
         self._all_blocked = 0.0
         self._leased: set[UUID] = set()
@@ -75,13 +72,13 @@ class Lanes:
             if now >= min(self._next_read(), self._next_due):
                 await self._read(now)
             self._forget_past_blocks(now)
-            while (lane := self._choose(at_least)) is not None:
+            while (lane := self._rotation.choose(at_least, self._tenant_blocked)) is not None:
                 batch = await self._claim_from(lane)
                 if batch is not None:
-                    self._note_served(lane)
+                    self._rotation.note_served(lane)
                     self._leased.add(batch.batch_id)
                     return batch
-                self._open.discard(lane)
+                self._rotation.close(lane)
             return None
 
     def finished(self, batch: LeasedBatch) -> None:
@@ -120,10 +117,8 @@ class Lanes:
         """A claim whose commit was not confirmed may have leased a batch that nobody here knows of."""
         async with self._database.begin() as connection:
             for batch in await claims.find_leased(connection, self._worker):
-                if batch.batch_id not in self._leased:
-                    await outcomes.return_to_queue(
-                        connection, batch.batch_id, batch.epoch, batch.campaign_id, (BatchState.LEASED,)
-                    )
+                if batch.key.batch_id not in self._leased:
+                    await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, (BatchState.LEASED,))
         self._claim_lost = False
         self._stale = True
 
@@ -135,35 +130,9 @@ class Lanes:
         async with self._database.autocommit() as connection:
             states = await claims.read_lanes(connection)
         self._read_at = now
-        self._open = {state.lane for state in states if state.due_in_seconds <= 0}
+        self._rotation.replace(state.lane for state in states if state.due_in_seconds <= 0)
         later = [state.due_in_seconds for state in states if state.due_in_seconds > 0]
         self._next_due = self._clock.monotonic() + min(later, default=float("inf"))
-        if len(self._lane_served) > 2 * claims.MAX_LANES:
-            self._lane_served = {lane: n for lane, n in self._lane_served.items() if lane in self._open}
-            tenants = {lane.tenant_id for lane in self._open}
-            self._tenant_served = {t: n for t, n in self._tenant_served.items() if t in tenants}
-
-    def _choose(self, at_least: int) -> Lane | None:
-        candidates = [
-            lane for lane in self._open if lane.priority >= at_least and lane.tenant_id not in self._tenant_blocked
-        ]
-        return min(candidates, key=self._order(), default=None)
-
-    def _order(self) -> Callable[[Lane], tuple[int, int, int, Lane]]:
-        def key(lane: Lane) -> tuple[int, int, int, Lane]:
-            return (
-                -lane.priority,
-                self._tenant_served.get(lane.tenant_id, 0),
-                self._lane_served.get(lane, 0),
-                lane,
-            )
-
-        return key
-
-    def _note_served(self, lane: Lane) -> None:
-        self._served += 1
-        self._tenant_served[lane.tenant_id] = self._served
-        self._lane_served[lane] = self._served
 
     def _forget_past_blocks(self, now: float) -> None:
         over = [tenant for tenant, end in self._tenant_blocked.items() if end <= now]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome
-from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
+from bulksms_dispatcher.domain.batch_outcomes import BatchOutcome
+from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.recipients import unpack_positions
-from bulksms_dispatcher.domain.results import RecipientOutcome, whole
-from bulksms_dispatcher.storage import evidence, leases, outcomes
+from bulksms_dispatcher.storage import evidence, leases, outcomes, unresolved
 from bulksms_dispatcher.storage.leases import Expired
 from servicekit import logs
 from servicekit.clock import Clock
@@ -48,17 +47,17 @@ class Reaper:
         async with self._database.connect() as connection:
             expired = await leases.find_expired(connection, _LIMIT, self._expirable(), self._grace)
             self._reached_at = self._clock.monotonic()
-            unresolved = await leases.find_ambiguous_since(connection, self._horizon, _LIMIT)
+            given_up = await leases.find_ambiguous_since(connection, self._horizon, _LIMIT)
         for batch in expired:
             if batch.state is BatchState.LEASED:
                 await self._return(batch)
             else:
                 await self._mark_ambiguous(batch)
-        for batch in unresolved:
+        for batch in given_up:
             await self._give_up(batch)
-        if expired or unresolved:
+        if expired or given_up:
             self._on_change()
-        return len(expired) == _LIMIT or len(unresolved) == _LIMIT
+        return len(expired) == _LIMIT or len(given_up) == _LIMIT
 
     def _expirable(self) -> tuple[BatchState, ...]:
         now, grace = self._clock.monotonic(), self._grace.total_seconds()
@@ -68,31 +67,24 @@ class Reaper:
 
     async def _return(self, batch: Expired) -> None:
         async with self._database.begin() as connection:
-            returned = await outcomes.return_to_queue(
-                connection, batch.batch_id, batch.epoch, batch.campaign_id, (BatchState.LEASED,)
-            )
+            returned = await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, (BatchState.LEASED,))
         if returned:
-            _log.warning("lease ran out: batch is ready again", batch_id=str(batch.batch_id), worker=batch.worker)
+            _log.warning("lease ran out: batch is ready again", batch_id=str(batch.key.batch_id), worker=batch.worker)
 
     async def _mark_ambiguous(self, batch: Expired) -> None:
         opted_out_positions = unpack_positions(batch.opted_out_positions) if batch.opted_out_positions else []
-        outcome = BatchOutcome(
-            BatchState.AMBIGUOUS,
-            whole(RecipientOutcome.AMBIGUOUS, opted_out_positions, reason=WORKER_LOST),
-            attempt=AttemptResult(OutcomeKind.AMBIGUOUS, WORKER_LOST),
-            reason=WORKER_LOST,
-        )
+        outcome = BatchOutcome.ambiguous(WORKER_LOST, opted_out_positions)
         async with self._database.begin() as connection:
-            recorded = await outcomes.record(connection, batch.batch_id, batch.epoch, (BatchState.ARMED,), outcome)
+            recorded = await outcomes.record(connection, batch.key, (BatchState.ARMED,), outcome)
         if recorded:
-            _log.error("batch needs attention", batch_id=str(batch.batch_id), state="AMBIGUOUS", reason=WORKER_LOST)
+            _log.error("batch needs attention", batch_id=str(batch.key.batch_id), state="AMBIGUOUS", reason=WORKER_LOST)
 
     async def _give_up(self, batch: Expired) -> None:
         """Time is over; those whom evidence has named stay accepted, and are captured now."""
         async with self._database.begin() as connection:
-            unresolved = await evidence.lock_unresolved(connection, batch.batch_id)
-            if unresolved is None or unresolved.state is not BatchState.AMBIGUOUS:
+            found = await unresolved.lock(connection, batch.key.batch_id)
+            if found is None or found.state is not BatchState.AMBIGUOUS:
                 return
-            outcome = unresolved.given_up(await evidence.read_ids(connection, batch.batch_id))
-            await outcomes.record(connection, batch.batch_id, unresolved.epoch, (BatchState.AMBIGUOUS,), outcome)
-        _log.error("batch needs attention", batch_id=str(batch.batch_id), state="UNRESOLVED", reason=outcome.reason)
+            outcome = found.given_up(await evidence.read_ids(connection, found.key))
+            await outcomes.record(connection, found.key, (BatchState.AMBIGUOUS,), outcome)
+        _log.error("batch needs attention", batch_id=str(batch.key.batch_id), state="UNRESOLVED", reason=outcome.reason)

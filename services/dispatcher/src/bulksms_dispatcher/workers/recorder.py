@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
-from itertools import count
-from typing import TypeVar
 
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Deferred, StoredResponse
+from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Return
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Verdict
-from bulksms_dispatcher.domain.recipients import unpack
-from bulksms_dispatcher.domain.results import RecipientOutcome, whole
 from bulksms_dispatcher.domain.retries import RetryPolicy
-from bulksms_dispatcher.domain.verdicts import Transition, groups_of, is_retryable_rejection, transition_after
+from bulksms_dispatcher.domain.transitions import Transition, transition_after
+from bulksms_dispatcher.domain.verdicts import outcome_of
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
 from bulksms_dispatcher.storage import outcomes
+from bulksms_dispatcher.workers.patient_writes import PatientWrites
 from servicekit import logs
-from servicekit.backoff import Backoff
-from servicekit.database import Database, DatabaseUnavailable
+from servicekit.database import Database
 
-__all__ = ["DATABASE_ERRORS", "Recorder"]
-
-T = TypeVar("T")
-
-DATABASE_ERRORS = (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError)
-"""What a statement can fail with when the database is away, slow or restarted."""
+__all__ = ["Recorder"]
 
 # An outcome that is known is not given up: the sender waits with it, and takes nothing new meanwhile.
 _OUTCOME_PATIENCE = timedelta(hours=1)
 # A batch that is not handed back is found by the reaper, a little later.
 _HAND_BACK_PATIENCE = timedelta(seconds=5)
-_DATABASE_BACKOFF = Backoff(timedelta(seconds=0.1), longest=timedelta(seconds=2))
-_MAX_BODY = 64 * 1024
 _log = logs.get_logger("bulksms.dispatcher.recorder")
 
 
@@ -60,7 +47,7 @@ class Recorder:
         on_recorded: Callable[[LeasedBatch], None],
         on_returned: Callable[[LeasedBatch, timedelta], None],
     ) -> None:
-        self._database = database
+        self._writes = PatientWrites(database)
         self._limiter = limiter
         self._metrics = metrics
         self._worker = worker
@@ -72,40 +59,27 @@ class Recorder:
 
     async def hand_back(self, batch: LeasedBatch, *, delay: timedelta = timedelta(0), reason: str = "") -> None:
         """Make a batch that was not armed READY again; costs no retry."""
-        await self._return(batch, (BatchState.LEASED,), _HAND_BACK_PATIENCE, delay=delay, reason=reason)
+        await self._return(batch, (BatchState.LEASED,), Return(delay, reason), _HAND_BACK_PATIENCE)
 
     async def hand_back_unsent(self, batch: LeasedBatch, opted_out_positions: Sequence[int]) -> None:
         """The same when nobody knows whether the arm was committed. Nothing was sent, and only this worker knows that.
 
         If the reaper was first the batch is ambiguous: that is over, but it is never sent again (rule 5).
         """
-        returned = await self._return(batch, (BatchState.LEASED, BatchState.ARMED), _OUTCOME_PATIENCE)
+        returned = await self._return(batch, (BatchState.LEASED, BatchState.ARMED), Return(), _OUTCOME_PATIENCE)
         if returned is False:
-            reason = OutcomeKind.NOT_SENT.value
-            outcome = BatchOutcome(
-                BatchState.REJECTED,
-                whole(RecipientOutcome.FAILED, opted_out_positions, reason=reason),
-                attempt=AttemptResult(OutcomeKind.NOT_SENT, reason),
-                reason=reason,
-            )
+            outcome = BatchOutcome.not_sent(opted_out_positions)
             if await self._record(batch, (BatchState.AMBIGUOUS,), outcome, _OUTCOME_PATIENCE):
                 _log.error("batch not sent: it was ambiguous first", batch_id=str(batch.batch_id))
 
     async def mark_ambiguous(self, batch: LeasedBatch, reason: str, opted_out_positions: Sequence[int]) -> None:
         """ARMED → AMBIGUOUS; when that cannot be written, the reaper does it once the lease is over."""
-        outcome = BatchOutcome(
-            BatchState.AMBIGUOUS,
-            whole(RecipientOutcome.AMBIGUOUS, opted_out_positions, reason=reason),
-            attempt=AttemptResult(OutcomeKind.AMBIGUOUS, reason),
-            reason=reason,
-        )
+        outcome = BatchOutcome.ambiguous(reason, opted_out_positions)
         await self._record(batch, (BatchState.ARMED,), outcome, _HAND_BACK_PATIENCE)
 
     async def record_all_opted_out(self, batch: LeasedBatch) -> None:
         """Everyone in it has opted out: there is nothing to send."""
-        groups = whole(RecipientOutcome.OPTED_OUT, reason="OPTED_OUT")
-        outcome = BatchOutcome(BatchState.CANCELLED, groups, reason="OPTED_OUT")
-        await self._record(batch, (BatchState.LEASED,), outcome, _HAND_BACK_PATIENCE)
+        await self._record(batch, (BatchState.LEASED,), BatchOutcome.all_opted_out(), _HAND_BACK_PATIENCE)
 
     async def record(
         self, batch: LeasedBatch, verdict: Verdict, opted_out_positions: Sequence[int], parts: Sequence[int]
@@ -115,24 +89,18 @@ class Recorder:
         self._report(batch, verdict, transition)
         if transition.account_rest is not None:
             await self._rest(transition.account_rest, slower=transition.slows_account)
-        attempt = AttemptResult(verdict.kind, verdict.reason, verdict.http_status, self._worker)
         origin = BatchState.LEASED if verdict.kind is OutcomeKind.NOT_SENT else BatchState.ARMED
         if transition.target is BatchState.READY:
-            recorded = await self._return(
-                batch,
-                (origin,),
-                _OUTCOME_PATIENCE,
-                delay=transition.delay,
-                attempt=attempt,
-                costs_retry=transition.costs_retry,
-            )
+            attempt = AttemptResult(verdict.kind, verdict.reason, verdict.http_status, self._worker)
+            returned = Return(transition.delay, attempt=attempt, costs_retry=transition.costs_retry)
+            recorded = await self._return(batch, (origin,), returned, _OUTCOME_PATIENCE)
         else:
-            outcome = self._outcome_of(batch, transition, verdict, opted_out_positions, parts, attempt)
+            outcome = self._outcome_of(batch, verdict, transition, opted_out_positions, parts)
             recorded = await self._record_result(batch, origin, outcome, opted_out_positions)
         if not recorded and verdict.kind is OutcomeKind.REJECTED:
             # It came so late that the batch is ambiguous by now: resolved, but never sent again (rule 5).
             late = Transition(BatchState.REJECTED, verdict.reason)
-            outcome = self._outcome_of(batch, late, verdict, opted_out_positions, parts, attempt)
+            outcome = self._outcome_of(batch, verdict, late, opted_out_positions, parts)
             recorded = await self._record(batch, (BatchState.AMBIGUOUS,), outcome, _OUTCOME_PATIENCE)
         if recorded is False:
             _log.warning("outcome not taken: the batch has moved on", batch_id=str(batch.batch_id), epoch=batch.epoch)
@@ -154,93 +122,43 @@ class Recorder:
             return True
 
     async def _return(
-        self,
-        batch: LeasedBatch,
-        origins: Collection[BatchState],
-        patience: timedelta,
-        *,
-        delay: timedelta = timedelta(0),
-        reason: str = "",
-        attempt: AttemptResult | None = None,
-        costs_retry: bool = False,
+        self, batch: LeasedBatch, origins: Collection[BatchState], returned: Return, patience: timedelta
     ) -> bool | None:
         async def body(connection: AsyncConnection) -> bool:
-            return await outcomes.return_to_queue(
-                connection,
-                batch.batch_id,
-                batch.epoch,
-                batch.campaign_id,
-                origins,
-                delay=delay,
-                reason=reason,
-                attempt=attempt,
-                costs_retry=costs_retry,
-            )
+            return await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, origins, returned)
 
-        recorded = await self._persist(body, batch, patience)
-        self._on_returned(batch, delay)
+        recorded = await self._writes.write(body, batch.batch_id, patience)
+        self._on_returned(batch, returned.delay)
         return recorded
 
     async def _record(
-        self,
-        batch: LeasedBatch,
-        origins: Collection[BatchState],
-        outcome: BatchOutcome,
-        patience: timedelta,
+        self, batch: LeasedBatch, origins: Collection[BatchState], outcome: BatchOutcome, patience: timedelta
     ) -> bool | None:
         async def body(connection: AsyncConnection) -> bool:
-            return await outcomes.record(connection, batch.batch_id, batch.epoch, origins, outcome)
+            return await outcomes.record(connection, batch.key, origins, outcome)
 
-        recorded = await self._persist(body, batch, patience)
+        recorded = await self._writes.write(body, batch.batch_id, patience)
         self._on_recorded(batch)
         return recorded
-
-    async def _persist(
-        self, body: Callable[[AsyncConnection], Awaitable[T]], batch: LeasedBatch, patience: timedelta
-    ) -> T | None:
-        """Repeat a transaction until the database takes it; None when patience ends first."""
-        give_up_at = time.monotonic() + patience.total_seconds()
-        for number in count(1):
-            try:
-                async with self._database.begin() as connection:
-                    return await body(connection)
-            except IntegrityError:
-                raise
-            except DATABASE_ERRORS as error:
-                if time.monotonic() >= give_up_at:
-                    _log.error("outcome not written", batch_id=str(batch.batch_id), error_type=type(error).__name__)
-                    return None
-                _log.warning(
-                    "outcome waits for the database",
-                    batch_id=str(batch.batch_id),
-                    attempt=number,
-                    error_type=type(error).__name__,
-                )
-            await asyncio.sleep(_DATABASE_BACKOFF.after(number).total_seconds())
-        raise AssertionError("unreachable: the loop returns or raises")
 
     def _outcome_of(
         self,
         batch: LeasedBatch,
-        transition: Transition,
         verdict: Verdict,
+        transition: Transition,
         opted_out_positions: Sequence[int],
         parts: Sequence[int],
-        attempt: AttemptResult,
     ) -> BatchOutcome:
-        delay = self._retry_policy.delay(batch.retries)
-
-        def is_deferred(description: str) -> bool:
-            is_retryable = is_retryable_rejection(description, self._retryable_rejections)
-            return is_retryable and delay is not None and not batch.is_single_message
-
-        outcome = _outcome_of(batch, transition, verdict, opted_out_positions, parts, attempt, is_deferred)
-        positions = [
-            i for group in outcome.groups if group.outcome is RecipientOutcome.DEFERRED for i in group.positions or ()
-        ]
-        if not positions or delay is None:
-            return outcome
-        return replace(outcome, deferred=Deferred(unpack(batch.packed).only(sorted(positions)), delay))
+        return outcome_of(
+            verdict,
+            transition,
+            batch,
+            opted_out_positions,
+            parts,
+            worker=self._worker,
+            retry_policy=self._retry_policy,
+            meaning_not_now=self._retryable_rejections,
+        )
 
     async def _rest(self, duration: timedelta, *, slower: bool) -> None:
         try:
@@ -268,28 +186,3 @@ class Recorder:
             _log.error("batch needs attention", **facts)
         else:
             _log.info("batch attempted", **facts)
-
-
-def _outcome_of(
-    batch: LeasedBatch,
-    transition: Transition,
-    verdict: Verdict,
-    opted_out_positions: Sequence[int],
-    parts: Sequence[int],
-    attempt: AttemptResult,
-    is_deferred: Callable[[str], bool],
-) -> BatchOutcome:
-    accepted = transition.target is BatchState.ACCEPTED
-    rejected_parts = (parts[position] for rejection in verdict.rejections for position in rejection.positions)
-    response = None
-    if verdict.http_status:
-        response = StoredResponse(verdict.http_status, verdict.bulk_id, verdict.message_ids, verdict.body[:_MAX_BODY])
-    return BatchOutcome(
-        transition.target,
-        groups_of(transition, verdict, batch.recipients, opted_out_positions, is_deferred),
-        attempt=attempt,
-        reason=transition.reason,
-        description=verdict.description,
-        parts=sum(parts) - sum(rejected_parts) if accepted else 0,
-        response=response,
-    )

@@ -11,7 +11,14 @@ from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.lookup_results import LookupResult
-from bulksms_dispatcher.domain.report_refreshes import AwaitedMessage, DueRefresh, RefreshSchedule
+from bulksms_dispatcher.domain.report_refreshes import (
+    Advance,
+    AwaitedMessage,
+    BeginRound,
+    DueRefresh,
+    Finish,
+    RefreshSchedule,
+)
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.storage import report_refreshes
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
@@ -28,7 +35,7 @@ _BATCHES_AT_ONCE = 8
 _PAGE = 200
 # A page that has not got its permits by then is put off; it is hidden from other replicas for longer than that.
 _PAGE_TIME, _HIDE = timedelta(seconds=30), timedelta(seconds=90)
-_PUT_OFF, _LEAST_GAP = timedelta(seconds=5), timedelta(seconds=1)
+_PUT_OFF, _MIN_GAP = timedelta(seconds=5), timedelta(seconds=1)
 
 _log = logs.get_logger("bulksms.dispatcher.refresher")
 _tracer = trace.get_tracer("bulksms.dispatcher.report_refresher")
@@ -114,29 +121,23 @@ class ReportRefresher:
         page.results[message_id] = result
 
     async def _plan(self, due: DueRefresh, awaited: Sequence[AwaitedMessage], page: _Page) -> None:
-        """What follows: the rest of the round, the same page later, the next round, or nothing any more."""
+        """What follows: the same page later, the rest of the round, the next round, or nothing any more."""
         if page.rest is not None:
             rest = page.rest
             await self._write(lambda connection: report_refreshes.postpone(connection, due, rest))
             return
-        if len(awaited) == _PAGE:
-            reached = awaited[-1].phone
-            await self._write(lambda connection: report_refreshes.advance(connection, due, reached))
-            return
-        if not awaited and not due.after_phone:
-            await self._write(lambda connection: report_refreshes.forget(connection, due))
-            return
-        offset = self._schedule.after_acceptance(due.round + 1)
-        if offset is None:
-            # The provider has been asked to the end: they stay SENT, which is all that anyone knows.
-            _log.warning("report refresh given up", batch_id=str(due.batch_id), rounds=due.round)
-            self._metrics.alarms.add(1, {"alarm": "NEVER_REPORTED"})
-            await self._write(lambda connection: report_refreshes.forget(connection, due))
-            return
-        following = offset
-        await self._write(
-            lambda connection: report_refreshes.begin_round(connection, due, due.round + 1, following, _LEAST_GAP)
-        )
+        async with self._database.begin() as connection:
+            match due.step_after(awaited, _PAGE, self._schedule):
+                case Advance(after_phone):
+                    await report_refreshes.advance(connection, due, after_phone)
+                case BeginRound(number, offset):
+                    await report_refreshes.begin_round(connection, due, number, offset, _MIN_GAP)
+                case Finish(all_reported):
+                    await report_refreshes.forget(connection, due)
+                    if not all_reported:
+                        # The provider has been asked to the end: they stay SENT, which is all that anyone knows.
+                        _log.warning("report refresh given up", batch_id=str(due.batch_id), rounds=due.round)
+                        self._metrics.alarms.add(1, {"alarm": "NEVER_REPORTED"})
 
     async def _after_refusal(self, due: DueRefresh, error: DomainError) -> None:
         if error.category is Category.NOT_FOUND:

@@ -40,7 +40,7 @@ class Sweeper:
 
     async def _sweep(self, message_id: UUID, tenant_id: str) -> bool:
         async with self._database.begin() as connection:
-            if not await messages.fail_unqueued(connection, message_id):
+            if not await messages.fail_unqueued(connection, tenant_id, message_id):
                 return False
         try:
             await self._ledger.close(
@@ -52,6 +52,6 @@ class Sweeper:
                 return False
             # Never reserved, or closed before: nothing is reserved.
         async with self._database.begin() as connection:
-            await messages.release_credit(connection, message_id)
+            await messages.release_credit(connection, tenant_id, message_id)
         _log.warning("message given up: its caller died before it was queued", message_id=str(message_id))
         return True

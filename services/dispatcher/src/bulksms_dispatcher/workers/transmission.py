@@ -18,8 +18,9 @@ from bulksms_dispatcher.pacing.in_flight import InFlightRequest
 from bulksms_dispatcher.providers.mitto import MittoConnection
 from bulksms_dispatcher.storage import claims
 from bulksms_dispatcher.workers import send_spans
+from bulksms_dispatcher.workers.patient_writes import DATABASE_ERRORS
 from bulksms_dispatcher.workers.preparation import Prepared
-from bulksms_dispatcher.workers.recorder import DATABASE_ERRORS, Recorder
+from bulksms_dispatcher.workers.recorder import Recorder
 from servicekit import logs
 from servicekit.database import Database
 
@@ -86,8 +87,7 @@ class Transmission:
                 async with asyncio.timeout(ARM_TIMEOUT_SECONDS), self._database.autocommit() as connection:
                     armed = await claims.arm(
                         connection,
-                        batch.batch_id,
-                        batch.epoch,
+                        batch.key,
                         self._worker,
                         lease=self._lease,
                         opt_out_version=prepared.opt_out_version,

@@ -2,10 +2,10 @@
 
 from alembic import op
 
+from bulksms_dispatcher.domain.evidence import EvidenceState
 from bulksms_dispatcher.domain.messages import MessageStatus
 from bulksms_dispatcher.domain.protocol import LIVE, BatchState
 from bulksms_dispatcher.domain.results import OPERATOR
-from bulksms_dispatcher.storage.evidence import EvidenceState
 from bulksms_dispatcher.storage.messages import CREDIT_RESERVED
 
 revision = "0001"
@@ -16,19 +16,21 @@ depends_on = None
 _LEASED = f"{BatchState.LEASED}, {BatchState.ARMED}"
 _LIVE = ", ".join(str(int(state)) for state in sorted(LIVE))
 
+# The tenant is in every key; it comes second, so that what an operator or a journal names by an id alone is found, too.
 STATEMENTS = (
     """
     CREATE TABLE campaigns (
-        campaign_id uuid PRIMARY KEY,
+        campaign_id uuid NOT NULL,
         tenant_id text NOT NULL,
         paused boolean NOT NULL DEFAULT false,
         cancelled boolean NOT NULL DEFAULT false,
-        updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+        updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (campaign_id, tenant_id)
     )
     """,
     """
     CREATE TABLE submissions (
-        submission_id uuid PRIMARY KEY,
+        submission_id uuid NOT NULL,
         tenant_id text NOT NULL,
         campaign_id uuid NOT NULL,
         enqueue_number integer NOT NULL,
@@ -43,18 +45,19 @@ STATEMENTS = (
         last_phone bigint NOT NULL DEFAULT 0,
         batches integer NOT NULL DEFAULT 0,
         complete boolean NOT NULL DEFAULT false,
-        created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (submission_id, tenant_id)
     )
     """,
-    "CREATE INDEX submissions_campaign ON submissions (campaign_id)",
+    "CREATE INDEX submissions_campaign ON submissions (campaign_id, tenant_id)",
     "COMMENT ON INDEX submissions_campaign IS 'cancel: recipients stored for a campaign in all its submissions'",
     f"""
     CREATE TABLE batches (
         seq bigint GENERATED ALWAYS AS IDENTITY,
-        batch_id uuid PRIMARY KEY,
+        batch_id uuid NOT NULL,
         tenant_id text NOT NULL,
         campaign_id uuid NOT NULL,
-        submission_id uuid NOT NULL REFERENCES submissions,
+        submission_id uuid NOT NULL,
         number integer NOT NULL,
         recipients integer NOT NULL CHECK (recipients > 0),
         first_phone bigint NOT NULL,
@@ -77,13 +80,15 @@ STATEMENTS = (
         traceparent text NOT NULL DEFAULT '',
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        UNIQUE (submission_id, number),
+        PRIMARY KEY (batch_id, tenant_id),
+        UNIQUE (submission_id, tenant_id, number),
+        FOREIGN KEY (submission_id, tenant_id) REFERENCES submissions,
         CHECK ((state IN ({_LEASED})) = (lease_until IS NOT NULL))
     ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)
     """,
     # Packed already: compressing it again costs time and gains nothing; out of line, it is not rewritten by updates.
     "ALTER TABLE batches ALTER COLUMN packed SET STORAGE EXTERNAL",
-    "CREATE UNIQUE INDEX batches_seq ON batches (seq)",
+    "CREATE INDEX batches_seq ON batches (seq)",
     "COMMENT ON INDEX batches_seq IS 'ListBatches without a filter'",
     f"""
     CREATE INDEX batches_claim ON batches (priority, tenant_id, campaign_id, not_before, seq)
@@ -101,7 +106,7 @@ STATEMENTS = (
     "COMMENT ON INDEX batches_live IS 'GetQueueStats and the backlog limit, without reading rows'",
     f"CREATE INDEX batches_dead ON batches (seq) WHERE state = {BatchState.DEAD}",
     "COMMENT ON INDEX batches_dead IS 'ListDeadBatches'",
-    "CREATE INDEX batches_campaign ON batches (campaign_id, seq)",
+    "CREATE INDEX batches_campaign ON batches (campaign_id, tenant_id, seq)",
     "COMMENT ON INDEX batches_campaign IS 'pause, cancel, ListBatches of a campaign'",
     "CREATE INDEX batches_tenant ON batches (tenant_id, seq)",
     "COMMENT ON INDEX batches_tenant IS 'ListBatches of a tenant'",
@@ -113,7 +118,8 @@ STATEMENTS = (
     "COMMENT ON INDEX batches_without_ids IS 'evidence: batches whose message ids nobody knows'",
     """
     CREATE TABLE attempts (
-        batch_id uuid NOT NULL REFERENCES batches,
+        batch_id uuid NOT NULL,
+        tenant_id text NOT NULL,
         number integer NOT NULL,
         epoch bigint NOT NULL,
         worker text NOT NULL,
@@ -123,14 +129,16 @@ STATEMENTS = (
         reason text NOT NULL DEFAULT '',
         http_status integer NOT NULL DEFAULT 0,
         accepted integer NOT NULL DEFAULT 0,
-        PRIMARY KEY (batch_id, number)
+        PRIMARY KEY (batch_id, tenant_id, number),
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches
     )
     """,
     "CREATE INDEX attempts_accepted ON attempts (ended_at) INCLUDE (accepted) WHERE accepted > 0",
     "COMMENT ON INDEX attempts_accepted IS 'GetQueueStats: messages accepted in the last minute'",
     """
     CREATE TABLE provider_responses (
-        batch_id uuid NOT NULL REFERENCES batches,
+        batch_id uuid NOT NULL,
+        tenant_id text NOT NULL,
         epoch bigint NOT NULL,
         http_status integer NOT NULL,
         bulk_id text,
@@ -138,7 +146,8 @@ STATEMENTS = (
         message_ids bytea,
         body bytea,
         received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        PRIMARY KEY (batch_id, epoch)
+        PRIMARY KEY (batch_id, tenant_id, epoch),
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches
     )
     """,
     # Random base32 does not compress.
@@ -157,9 +166,10 @@ STATEMENTS = (
     "COMMENT ON INDEX provider_responses_received IS 'evidence: does an accepted batch have this id? and retention'",
     """
     CREATE TABLE outbox (
-        outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        outbox_id bigint GENERATED ALWAYS AS IDENTITY,
         kind smallint NOT NULL,
-        batch_id uuid NOT NULL REFERENCES batches,
+        batch_id uuid NOT NULL,
+        tenant_id text NOT NULL,
         epoch bigint NOT NULL,
         state smallint NOT NULL,
         -- 0: about all recipients of the batch. Else about some of them, each part with message ids of its own.
@@ -174,24 +184,29 @@ STATEMENTS = (
         publisher text NOT NULL DEFAULT '',
         refused_reason text NOT NULL DEFAULT '',
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        UNIQUE (batch_id, epoch, state, kind, part)
+        PRIMARY KEY (outbox_id, tenant_id),
+        UNIQUE (batch_id, tenant_id, epoch, state, kind, part),
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches
     ) WITH (autovacuum_vacuum_scale_factor = 0.02)
     """,
     "CREATE INDEX outbox_due ON outbox (kind, next_attempt_at, outbox_id)",
     "COMMENT ON INDEX outbox_due IS 'outbox workers: what is to be delivered next'",
     """
     CREATE TABLE uncaptured_credits (
-        batch_id uuid NOT NULL REFERENCES batches,
+        batch_id uuid NOT NULL,
+        tenant_id text NOT NULL,
         epoch bigint NOT NULL,
         part integer NOT NULL,
         units integer NOT NULL,
         reason text NOT NULL,
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        PRIMARY KEY (batch_id, epoch, part)
+        PRIMARY KEY (batch_id, tenant_id, epoch, part),
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches
     )
     """,
     f"""
     CREATE TABLE evidence (
+        -- The provider's ids are one space for all tenants, and whose it is, is what is looked for.
         provider_message_id text PRIMARY KEY,
         raw_status text NOT NULL,
         received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -204,9 +219,12 @@ STATEMENTS = (
         provider_texts bytea[],
         provider_sender text,
         provider_created_at timestamptz,
-        batch_id uuid REFERENCES batches,
+        batch_id uuid,
+        tenant_id text,
         position integer,
-        CHECK ((state = {EvidenceState.MATCHED}) = (batch_id IS NOT NULL AND position IS NOT NULL))
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches,
+        CHECK ((state = {EvidenceState.MATCHED})
+            = (batch_id IS NOT NULL AND tenant_id IS NOT NULL AND position IS NOT NULL))
     )
     """,
     f"CREATE INDEX evidence_open ON evidence (next_attempt_at) WHERE state = {EvidenceState.OPEN}",
@@ -216,11 +234,14 @@ STATEMENTS = (
         WHERE state = {EvidenceState.OPEN} AND provider_phone IS NOT NULL
     """,
     "COMMENT ON INDEX evidence_provider_phone IS 'evidence: reports that cannot be distinguished'",
-    f"CREATE UNIQUE INDEX evidence_recipient ON evidence (batch_id, position) WHERE state = {EvidenceState.MATCHED}",
+    f"""
+    CREATE UNIQUE INDEX evidence_recipient ON evidence (batch_id, tenant_id, position)
+        WHERE state = {EvidenceState.MATCHED}
+    """,
     "COMMENT ON INDEX evidence_recipient IS 'one message id for each recipient of a batch; ids of a batch in order'",
     f"""
     CREATE TABLE messages (
-        message_id uuid PRIMARY KEY,
+        message_id uuid NOT NULL,
         tenant_id text NOT NULL,
         phone bigint NOT NULL,
         sender text NOT NULL,
@@ -231,11 +252,15 @@ STATEMENTS = (
         provider_message_id text,
         parts integer NOT NULL,
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+        updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (message_id, tenant_id)
     )
     """,
     "CREATE UNIQUE INDEX messages_provider_id ON messages (provider_message_id)",
-    "COMMENT ON INDEX messages_provider_id IS 'delivery reports of single messages'",
+    """
+    COMMENT ON INDEX messages_provider_id IS
+        'delivery reports of single messages: they name the provider''s id, which spans tenants'
+    """,
     "CREATE INDEX messages_tenant ON messages (tenant_id, created_at, message_id)",
     "COMMENT ON INDEX messages_tenant IS 'ListMessages'",
     f"""
@@ -281,22 +306,28 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE operator_actions (
+        -- Whatever tenant the batch is of: an operator's request id is used once.
         request_id uuid PRIMARY KEY,
         kind text NOT NULL,
-        batch_id uuid NOT NULL REFERENCES batches,
+        batch_id uuid NOT NULL,
+        tenant_id text NOT NULL,
         reason text NOT NULL,
         operator text NOT NULL DEFAULT '',
-        created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches
     )
     """,
     # Accepted batches whose final reports are still awaited: when the provider is asked about them next.
     """
     CREATE TABLE report_refreshes (
-        batch_id uuid PRIMARY KEY REFERENCES batches ON DELETE CASCADE,
+        batch_id uuid NOT NULL,
+        tenant_id text NOT NULL,
         accepted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         round integer NOT NULL DEFAULT 0,
         due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        after_phone bigint NOT NULL DEFAULT 0
+        after_phone bigint NOT NULL DEFAULT 0,
+        PRIMARY KEY (batch_id, tenant_id),
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches ON DELETE CASCADE
     ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)
     """,
     "CREATE INDEX report_refreshes_due ON report_refreshes (due_at)",
