@@ -39,3 +39,9 @@ def test_every_cited_decision_exists() -> None:
 def test_the_list_of_decisions_names_each_of_them() -> None:
     listed = set(links(read(PurePosixPath("docs/decisions/README.md"))))
     assert listed == {path.name for path in (ROOT / "docs/decisions").glob("[0-9]*.md")}
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page.match("services/*/README.md")], ids=str)
+def test_the_readme_of_a_service_leads_to_the_words_it_uses(page: PurePosixPath) -> None:
+    first_section = read(page).partition("\n## ")[0]
+    assert [link for link in links(first_section) if "docs/glossary.md" in link] != []

@@ -38,7 +38,7 @@ def _one_of_two(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
-CampaignId = Annotated[str | None, named_by("[CAMPAIGN_ID]", "The campaign's id.")]
+CampaignId = Annotated[str | None, named_by("CAMPAIGN_ID", "The campaign's id.")]
 # Eager: read first, so that who checks the id knows of it.
 ExternalId = Annotated[
     str | None, typer.Option("--external-id", metavar="ID", is_eager=True, help="Your own id of it, instead of ours.")

@@ -35,7 +35,7 @@ __all__ = ["app"]
 
 app = typer.Typer(name="contacts", help="Who can be written to, and who must not be.", no_args_is_help=True)
 
-Phone = Annotated[str | None, named_by("[PHONE]", "E.164 number, e.g. +306912345678.")]
+Phone = Annotated[str | None, named_by("PHONE", "E.164 number, e.g. +306912345678.")]
 Region = Annotated[
     str, typer.Option(metavar="COUNTRY", help="Country of numbers in national form, e.g. GR; none: international only.")
 ]
