@@ -179,6 +179,13 @@ def test_a_campaign_is_created_with_its_caller_s_id_and_its_class(services: Any,
     assert (request.external_id, request.message_class) == ("shop-42", types_pb2.MESSAGE_CLASS_SERVICE)
 
 
+def test_recipients_can_be_listed_as_of_one_enqueue(services: Any, bulksms: Run) -> None:
+    bulksms("campaign", "recipients", "c1", "--enqueue", "1")
+    bulksms("campaign", "recipients", "c1")
+    first, latest = services.requests("ListRecipients")
+    assert (first.enqueue_number, latest.HasField("enqueue_number")) == (1, False)
+
+
 def test_a_change_can_ask_for_the_campaign_to_be_as_it_was_read(services: Any, bulksms: Run) -> None:
     bulksms("campaign", "update", "c1", "--name", "n", "--etag", "7")
     bulksms("campaign", "delete", "c1", "--etag", "7")

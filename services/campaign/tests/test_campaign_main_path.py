@@ -69,6 +69,7 @@ async def test_a_campaign_goes_from_a_csv_to_its_delivery_reports(service: Servi
         "CREATED", "ENQUEUED", "SNAPSHOT_TAKEN", "SUBMITTED", "SENT", "RESERVATION_CLOSED",
     ]  # fmt: skip
     reasons = {recipient.phone: recipient.reason for recipient in await service.recipients(campaign.campaign_id)}
+    assert {(one.enqueue_number, one.units) for one in await service.recipients(campaign.campaign_id)} == {(1, 1)}
     assert reasons[f"+{PHONES[9]}"] == types_pb2.OUTCOME_REASON_NOT_DELIVERED
     assert reasons[f"+{PHONES[11]}"] == types_pb2.OUTCOME_REASON_PROVIDER_REJECTED
     assert reasons[f"+{PHONES[0]}"] == types_pb2.OUTCOME_REASON_UNSPECIFIED

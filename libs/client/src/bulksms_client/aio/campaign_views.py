@@ -98,11 +98,16 @@ class CampaignViews(Resource):
         *,
         external_id: str | None = None,
         status: pb.RecipientStatus.ValueType = pb.RECIPIENT_STATUS_UNSPECIFIED,
+        enqueue_number: int | None = None,
         page_size: int = PAGE_SIZE,
         timeout: float | None = None,
     ) -> AsyncIterator[pb.Recipient]:
-        """A campaign's recipients in phone order; pages by itself."""
-        request = self._named(pb.ListRecipientsRequest(status=status, page_size=page_size), campaign_id, external_id)
+        """A campaign's recipients in phone order, by their latest enqueue or the one asked for; pages by itself."""
+        request = self._named(
+            pb.ListRecipientsRequest(status=status, enqueue_number=enqueue_number, page_size=page_size),
+            campaign_id,
+            external_id,
+        )
         async for page in self._pages(request, pb.ListRecipientsResponse, timeout=timeout):
             for recipient in page.recipients:
                 yield recipient

@@ -117,13 +117,19 @@ def recipients(
         int | None,
         typer.Option(parser=choice(pb.RecipientStatus), metavar=choices(pb.RecipientStatus), help="Only those."),
     ] = None,
+    enqueue: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="As of this enqueue, also those sent to again later.")
+    ] = None,
     mask_phones: Annotated[bool, typer.Option("--mask-phones", help="For screens that others see.")] = False,
     limit: Limit = None,
 ) -> None:
     """List recipients in phone order. The numbers are the tenant's own data and shown in full."""
     session = session_of(context)
     found = session.client.campaigns.recipients(
-        campaign_id, external_id=external_id, status=pb.RecipientStatus.ValueType(status or 0)
+        campaign_id,
+        external_id=external_id,
+        status=pb.RecipientStatus.ValueType(status or 0),
+        enqueue_number=enqueue,
     )
     shown: Iterator[Document] = map(plain, islice(found, limit))
     if mask_phones:

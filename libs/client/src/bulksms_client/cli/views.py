@@ -143,6 +143,7 @@ RECIPIENT = (
     Column("reason", "reason"),
     Column("description", "description"),
     Column("message id", "provider_message_id"),
+    Column("credits", "units"),
     _time("updated_at", "updated"),
 )
 EVENT = (

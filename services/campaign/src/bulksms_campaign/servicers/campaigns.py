@@ -140,7 +140,7 @@ class CampaignServicer(CampaignServiceServicer):
                 )
                 for sample in preview.samples
             ],
-            blockers=[pb.EnqueueBlocker.Value(f"ENQUEUE_BLOCKER_{blocker}") for blocker in preview.blockers],
+            blockers=[pb.EnqueueBlocker.ValueType(int(blocker)) for blocker in preview.blockers],
         )
 
     async def EnqueueCampaign(self, request: pb.EnqueueCampaignRequest, context: Context) -> pb.EnqueueCampaignResponse:

@@ -114,6 +114,7 @@ def recipient_message(row: RecipientRow) -> campaign_pb2.Recipient:
         provider_message_id=row.provider_message_id,
         updated_at=timestamp(row.updated_at),
         enqueue_number=row.enqueue_number,
+        units=row.units,
     )
 
 
@@ -121,7 +122,7 @@ def event_message(row: EventRow) -> campaign_pb2.CampaignEvent:
     """One event."""
     return campaign_pb2.CampaignEvent(
         sequence=row.sequence,
-        kind=campaign_pb2.CampaignEventKind.Value(f"CAMPAIGN_EVENT_KIND_{row.kind}"),
+        kind=campaign_pb2.CampaignEventKind.ValueType(int(row.kind)),
         detail=row.detail,
         at=timestamp(row.at),
     )

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from bulksms_campaign.domain.campaigns import Campaign, CampaignState
 from bulksms_campaign.domain.enqueues import EnqueueKey, EnqueueRecord
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.storage.campaigns import LockedCampaign, campaign_from
 from bulksms_campaign.storage.requests import MutationKey, StoredResult, checked_result
 from bulksms_campaign.storage.reservations import Reservation, ReservationState
@@ -106,7 +107,7 @@ WITH confirmed AS (
 ), noted AS (
     INSERT INTO campaign_events (tenant_id, campaign_id, sequence, kind, detail, at)
     SELECT $1, $2, (SELECT coalesce(max(sequence), 0) + 1 FROM campaign_events
-        WHERE tenant_id = $1 AND campaign_id = $2), 'ENQUEUED', $9, $10
+        WHERE tenant_id = $1 AND campaign_id = $2), {int(EventKind.ENQUEUED)}, $9, $10
     FROM confirmed
 )
 UPDATE campaigns SET state = {int(CampaignState.SENDING)}, revision = revision + 1, updated_at = $10,

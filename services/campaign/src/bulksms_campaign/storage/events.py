@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.storage.campaigns import LockedCampaign
 from bulksms_campaign.storage.tables import campaign_events
 
@@ -17,7 +18,7 @@ class EventRow(NamedTuple):
     """One event."""
 
     sequence: int
-    kind: str
+    kind: EventKind
     detail: str
     at: datetime
 
@@ -30,7 +31,7 @@ _APPEND = text("""
 """)
 
 
-async def append_event(connection: AsyncConnection, locked: LockedCampaign, kind: str, detail: str) -> None:
+async def append_event(connection: AsyncConnection, locked: LockedCampaign, kind: EventKind, detail: str) -> None:
     """Write down what happened to a campaign that is locked by this transaction."""
     campaign, now = locked
     key = {"tenant_id": campaign.tenant_id, "campaign_id": campaign.campaign_id}
@@ -51,4 +52,4 @@ async def list_events(
         .order_by(campaign_events.c.sequence)
         .limit(limit)
     )
-    return [EventRow(*row) for row in await connection.execute(query)]
+    return [EventRow(row[0], EventKind(row[1]), *row[2:]) for row in await connection.execute(query)]

@@ -35,6 +35,7 @@ class RecipientRow(NamedTuple):
     provider_message_id: str
     updated_at: datetime
     enqueue_number: int
+    units: int
 
 
 class RecipientFilter(NamedTuple):
@@ -228,7 +229,7 @@ _LIST = """
         ORDER BY r.phone, r.enqueue_number DESC LIMIT $5
     ), reached AS (SELECT max(phone) AS phone, count(*) AS rows FROM scanned)
     SELECT s.phone, s.facts, s.reason, s.description, s.report_description, s.provider_message_id, s.updated_at,
-        s.enqueue_number, reached.phone AS reached_phone, reached.rows AS scanned_rows
+        s.enqueue_number, s.units, reached.phone AS reached_phone, reached.rows AS scanned_rows
     FROM reached LEFT JOIN scanned s ON ($6::smallint IS NULL OR s.status = $6) AND ($7 OR NOT s.superseded)
     ORDER BY s.phone LIMIT $8
 """
@@ -280,4 +281,5 @@ def _recipient(row: Any) -> RecipientRow:
         provider_message_id=row["provider_message_id"] or "",
         updated_at=row["updated_at"],
         enqueue_number=row["enqueue_number"],
+        units=row["units"],
     )

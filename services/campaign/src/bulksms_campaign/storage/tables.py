@@ -209,7 +209,7 @@ campaign_events: Final = Table(
     Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("campaign_id", Uuid, primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
-    Column("kind", Text, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
     Column("detail", Text, nullable=False),
     Column("at", _INSTANT, nullable=False),
 )

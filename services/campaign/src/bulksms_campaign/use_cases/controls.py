@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import Campaign, CampaignState, Step
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.storage.campaigns import change_campaign
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.requests import MutationKey, claim_request, find_result
@@ -25,18 +26,20 @@ class Controls:
 
     async def pause(self, key: MutationKey, campaign_id: UUID) -> Campaign:
         """SENDING → PAUSED."""
-        return await self._change(key, campaign_id, Step.PAUSE, CampaignState.PAUSED, "PAUSED", "")
+        return await self._change(key, campaign_id, Step.PAUSE, CampaignState.PAUSED, EventKind.PAUSED, "")
 
     async def resume(self, key: MutationKey, campaign_id: UUID) -> Campaign:
         """PAUSED → SENDING."""
-        return await self._change(key, campaign_id, Step.RESUME, CampaignState.SENDING, "RESUMED", "")
+        return await self._change(key, campaign_id, Step.RESUME, CampaignState.SENDING, EventKind.RESUMED, "")
 
     async def cancel(self, key: MutationKey, campaign_id: UUID, reason: str) -> Campaign:
         """To CANCELLING, or, when nothing was enqueued yet, to CANCELLED."""
-        return await self._change(key, campaign_id, Step.CANCEL, CampaignState.CANCELLING, "CANCEL_REQUESTED", reason)
+        return await self._change(
+            key, campaign_id, Step.CANCEL, CampaignState.CANCELLING, EventKind.CANCEL_REQUESTED, reason
+        )
 
     async def _change(
-        self, key: MutationKey, campaign_id: UUID, step: Step, state: CampaignState, event: str, detail: str
+        self, key: MutationKey, campaign_id: UUID, step: Step, state: CampaignState, event: EventKind, detail: str
     ) -> Campaign:
         async def body(connection: AsyncConnection) -> Campaign:
             locked = await lock(connection, key.tenant_id, campaign_id)
@@ -48,7 +51,7 @@ class Controls:
             await append_event(connection, locked, event, detail)
             if campaign.state in (CampaignState.DRAFT, CampaignState.SCHEDULED):
                 await withdraw_task(connection, TaskKind.START_SCHEDULED, key.tenant_id, campaign_id)
-                await append_event(connection, locked, "CANCELLED", "nothing had been enqueued")
+                await append_event(connection, locked, EventKind.CANCELLED, "nothing had been enqueued")
                 return await change_campaign(
                     connection, locked, state=CampaignState.CANCELLED, scheduled_at=None, ended_at=now
                 )

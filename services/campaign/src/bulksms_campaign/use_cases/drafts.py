@@ -19,6 +19,7 @@ from bulksms_campaign.domain.campaigns import (
     campaign_not_found,
     external_id_used,
 )
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.storage.campaigns import (
     LockedCampaign,
     change_campaign,
@@ -91,7 +92,7 @@ class Drafts:
                 inserted = await insert_campaign(connection, key.tenant_id, campaign_id, external_id, content, now)
                 if inserted is None:
                     raise external_id_used(await find_campaign_id(connection, key.tenant_id, external_id) or "")
-                await append_event(connection, inserted, "CREATED", "")
+                await append_event(connection, inserted, EventKind.CREATED, "")
                 await prepare_count(connection, key.tenant_id, content.audience, now)
                 return Created(inserted.campaign, replayed=False)
             campaign = await read_campaign(connection, key.tenant_id, campaign_id)
@@ -114,7 +115,7 @@ class Drafts:
             campaign.require(Step.UPDATE)
             campaign.require_etag(etag)
             await claim_request(connection, key, campaign_id, now)
-            await append_event(connection, locked, "UPDATED", "")
+            await append_event(connection, locked, EventKind.UPDATED, "")
             content = change.applied_to(campaign.content)
             await prepare_count(connection, key.tenant_id, content.audience, now)
             return await change_content(connection, locked, content)
@@ -150,10 +151,12 @@ class Drafts:
             await claim_request(connection, key, campaign_id, now)
             if at is None:
                 await withdraw_task(connection, TaskKind.START_SCHEDULED, key.tenant_id, campaign_id)
-                await append_event(connection, locked, "SCHEDULED", "schedule taken back")
+                await append_event(connection, locked, EventKind.SCHEDULED, "schedule taken back")
                 return await change_campaign(connection, locked, state=CampaignState.DRAFT, scheduled_at=None)
             await ask_for_task(connection, TaskKind.START_SCHEDULED, key.tenant_id, campaign_id, at)
-            await append_event(connection, locked, "SCHEDULED", at.astimezone(UTC).isoformat(timespec="seconds"))
+            await append_event(
+                connection, locked, EventKind.SCHEDULED, at.astimezone(UTC).isoformat(timespec="seconds")
+            )
             return await change_campaign(connection, locked, state=CampaignState.SCHEDULED, scheduled_at=at)
 
         return await self._database.run_transaction(body)

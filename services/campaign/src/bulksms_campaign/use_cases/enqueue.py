@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import Campaign, Step, campaign_not_found, check_content
 from bulksms_campaign.domain.counters import Counters
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision, ledger_unavailable
 from bulksms_campaign.storage.audiences import size_of_audience
 from bulksms_campaign.storage.campaigns import lock_campaign, read_campaign
@@ -242,7 +243,7 @@ async def _record_refusal(connection: AsyncConnection, requested: _Request, reas
     if reservation is not None and reservation.state is ReservationState.REQUESTED:
         await change_reservation(connection, reservation, locked.now, state=ReservationState.REFUSED)
         await withdraw_task(connection, TaskKind.CLOSE_RESERVATION, tenant_id, reservation_id)
-        await append_event(connection, locked, "ENQUEUE_REFUSED", reason)
+        await append_event(connection, locked, EventKind.ENQUEUE_REFUSED, reason)
 
 
 def _replayed(campaign: Campaign, result: StoredResult) -> Enqueued:

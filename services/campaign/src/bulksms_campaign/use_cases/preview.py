@@ -8,6 +8,7 @@ from itertools import islice
 from uuid import UUID
 
 from bulksms_campaign.domain.audiences import AudienceSize
+from bulksms_campaign.domain.blockers import EnqueueBlocker
 from bulksms_campaign.domain.campaigns import ALLOWED_STATES, Campaign, Step, campaign_not_found
 from bulksms_campaign.peers.ledger import LedgerPeer, subscription_is_active
 from bulksms_campaign.storage.audiences import read_audience
@@ -46,7 +47,7 @@ class Preview:
     credits_available: int | None
     batches: int
     samples: tuple[Sample, ...]
-    blockers: tuple[str, ...]
+    blockers: tuple[EnqueueBlocker, ...]
 
 
 @dataclass(slots=True)
@@ -116,22 +117,23 @@ class Previews:
             measured.add(measure(template.render(())), size.reachable)
         return measured, tuple(islice(shown, samples))
 
-    async def _blockers(self, campaign: Campaign, size: AudienceSize) -> tuple[tuple[str, ...], int | None]:
+    async def _blockers(self, campaign: Campaign, size: AudienceSize) -> tuple[tuple[EnqueueBlocker, ...], int | None]:
         """What EnqueueCampaign would refuse with, and the credits available; None when the ledger does not answer."""
-        blockers: list[str] = []
+        blockers: list[EnqueueBlocker] = []
         if campaign.state not in ALLOWED_STATES[Step.ENQUEUE]:
-            blockers.append("CAMPAIGN_STATE")
+            blockers.append(EnqueueBlocker.CAMPAIGN_STATE)
         if size.reachable == 0:
-            blockers.append("EMPTY_AUDIENCE")
+            blockers.append(EnqueueBlocker.EMPTY_AUDIENCE)
         try:
             account = await self._ledger.account(campaign.tenant_id)
         except DomainError as error:
-            known = error.reason == "ACCOUNT_NOT_FOUND"
-            return (*blockers, error.reason if known else "LEDGER_UNAVAILABLE"), 0 if known else None
+            if error.reason == EnqueueBlocker.ACCOUNT_NOT_FOUND.name:
+                return (*blockers, EnqueueBlocker.ACCOUNT_NOT_FOUND), 0
+            return (*blockers, EnqueueBlocker.LEDGER_UNAVAILABLE), None
         if not subscription_is_active(account, self._clock.now().timestamp()):
-            blockers.append("SUBSCRIPTION_INACTIVE")
+            blockers.append(EnqueueBlocker.SUBSCRIPTION_INACTIVE)
         if account.balance.available < size.reachable:
-            blockers.append("INSUFFICIENT_CREDITS")
+            blockers.append(EnqueueBlocker.INSUFFICIENT_CREDITS)
         return tuple(blockers), account.balance.available
 
 

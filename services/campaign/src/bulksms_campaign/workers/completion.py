@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import UNDER_WAY, Campaign, CampaignState
 from bulksms_campaign.domain.counters import Counters
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign
 from bulksms_campaign.storage.counters import lock_counters
 from bulksms_campaign.storage.events import append_event
@@ -67,7 +68,7 @@ async def complete(connection: AsyncConnection, tenant_id: str, campaign_id: UUI
         f"{counters.sent} sent, {counters.failed} failed, {counters.unconfirmed} unconfirmed, "
         f"{counters.cancelled} cancelled of {counters.total}"
     )
-    await append_event(connection, locked, state.name, detail)
+    await append_event(connection, locked, EventKind[state.name], detail)
     await ask_for_task(connection, TaskKind.CLOSE_RESERVATION, tenant_id, campaign.enqueue.reservation_id, now)
     return await change_campaign(connection, locked, state=state, ended_at=now)
 

@@ -13,6 +13,7 @@ from bulksms.dispatcher.v1 import dispatch_pb2
 from bulksms_campaign.domain.campaigns import UNDER_WAY, Campaign
 from bulksms_campaign.domain.counters import Counters
 from bulksms_campaign.domain.enqueues import Chunk, EnqueueKey, EnqueueRecord
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.peers.dispatcher import DispatcherPeer, submission_id
 from bulksms_campaign.storage.campaigns import LockedCampaign, lock_campaign, read_campaign
 from bulksms_campaign.storage.counters import move_counters
@@ -140,7 +141,7 @@ async def take_snapshot(connection: AsyncConnection, tenant_id: str, campaign_id
         detail = await _copy_failed(connection, locked, enqueue.key, reservation.units)
     else:
         detail = await _copy_audience(connection, locked, enqueue.key, reservation.units)
-    await append_event(connection, locked, "SNAPSHOT_TAKEN", detail)
+    await append_event(connection, locked, EventKind.SNAPSHOT_TAKEN, detail)
 
 
 async def _copy_audience(connection: AsyncConnection, locked: LockedCampaign, key: EnqueueKey, units: int) -> str:
@@ -171,7 +172,7 @@ async def _finish(connection: AsyncConnection, key: EnqueueKey, batches: int) ->
     if locked is None or enqueue is None or enqueue.key != key or enqueue.submitted_at is not None:
         return
     detail = f"{batches} batches" if batches else "nothing left to submit"
-    await append_event(connection, locked, "SUBMITTED", detail)
+    await append_event(connection, locked, EventKind.SUBMITTED, detail)
     await mark_submitted(connection, key, locked.now)
     await ask_for_task(connection, TaskKind.COMPLETE, key.tenant_id, key.campaign_id, locked.now)
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from opentelemetry import metrics, trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision
 from bulksms_campaign.storage.campaigns import lock_campaign
 from bulksms_campaign.storage.enqueues import read_accepted_units, read_enqueue
@@ -129,7 +130,7 @@ async def _record_close(connection: AsyncConnection, closing: _Closing, released
     await change_reservation(connection, reservation, now, state=ReservationState.CLOSED)
     if locked is not None and reservation.state is ReservationState.CONFIRMED:
         detail = f"{closing.captured} captured, {released} released"
-        await append_event(connection, locked, "RESERVATION_CLOSED", detail)
+        await append_event(connection, locked, EventKind.RESERVATION_CLOSED, detail)
 
 
 async def _record_refused_close(connection: AsyncConnection, closing: _Closing, error: DomainError) -> None:
@@ -142,7 +143,7 @@ async def _record_refused_close(connection: AsyncConnection, closing: _Closing, 
     captured = error.metadata.get("captured", "")
     if attempts == PATIENCE and locked is not None:
         detail = f"{error.reason}: {closing.captured} expected, {captured or 'another number'} captured"
-        await append_event(connection, locked, "CLOSE_REFUSED", detail)
+        await append_event(connection, locked, EventKind.CLOSE_REFUSED, detail)
     if attempts >= PATIENCE:
         _log.error(
             "the ledger refuses to close a reservation",

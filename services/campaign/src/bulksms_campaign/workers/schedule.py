@@ -9,6 +9,7 @@ from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import Campaign, CampaignState, Step
+from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.storage.campaigns import change_campaign, lock_campaign, read_campaign
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.requests import MutationKey
@@ -52,5 +53,5 @@ async def _back_to_draft(connection: AsyncConnection, scheduled: Campaign, reaso
     locked = await lock_campaign(connection, scheduled.tenant_id, scheduled.campaign_id)
     if locked is None or (locked.campaign.state, locked.campaign.revision) != (scheduled.state, scheduled.revision):
         return
-    await append_event(connection, locked, "ENQUEUE_REFUSED", f"{reason}; the schedule is taken back")
+    await append_event(connection, locked, EventKind.ENQUEUE_REFUSED, f"{reason}; the schedule is taken back")
     await change_campaign(connection, locked, state=CampaignState.DRAFT, scheduled_at=None)

@@ -236,7 +236,7 @@ _STATEMENTS = (
         tenant_id text COLLATE "C" NOT NULL,
         campaign_id uuid NOT NULL,
         sequence bigint NOT NULL,
-        kind text NOT NULL,
+        kind smallint NOT NULL,
         detail text NOT NULL,
         at timestamptz NOT NULL,
         PRIMARY KEY (tenant_id, campaign_id, sequence),
