@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
+from bulksms.dispatcher.v1 import messages_pb2
 from bulksms.ledger.v1 import ledger_pb2
 from bulksms_client import BulkSmsError, Client
 from tests.e2e.shop import Shop
@@ -73,6 +74,19 @@ def test_too_few_credits_say_how_many_are_missing(client: Client, stack: object)
     assert (error.metadata["required"], error.metadata["available"]) == ("3", "2")
     client.credits.grant(1)
     assert shop.send(campaign_id).differences() == []  # the refusal left the campaign as it was
+
+
+def test_a_single_message_without_credits_is_sent_when_it_is_asked_for_again_after_a_grant(client: Client) -> None:
+    client.credits.set_subscription(ledger_pb2.SUBSCRIPTION_STATUS_ACTIVE, reason="test")
+    request_id = str(uuid.uuid4())
+
+    def send() -> messages_pb2.SendMessageResponse:
+        return client.messages.send("+306940000000", "Hi", sender="Shop", request_id=request_id)
+
+    for _ in range(2):
+        assert _refusal(send).reason == "INSUFFICIENT_CREDITS"
+    client.credits.grant(1)
+    assert send().message.status == messages_pb2.MESSAGE_STATUS_SENT
 
 
 def test_a_tenant_without_account_is_told_so(client: Client, stack: object) -> None:

@@ -98,7 +98,6 @@ async def test_a_response_the_database_never_got_resolves_its_batch_after_the_cr
     reported = peers.campaign.recipients
     peers.campaign.results.clear()
     peers.ledger.captures.clear()
-    peers.ledger.captured_units.clear()
     body = await as_if_the_commit_had_been_lost(database, state)
     leave_behind(configure().journal_path, batch.batch_id, body)
     async with serving(configure()) as dispatcher:

@@ -113,7 +113,6 @@ async def test_without_credits_nothing_is_sent_and_the_request_may_be_repeated(
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert simulator.times_accepted() == {}
     peers.ledger.available = 1
-    peers.ledger.decisions.clear()
     response = await dispatcher.messages.SendMessage(request)
     assert response.message.status == pb.MESSAGE_STATUS_SENT
 

@@ -47,7 +47,7 @@ class LedgerStandIn(LedgerServiceServicer):
     @property
     def captured(self) -> int:
         """Credits captured in all."""
-        return self.captured_units.total()
+        return sum(capture.units for capture in self.captures.values())
 
     def open_reservations(self) -> list[ledger_pb2.Reservation]:
         """Those not closed yet."""

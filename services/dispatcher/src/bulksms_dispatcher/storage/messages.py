@@ -41,7 +41,7 @@ _INSERT = text("""
 """)
 # Only while no batch exists for it: a message that may be sent is never forgotten.
 _DELETE_UNSENT = text("""
-    DELETE FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id
+    DELETE FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id AND created_at = :created_at
       AND NOT EXISTS (SELECT 1 FROM submissions WHERE submission_id = :message_id AND tenant_id = :tenant_id)
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id")
@@ -130,9 +130,10 @@ async def insert(connection: AsyncConnection, message: Message, fingerprint: byt
     return result.rowcount == 1
 
 
-async def delete_unsent(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> None:
-    """Forget a message whose credit was refused."""
-    await connection.execute(_DELETE_UNSENT, {"tenant_id": tenant_id, "message_id": message_id})
+async def delete_unsent(connection: AsyncConnection, message: Message) -> None:
+    """Forget a message whose credit was refused, not one stored since under the same id."""
+    parameters = {"tenant_id": message.tenant_id, "message_id": message.message_id, "created_at": message.created_at}
+    await connection.execute(_DELETE_UNSENT, parameters)
 
 
 async def find(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> Message | None:

@@ -73,8 +73,9 @@ class SingleSends:
         message_id = message_id_of(wanted.tenant_id, wanted.request_id)
         replayed = not await self._note(message_id, wanted)
         with self._signals.awaiting(message_id) as changed:
-            if await self._is_to_be_queued(message_id, wanted):
-                await self._reserve(message_id, wanted)
+            waiting = await self._waiting(message_id, wanted)
+            if waiting is not None:
+                await self._reserve(waiting)
                 await self._queue(message_id, wanted)
                 self._notify()
             return await self._outcome(message_id, wanted.tenant_id, changed), replayed
@@ -101,26 +102,28 @@ class SingleSends:
             )
         return False
 
-    async def _is_to_be_queued(self, message_id: UUID, wanted: SingleSend) -> bool:
-        """False when it was queued before, or given up because its first caller died."""
+    async def _waiting(self, message_id: UUID, wanted: SingleSend) -> Message | None:
+        """The message to be queued; None when it was queued before, or given up because its first caller died."""
         async with self._database.connect() as connection:
             if await submissions.find(connection, wanted.tenant_id, message_id) is not None:
-                return False
-            return await messages.is_waiting(connection, wanted.tenant_id, message_id)
+                return None
+            message = await messages.find(connection, wanted.tenant_id, message_id)
+        return message if message is not None and message.status is MessageStatus.QUEUED else None
 
-    async def _reserve(self, message_id: UUID, wanted: SingleSend) -> None:
+    async def _reserve(self, message: Message) -> None:
+        """Take the credit. The ledger replays a refusal for ever: a repeat, which has a new row, asks with a new id."""
         try:
             await self._ledger.reserve(
-                derived_id(message_id, "reserve"),
-                wanted.tenant_id,
-                reservation_id_of(message_id),
+                derived_id(message.message_id, "reserve", message.created_at),
+                message.tenant_id,
+                reservation_id_of(message.message_id),
                 units=_CREDITS,
-                campaign_id=message_id,
+                campaign_id=message.message_id,
             )
         except DomainError as error:
             if not error.retryable:
                 async with self._database.begin() as connection:
-                    await messages.delete_unsent(connection, wanted.tenant_id, message_id)
+                    await messages.delete_unsent(connection, message)
             raise
 
     async def _queue(self, message_id: UUID, wanted: SingleSend) -> None:
