@@ -39,18 +39,14 @@ RETIRED = (
     # Telling others.
     Retired(r"[Tt]ellers?\b|_teller", "publisher"),
     Retired(r"told_by", "entry_version"),
-    Retired(
-        r"\b_?tell_|_tell\b|(?<!file\.)\btell\(|_TELL\b|\btold\(|_told\b|\btold_",
-        "deliver, record",
-        still_in=(CAMPAIGN, DISPATCHER),
-    ),
+    Retired(r"\b_?tell_|_tell\b|(?<!file\.)\btell\(|_TELL\b|\btold\(|_told\b|\btold_", "deliver, record"),
     # The ledger's accounts in memory.
     Retired(r"\b[Dd]esks?\b", "gone", only=(LEDGER, BENCHMARKS)),
     Retired(r"\bBooks?\b|\bbooks?\b", "account session", only=(LEDGER,)),
     Retired(r"\b[Dd]rafts?\b", "gone", only=(LEDGER,)),
     Retired(r"decided? ahead|deciding ahead|\bcomes? true", "gone"),
     Retired(r"\bpins?\b|\bpinned\b|PINS?\b", "lot allocation", only=(LEDGER, PROTOS)),
-    Retired(r"[Bb]ookkeep", "account writer (ledger)", still_in=(DISPATCHER,)),
+    Retired(r"[Bb]ookkeep", "account writer (ledger)"),
     # Limits.
     Retired(r"[Jj]ourney", "in-flight request"),
     Retired(r"\b_?[Aa]rrivals\b|pacing.arrivals", "in-flight tracker", only=(DISPATCHER,)),
@@ -64,14 +60,12 @@ RETIRED = (
         r"\b_?[Hh]older\b|\bHELD\b|dispatcher\.held|storage.holds",
         "deferred recipients",
         only=(DISPATCHER, "docs/"),
-        still_in=("docs/operations.md",),
     ),
     # Ends of things.
     Retired(
         r"(?i)settle",
         "record outcome; release slot; close reservation; disposition",
         only=(*SERVICES, PROTOS, "docs/", BENCHMARKS),
-        still_in=(CAMPAIGN,),
     ),
     # What the provider says.
     Retired(
@@ -79,55 +73,36 @@ RETIRED = (
         "provider response; stored response",
         only=(DISPATCHER,),
     ),
-    Retired(
-        r"\bRefusals?\b",
-        "Throttled; ProviderRejection; DomainRefusal",
-        only=SERVICES,
-        still_in=(CAMPAIGN,),
-    ),
+    Retired(r"\bRefusals?\b", "Throttled; ProviderRejection; DomainRefusal", only=SERVICES),
     # Saying that there is work.
-    Retired(r"\b_?[Bb]ells?\b|_bells?\b|\brings?\(", "signals", only=(CAMPAIGN,), still_in=(CAMPAIGN,)),
-    Retired(r"\b[Nn]otices?\b", "signals", only=(DISPATCHER,), still_in=(DISPATCHER,)),
-    Retired(
-        r"(?i)\b_?wake_?\b|_wake\b|\bwake_|wakeups?\b|wake-ups?\b",
-        "notify, signal",
-        still_in=(CAMPAIGN, DISPATCHER),
-    ),
+    Retired(r"\b_?[Bb]ells?\b|_bells?\b|\brings?\(", "signals", only=(CAMPAIGN,)),
+    Retired(r"\b[Nn]otices?\b", "signals", only=(DISPATCHER,)),
+    Retired(r"(?i)\b_?wake_?\b|_wake\b|\bwake_|wakeups?\b|wake-ups?\b", "notify, signal"),
     # Ambiguity.
-    Retired(r"(?i)doubt", "unresolved", still_in=(CAMPAIGN, DISPATCHER, "docs/operations.md")),
+    Retired(r"(?i)doubt", "unresolved"),
     Retired(r"[Ss]ighting|SIGHTING", "provider record"),
     Retired(r"\b[Tt]wins?\b|_twins\b", "indistinguishable candidates", only=SERVICES),
     Retired(r"OperatorsWord|class Word\b|\bword\.", "lookup result; resolution", only=(DISPATCHER,)),
-    Retired(r"[Vv]ouched|\bvouch", "operator-confirmed", still_in=(CAMPAIGN, PROTOS)),
-    Retired(r"left_out|LEFT_OUT", "opted-out positions", still_in=(CAMPAIGN,)),
+    Retired(r"[Vv]ouched|\bvouch", "operator-confirmed"),
+    Retired(r"left_out|LEFT_OUT", "opted-out positions"),
     Retired(
         r"BATCH_STATE_UNKNOWN|BatchState\.UNKNOWN|OUTCOME_UNKNOWN|Outcome\.UNKNOWN|_S\.UNKNOWN",
         ("UNRESOLVED; UNCONFIRMED"),
-        still_in=(CAMPAIGN, DISPATCHER, PROTOS),
+        still_in=(DISPATCHER, PROTOS),
     ),
     Retired(r"UNCONFIRMED_EXPIRED", "UNCONFIRMED, with a reason"),
     # Attempts.
-    Retired(
-        r"\bTry\b(?=[(\]:,)]| \|)|\bTried\b|workers.tries|next_try",
-        "attempt",
-        only=SERVICES,
-        still_in=(DISPATCHER, CAMPAIGN),
-    ),
+    Retired(r"\bTry\b(?=[(\]:,)]| \|)|\bTried\b|workers.tries|next_try", "attempt", only=SERVICES),
     Retired(r"QUEUE_ATTEMPTS=|queue_attempts", "QUEUE_MAX_RETRIES"),
     # Sizes.
-    Retired(r"kept sizes?|sizes? kept", "cached size", still_in=(CAMPAIGN,)),
-    Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max", still_in=(DISPATCHER,)),
+    Retired(r"kept sizes?|sizes? kept", "cached size"),
+    Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max"),
     # Opt-outs.
     Retired(
         r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b",
         "opt-out",
-        still_in=(CAMPAIGN, DISPATCHER, PROTOS, "docs/operations.md"),
+        still_in=(CAMPAIGN, DISPATCHER, PROTOS),
     ),
     # Out of the project.
-    Retired(
-        r"\.\./shared|/work/|design notes|seeds of this project|(?i:\bissue #?\d)",
-        "what this project says",
-        (),
-        still_in=(DISPATCHER,),
-    ),
+    Retired(r"\.\./shared|/work/|design notes|seeds of this project|(?i:\bissue #?\d)", "what this project says"),
 )

@@ -430,7 +430,7 @@ async def test_what_an_enqueue_reserves_is_what_its_snapshot_takes(service: Serv
     assert [int(recipient.phone) for recipient in await service.recipients(campaign.campaign_id)] == list(PHONES[6:-1])
 
 
-async def test_who_joins_between_the_enqueue_and_its_snapshot_is_left_out_and_the_event_says_so(
+async def test_who_joins_between_the_enqueue_and_its_snapshot_is_not_in_it_and_the_event_says_so(
     campaign_database: Database, peers: GrpcServer
 ) -> None:
     await import_phones(campaign_database, PHONES, ["a", "c"])

@@ -173,7 +173,7 @@ async def test_many_repeats_of_one_request_at_once_all_get_the_answer(service: S
     assert len(service.ledger.reservations) == 1
 
 
-async def test_a_reply_of_the_ledger_that_got_lost_is_found_by_the_next_try(service: Service) -> None:
+async def test_a_reply_of_the_ledger_that_got_lost_is_found_by_the_next_attempt(service: Service) -> None:
     campaign_id = await draft(service)
 
     async def lose(_: str) -> None:

@@ -51,7 +51,7 @@ class LedgerPeer:
     async def close_reservation(self, tenant_id: str, reservation_id: UUID, captured: int, attempt: int) -> int:
         """End a reservation; returns the credits that went back.
 
-        Refusals are stored by the ledger and repeated for the same request id, so that every attempt has its own.
+        The ledger stores what it refuses and repeats that for the same request id, so that every attempt has its own.
         """
         request = CloseRequest(
             request_id=str(derived_id(_NAMESPACE, "close", reservation_id, captured, attempt)),
