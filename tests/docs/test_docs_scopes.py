@@ -14,8 +14,6 @@ from tests.docs.tree import ROOT
 
 _NAMED = {"get_logger", "get_meter", "get_tracer", "PeriodicWorker"}
 _SCHEME = re.compile(r"bulksms\.(?:campaign|dispatcher|dlr_gateway|ledger|servicekit)(?:\.[a-z_0-9]+)+")
-# Services whose names are still others; none at the end.
-_OTHERS_STILL_IN = ("services/campaign/", "services/dispatcher/")
 
 
 def names_given(source: str) -> Iterator[str]:
@@ -32,8 +30,6 @@ def names_given(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_logged_measured_and_traced_is_named_for_its_service_and_a_noun(path: Path) -> None:
-    if str(path.relative_to(ROOT)).startswith(_OTHERS_STILL_IN):
-        return
     assert [name for name in names_given(path.read_text(encoding="utf-8")) if not _SCHEME.fullmatch(name)] == []
 
 

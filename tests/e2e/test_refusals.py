@@ -144,8 +144,8 @@ def test_bad_lines_are_named_with_line_and_reason_and_stop_nobody_else(client: C
     ]
     report = client.contacts.import_csv(io.BytesIO("\r\n".join(lines).encode("utf-8-sig")), region="GR")
     assert (report.lines, report.imported, report.duplicates, report.rejected) == (9, 3, 1, 5)
-    told = [(line.line_number, line.reason, line.first_line_number) for line in report.lines_not_imported]
-    assert told == [
+    reported = [(line.line_number, line.reason, line.first_line_number) for line in report.lines_not_imported]
+    assert reported == [
         (3, contacts_pb2.IMPORT_LINE_REASON_PHONE_MISSING, 0),
         (4, contacts_pb2.IMPORT_LINE_REASON_PHONE_INVALID, 0),
         (5, contacts_pb2.IMPORT_LINE_REASON_PHONE_NOT_MOBILE, 0),

@@ -264,10 +264,10 @@ async def test_operations_are_found_under_their_request_ids(database: asyncpg.Co
     # A capture's content is its entry's; it is not kept twice.
     [capture] = [row for row in rows if row["entry_version"] is not None]
     assert capture["content"] is None
-    told = await database.fetchrow(
+    found = await database.fetchrow(
         "SELECT request_id, kind FROM entries WHERE tenant_id = 'acme' AND version = $1", capture["entry_version"]
     )
-    assert tuple(told) == (capture["request_id"], 4)
+    assert tuple(found) == (capture["request_id"], 4)
 
 
 async def test_the_sql_for_those_who_migrate_by_hand_gives_a_ledger_that_works(database_url: str, ids: Ids) -> None:

@@ -252,7 +252,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         PeriodicWorker("bulksms.dispatcher.pacing_gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),
         Heartbeat(database, worker),
         *(
-            [PeriodicWorker("report_refresher", _REFRESH_POLL, report_refresher.refresh_once)]
+            [PeriodicWorker("bulksms.dispatcher.report_refresher", _REFRESH_POLL, report_refresher.refresh_once)]
             if settings.status_refresh_max
             else []
         ),

@@ -11,7 +11,7 @@ class Metrics:
     """Counters and histograms; attributes are few and never name a recipient."""
 
     def __init__(self, meter_provider: metrics.MeterProvider | None = None) -> None:
-        meter = metrics.get_meter("bulksms.dispatcher", meter_provider=meter_provider)
+        meter = metrics.get_meter("bulksms.dispatcher.metrics", meter_provider=meter_provider)
         self.batches = meter.create_counter("dispatcher.batches", description="Attempts by outcome and reason")
         self.messages = meter.create_counter("dispatcher.messages", description="Messages by outcome")
         self.provider_seconds = meter.create_histogram(

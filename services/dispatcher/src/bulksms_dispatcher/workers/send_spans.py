@@ -16,7 +16,7 @@ from servicekit.telemetry import context_from_traceparent, link_from_traceparent
 
 __all__ = ["batch_span", "note_exchange", "note_verdict", "past_step", "post_span", "step"]
 
-_tracer = trace.get_tracer("bulksms.dispatcher")
+_tracer = trace.get_tracer("bulksms.dispatcher.sender")
 
 
 @contextmanager
