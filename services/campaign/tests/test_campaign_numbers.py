@@ -11,6 +11,7 @@ from bulksms.campaign.v1 import campaign_pb2, contacts_pb2
 from bulksms.types.v1 import types_pb2
 from bulksms_campaign.domain.blockers import EnqueueBlocker
 from bulksms_campaign.domain.campaigns import CampaignPriority, CampaignState, MessageClass
+from bulksms_campaign.domain.contact_file.reasons import LineReason
 from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.domain.recipients import RecipientStatus
 from smstext.phone import PhoneProblem
@@ -38,5 +39,6 @@ def test_the_domain_numbers_as_the_contract_does(domain: type[IntEnum], contract
     assert {member.name: member.value for member in domain} == names(contract)
 
 
-def test_whatever_is_wrong_with_a_number_is_a_reason_of_the_contract() -> None:
-    assert {problem.name for problem in PhoneProblem} <= names(contacts_pb2.ImportLineReason).keys()
+def test_reasons_of_lines_are_named_as_in_the_contract_and_what_can_be_wrong_with_a_number_is_among_them() -> None:
+    assert {reason.value for reason in LineReason} == names(contacts_pb2.ImportLineReason).keys()
+    assert {problem.name for problem in PhoneProblem} <= {reason.value for reason in LineReason}

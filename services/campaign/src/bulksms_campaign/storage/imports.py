@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.domain.contact_file.reasons import LineReason
 from bulksms_campaign.domain.contact_file.rows import ContactRow, RejectedLine
 from bulksms_campaign.storage.contact_counts import lock_counts
 from bulksms_campaign.storage.plans import hash_joins
@@ -150,7 +151,7 @@ _MOVE_COUNTS = """
 _REPORT_DUPLICATES = f"""
     INSERT INTO import_lines
         (tenant_id, import_id, line_number, outcome, reason, field, message, first_line_number)
-    SELECT $1, $2, line_number, {int(LineOutcome.DUPLICATE)}, 'DUPLICATE', 'phone',
+    SELECT $1, $2, line_number, {int(LineOutcome.DUPLICATE)}, '{LineReason.DUPLICATE}', 'phone',
            'the number stands on line ' || first || ' already: that line counts', first
     FROM (SELECT line_number, min(line_number) OVER (PARTITION BY phone) AS first FROM staged_rows) s
     WHERE line_number > first

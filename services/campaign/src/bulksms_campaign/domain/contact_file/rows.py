@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from bulksms_campaign.domain.contact_file.header import Header, parse_header
 from bulksms_campaign.domain.contact_file.lines import LineReader
+from bulksms_campaign.domain.contact_file.reasons import LineReason
 from bulksms_campaign.domain.contact_file.records import Record, RecordReader
 from bulksms_campaign.domain.contacts import MAX_NAME, clean_name
 from smstext.phone import PhoneProblem, parse_phone
@@ -27,7 +28,7 @@ class RejectedLine:
     """A line that cannot be used. Nothing in it is personal data."""
 
     line_number: int
-    reason: str
+    reason: LineReason
     field: str
     message: str
 
@@ -86,7 +87,9 @@ def read_record(  # noqa: PLR0911 - one return per reason
     """One record as a contact to be, or why not."""
     line, fields = record.line_number, record.fields
     if fields is None:
-        return RejectedLine(line, "BAD_QUOTES", "", 'a quote is not closed or stands inside a field: double it ("")')
+        return RejectedLine(
+            line, LineReason.BAD_QUOTES, "", 'a quote is not closed or stands inside a field: double it ("")'
+        )
     if len(fields) != header.columns:
         if not any(value.strip() for value in fields):
             return _blank(line)
@@ -102,11 +105,11 @@ def read_record(  # noqa: PLR0911 - one return per reason
     last_name = _name(fields, header.last_name)
     if first_name is None or last_name is None:
         column = "first_name" if first_name is None else "last_name"
-        return RejectedLine(line, "CONTROL_CHARACTER", column, "has control characters: remove them")
+        return RejectedLine(line, LineReason.CONTROL_CHARACTER, column, "has control characters: remove them")
     if len(first_name) > MAX_NAME or len(last_name) > MAX_NAME:
         column, name = ("first_name", first_name) if len(first_name) > MAX_NAME else ("last_name", last_name)
         return RejectedLine(
-            line, "FIELD_TOO_LONG", column, f"has {len(name)} characters: at most {MAX_NAME} are allowed"
+            line, LineReason.FIELD_TOO_LONG, column, f"has {len(name)} characters: at most {MAX_NAME} are allowed"
         )
     return line, phone.digits, first_name, last_name
 
@@ -116,13 +119,13 @@ def _name(fields: list[str], position: int | None) -> str | None:
 
 
 def _blank(line: int) -> RejectedLine:
-    return RejectedLine(line, "BLANK_LINE", "", "the line is empty: remove it")
+    return RejectedLine(line, LineReason.BLANK_LINE, "", "the line is empty: remove it")
 
 
 def _wrong_count(line: int, found: int, expected: int) -> RejectedLine:
     return RejectedLine(
         line,
-        "FIELD_COUNT",
+        LineReason.FIELD_COUNT,
         "",
         f"has {found} field(s), the header names {expected}: quote fields that contain the separator, add missing ones",
     )
@@ -130,5 +133,5 @@ def _wrong_count(line: int, found: int, expected: int) -> RejectedLine:
 
 def _wrong_phone(line: int, raw: str, problem: PhoneProblem) -> RejectedLine:
     if _SCIENTIFIC.fullmatch(raw):
-        return RejectedLine(line, PhoneProblem.PHONE_INVALID.name, "phone", _SPOILT_BY_SPREADSHEET)
-    return RejectedLine(line, problem.name, "phone", problem.value)
+        return RejectedLine(line, LineReason.PHONE_INVALID, "phone", _SPOILT_BY_SPREADSHEET)
+    return RejectedLine(line, LineReason[problem.name], "phone", problem.value)
