@@ -12,6 +12,7 @@ from benchmarks.dispatcher.rivals import Queue, queue
 from benchmarks.dispatcher.throughput import FIRST_PHONE, header_for, submit
 from benchmarks.report import Figure, percentile_ms
 from bulksms.dispatcher.v1 import dispatch_pb2
+from bulksms.types.v1 import types_pb2
 
 _SMALL_FIRST, _SINGLE_FIRST = 447_700_000_000, 491_500_000_000
 _SMALL = 10
@@ -36,7 +37,7 @@ async def urgent_before_low(
 ) -> list[Figure]:
     """A low-priority campaign is sent; meanwhile normal ones of ten come, and urgent single messages."""
     async with queue(bench, "priority", batch_size, latency_seconds) as running:
-        header = header_for("large", dispatch_pb2.PRIORITY_LOW)
+        header = header_for("large", types_pb2.PRIORITY_LOW)
         started, asked, urgent = await _overtake(running, header, large, each, each)
         at = running.accepted_at(started, large + each * _SMALL + each)
     waits = {

@@ -13,6 +13,7 @@ from benchmarks.dispatcher.processes import Bench
 from benchmarks.report import Figure, Meter
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
+from bulksms.types.v1 import types_pb2
 from devstack.eventually import eventually
 from servicekit.grpc.client import open_channel
 
@@ -108,7 +109,9 @@ async def submit(
     await stub.Submit(parts(), timeout=_PATIENCE_SECONDS)
 
 
-def header_for(tenant_id: str = "acme", priority: pb.Priority.ValueType = pb.PRIORITY_NORMAL) -> pb.SubmissionHeader:
+def header_for(
+    tenant_id: str = "acme", priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_NORMAL
+) -> pb.SubmissionHeader:
     return pb.SubmissionHeader(
         submission_id=str(uuid4()),
         tenant_id=tenant_id,

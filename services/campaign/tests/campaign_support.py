@@ -107,15 +107,15 @@ class DispatcherStandIn(DispatchServiceServicer):
         self.cancelled.add(request.campaign_id)
         return dispatch_pb2.CancelCampaignResponse()
 
-    async def SuppressRecipients(self, request: Any, context: Any) -> dispatch_pb2.SuppressRecipientsResponse:
+    async def RecordOptOuts(self, request: Any, context: Any) -> dispatch_pb2.RecordOptOutsResponse:
         self._check_up()
         self.opted_out |= set(request.phones)
-        return dispatch_pb2.SuppressRecipientsResponse()
+        return dispatch_pb2.RecordOptOutsResponse()
 
-    async def UnsuppressRecipients(self, request: Any, context: Any) -> dispatch_pb2.UnsuppressRecipientsResponse:
+    async def RemoveOptOuts(self, request: Any, context: Any) -> dispatch_pb2.RemoveOptOutsResponse:
         self._check_up()
         self.opted_out -= set(request.phones)
-        return dispatch_pb2.UnsuppressRecipientsResponse()
+        return dispatch_pb2.RemoveOptOutsResponse()
 
     def only_submission(self) -> Submission:
         (submission,) = self.submissions.values()

@@ -20,7 +20,7 @@ import grpc
 from pydantic import SecretStr
 
 from bulksms.campaign.v1 import results_pb2, results_pb2_grpc
-from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
+from bulksms.dispatcher.v1 import dispatch_pb2, messages_pb2, queue_pb2
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
 from bulksms.dispatcher.v1.messages_pb2_grpc import MessageServiceStub
 from bulksms.dispatcher.v1.queue_pb2_grpc import QueueServiceStub
@@ -323,6 +323,16 @@ async def submit(
     response = await dispatcher.dispatch.Submit(stream(head, chunks(numbers, values=values), len(numbers)))
     assert response.recipients == len(numbers)
     return head
+
+
+def why(message: queue_pb2.Batch | queue_pb2.Attempt | messages_pb2.Message) -> str:
+    """The name of its reason; empty for none."""
+    return types_pb2.OutcomeReason.Name(message.reason).removeprefix("OUTCOME_REASON_") if message.reason else ""
+
+
+def outcome_of(attempt: queue_pb2.Attempt) -> str:
+    """The name of what it came to."""
+    return queue_pb2.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_")
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

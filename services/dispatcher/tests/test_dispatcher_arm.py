@@ -99,8 +99,8 @@ async def test_an_opt_out_between_claim_and_arm_stops_its_own_batch_which_goes_o
     async with arms_waiting(database, 2) as waiting:
         await submit(dispatcher, numbers)
         await waiting()
-        await dispatcher.dispatch.SuppressRecipients(
-            pb.SuppressRecipientsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=[numbers[13]])
+        await dispatcher.dispatch.RecordOptOuts(
+            pb.RecordOptOutsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=[numbers[13]])
         )
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 19, "OPTED_OUT": 1})
     assert peers.campaign.recipients[numbers[13]][0] == "OPTED_OUT"

@@ -8,10 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms.ledger.v1 import ledger_pb2
+from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.settings import Settings
 from devstack.eventually import eventually
 from servicekit import errors
@@ -89,11 +91,11 @@ async def test_who_opts_out_before_sending_is_not_written_to_and_is_reported_as_
     await dispatcher.pause(head)
     await submit(dispatcher, numbers, head)
     out = [numbers[3], *numbers[10:20], 447_700_900_123]
-    suppress = pb.SuppressRecipientsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=out)
-    assert (await dispatcher.dispatch.SuppressRecipients(suppress)).added == 12
-    assert (await dispatcher.dispatch.SuppressRecipients(suppress)).added == 0
-    back = pb.UnsuppressRecipientsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=[447_700_900_123])
-    assert (await dispatcher.dispatch.UnsuppressRecipients(back)).removed == 1
+    suppress = pb.RecordOptOutsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=out)
+    assert (await dispatcher.dispatch.RecordOptOuts(suppress)).added == 12
+    assert (await dispatcher.dispatch.RecordOptOuts(suppress)).added == 0
+    back = pb.RemoveOptOutsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=[447_700_900_123])
+    assert (await dispatcher.dispatch.RemoveOptOuts(back)).removed == 1
 
     await dispatcher.resume(head)
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 19, "OPTED_OUT": 11})
@@ -107,8 +109,8 @@ async def test_an_ambiguous_batch_reports_who_opted_out_as_such(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     numbers = phones(4)
-    await dispatcher.dispatch.SuppressRecipients(
-        pb.SuppressRecipientsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=numbers[:1])
+    await dispatcher.dispatch.RecordOptOuts(
+        pb.RecordOptOutsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=numbers[:1])
     )
     simulator.script("accept-then-reset")
     await submit(dispatcher, numbers)
@@ -116,7 +118,7 @@ async def test_an_ambiguous_batch_reports_who_opted_out_as_such(
 
 
 async def test_the_stats_show_depth_workers_and_pacing(dispatcher: Dispatcher, peers: Peers) -> None:
-    head = header(priority=pb.PRIORITY_LOW)
+    head = header(priority=types_pb2.PRIORITY_LOW)
     await dispatcher.pause(head)
     await submit(dispatcher, phones(15), head)
     await submit(dispatcher, phones(10), header(tenant_id="other"))
@@ -130,11 +132,11 @@ async def test_the_stats_show_depth_workers_and_pacing(dispatcher: Dispatcher, p
     (lane,) = stats.lanes
     assert (lane.state, lane.priority, lane.batches, lane.recipients) == (
         queue_pb2.BATCH_STATE_READY,
-        pb.PRIORITY_LOW,
+        types_pb2.PRIORITY_LOW,
         2,
         15,
     )
-    assert stats.oldest_ready_seconds == 0  # paused ones may not be claimed
+    assert not stats.HasField("oldest_ready_age")  # paused ones may not be claimed
     assert stats.workers_alive == 1
     assert stats.pacing_available
     assert stats.accepted_per_second == pytest.approx(10 / 60)
@@ -174,11 +176,76 @@ async def test_only_dead_batches_can_be_requeued(dispatcher: Dispatcher, peers: 
 
 async def test_a_limit_is_changed_at_runtime(dispatcher: Dispatcher) -> None:
     limit = queue_pb2.RateLimit(
-        scope=queue_pb2.RATE_LIMIT_SCOPE_TENANT, key=TENANT, max_requests=7, max_messages=100, window_ms=500
+        scope=queue_pb2.RATE_LIMIT_SCOPE_TENANT,
+        key=TENANT,
+        max_requests=7,
+        max_messages=100,
+        window=Duration(nanos=500_000_000),
     )
-    request = queue_pb2.SetRateLimitRequest(request_id=str(uuid.uuid4()), limit=limit)
-    assert (await dispatcher.queue.SetRateLimit(request)).limit == limit
-    assert limit in (await dispatcher.queue.GetRateLimits(queue_pb2.GetRateLimitsRequest())).limits
+    changed = await set_limit(dispatcher, limit)
+    assert changed.etag
+    limit.etag = changed.etag
+    assert changed == limit
+    assert limit in await limits_of(dispatcher)
+
+
+async def test_what_a_limit_does_not_say_is_not_limited(dispatcher: Dispatcher) -> None:
+    limit = queue_pb2.RateLimit(scope=queue_pb2.RATE_LIMIT_SCOPE_TENANT, key=TENANT, window=Duration(seconds=2))
+    await set_limit(dispatcher, limit)
+    (shown,) = [shown for shown in await limits_of(dispatcher) if shown.key == TENANT]
+    assert not shown.HasField("max_requests")
+    assert not shown.HasField("max_messages")
+    assert shown.window == limit.window
+
+
+async def test_a_limit_that_was_changed_since_it_was_read_is_not_overwritten(dispatcher: Dispatcher) -> None:
+    limit = queue_pb2.RateLimit(
+        scope=queue_pb2.RATE_LIMIT_SCOPE_GLOBAL, max_requests=7, window=Duration(nanos=500_000_000)
+    )
+    (read,) = [shown for shown in await limits_of(dispatcher) if shown.scope == limit.scope]
+    first = await set_limit(dispatcher, limit, etag=read.etag)
+    assert await set_limit(dispatcher, limit, etag=read.etag) == first, "it is as asked for already"
+    limit.max_requests = 8
+    for stale in (read.etag, "another"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await set_limit(dispatcher, limit, etag=stale)
+        assert (reason_of(refused.value), refused.value.code()) == ("ETAG_MISMATCH", grpc.StatusCode.ABORTED)
+    second = await set_limit(dispatcher, limit, etag=first.etag)
+    assert second.max_requests == 8
+    assert second.etag != first.etag
+    limit.max_requests = 9
+    assert (await set_limit(dispatcher, limit)).max_requests == 9  # who names none replaces what is there
+    limit.key, limit.scope = "nobody's", queue_pb2.RATE_LIMIT_SCOPE_TENANT
+    with pytest.raises(grpc.aio.AioRpcError):
+        await set_limit(dispatcher, limit, etag=second.etag)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("limit.window", {"window": Duration()}),
+        ("limit.window", {"window": Duration(seconds=3601)}),
+        ("limit.window", {"window": Duration(nanos=1_500_000)}),
+        ("limit.max_requests", {"max_requests": 0}),
+        ("limit.max_messages", {"max_messages": 10_000_001}),
+        ("limit.scope", {"scope": 0}),
+    ],
+)
+async def test_a_limit_that_means_nothing_is_refused(dispatcher: Dispatcher, field: str, wrong: dict[str, Any]) -> None:
+    values: dict[str, Any] = {"scope": queue_pb2.RATE_LIMIT_SCOPE_GLOBAL, "window": Duration(seconds=1)}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await set_limit(dispatcher, queue_pb2.RateLimit(**values | wrong))
+    assert reason_of(refused.value) == "INVALID_ARGUMENT"
+    assert field in str(refused.value.trailing_metadata())
+
+
+async def set_limit(dispatcher: Dispatcher, limit: queue_pb2.RateLimit, etag: str = "") -> queue_pb2.RateLimit:
+    request = queue_pb2.SetRateLimitRequest(request_id=str(uuid.uuid4()), limit=limit, etag=etag)
+    return (await dispatcher.queue.SetRateLimit(request)).limit
+
+
+async def limits_of(dispatcher: Dispatcher) -> list[queue_pb2.RateLimit]:
+    return list((await dispatcher.queue.GetRateLimits(queue_pb2.GetRateLimitsRequest())).limits)
 
 
 async def test_results_wait_for_peers_that_are_away(dispatcher: Dispatcher, simulator: Provider, peers: Peers) -> None:
@@ -209,7 +276,7 @@ async def test_urgent_batches_overtake_and_tenants_take_turns(
     settings = configure(worker_concurrency=1, sms_batch_size=1, rate_limit_traffic_account_max=20)
     async with serving(settings) as dispatcher:
         heads = [header(tenant_id=name) for name in ("big", "small")]
-        urgent = header(tenant_id="big", priority=pb.PRIORITY_URGENT)
+        urgent = header(tenant_id="big", priority=types_pb2.PRIORITY_URGENT)
         for head in (*heads, urgent):
             await dispatcher.pause(head)
         await submit(dispatcher, phones(30), heads[0])

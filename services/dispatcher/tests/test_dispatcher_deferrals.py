@@ -9,7 +9,7 @@ from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from devstack.eventually import eventually
 
-from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, header, phones, submit
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, header, phones, submit, why
 
 
 def outcomes_of(peers: Peers, head: dispatch_pb2.SubmissionHeader) -> Counter[str]:
@@ -50,7 +50,7 @@ async def test_unresolved_numbers_wait_in_a_batch_of_their_own_and_the_others_go
     await submit(dispatcher, phones(10), head, [f"n{number}" for number in range(10)])
     await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 6})
     (deferred,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_READY)
-    assert (deferred.recipients, deferred.reason, deferred.attempts) == (4, "EARLIER_MESSAGE_UNRESOLVED", 0)
+    assert (deferred.recipients, why(deferred), deferred.attempts) == (4, "EARLIER_MESSAGE_UNRESOLVED", 0)
     assert simulator.times_accepted() == {1: 10}
     await confirm(dispatcher, lost)
     await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 10})
@@ -71,10 +71,10 @@ async def test_a_batch_of_nobody_else_waits_as_a_whole_and_costs_no_retry(
 
     await eventually(held_twice)
     (deferred,) = await dispatcher.batches(campaign_id=head.campaign_id)
-    assert (deferred.reason, deferred.attempts) == ("EARLIER_MESSAGE_UNRESOLVED", 0)
+    assert (why(deferred), deferred.attempts) == ("EARLIER_MESSAGE_UNRESOLVED", 0)
     for message in simulator.accepted():  # evidence frees the numbers one by one
         await dispatcher.messages.RecordDeliveryEvidence(
-            pb.RecordDeliveryEvidenceRequest(reports=[pb.EvidenceReport(message_id=message.message_id)])
+            pb.RecordDeliveryEvidenceRequest(reports=[pb.EvidenceReport(provider_message_id=message.message_id)])
         )
     await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 5})
     assert simulator.times_accepted() == {2: 5, 1: 5}

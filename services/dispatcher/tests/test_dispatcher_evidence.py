@@ -19,24 +19,14 @@ from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency
 from servicekit.database import Database
 
-from .dispatcher_support import (
-    TENANT,
-    Dispatcher,
-    Peers,
-    Provider,
-    header,
-    phones,
-    reason_of,
-    serving,
-    submit,
-)
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, header, phones, reason_of, serving, submit, why
 
 # On the wire together: neither of two is ambiguous yet when the other one is sent.
 CUT_OFF_LATE = Behaviour(latency=Latency(constant_seconds=2.0), response="reset")
 
 
 def report(message_id: str) -> pb.EvidenceReport:
-    return pb.EvidenceReport(message_id=message_id, status=pb.MESSAGE_STATUS_DELIVERED, raw_status="Delivered")
+    return pb.EvidenceReport(provider_message_id=message_id, status=pb.MESSAGE_STATUS_DELIVERED, raw_status="Delivered")
 
 
 async def offer(dispatcher: Dispatcher, *message_ids: str) -> list[int]:
@@ -75,7 +65,7 @@ async def test_reports_of_all_its_recipients_resolve_a_batch_to_what_the_provide
     batch = await only_batch(dispatcher)
     assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
     await eventually(lambda: peers.ledger.captured == 10)
-    assert (await dispatcher.attempts(batch.batch_id))[-1].reason == "EVIDENCE"
+    assert why((await dispatcher.attempts(batch.batch_id))[-1]) == "EVIDENCE"
     assert simulator.times_accepted() == {1: 10}
 
 
@@ -249,7 +239,7 @@ async def test_after_the_horizon_the_named_stay_accepted_and_the_others_are_unkn
     await past_the_horizon(database)
     await eventually(lambda: peers.campaign.outcomes == {"UNRESOLVED": 9, "ACCEPTED": 1})
     await eventually(lambda: peers.ledger.captured == 1)
-    assert (await only_batch(dispatcher)).state == queue_pb2.BATCH_STATE_UNKNOWN
+    assert (await only_batch(dispatcher)).state == queue_pb2.BATCH_STATE_UNRESOLVED
 
 
 async def test_evidence_after_the_horizon_is_told_and_a_capture_refused_for_good_is_kept_and_not_repeated(
@@ -314,7 +304,7 @@ async def test_an_operator_s_not_sent_fails_the_recipients_and_is_refused_where_
     batch = await only_batch(dispatcher)
     request_id = str(uuid.uuid4())
     resolved = await resolve(dispatcher, batch.batch_id, queue_pb2.RESOLUTION_NOT_SENT, request_id=request_id)
-    assert (resolved.state, resolved.reason) == (queue_pb2.BATCH_STATE_REJECTED, "OPERATOR")
+    assert (resolved.state, why(resolved)) == (queue_pb2.BATCH_STATE_REJECTED, "OPERATOR")
     await eventually(lambda: peers.campaign.outcomes == {"FAILED": 10})
     assert peers.ledger.captured == 0
     with pytest.raises(grpc.aio.AioRpcError) as reused:

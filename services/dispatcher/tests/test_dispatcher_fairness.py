@@ -9,21 +9,21 @@ from datetime import timedelta
 
 import pytest
 
-from bulksms.dispatcher.v1 import dispatch_pb2
+from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.settings import Settings
 from devstack.eventually import eventually
 
 from .dispatcher_support import TENANT, Peers, Provider, header, phones, serving, submit
 
-LANES = {"306": dispatch_pb2.PRIORITY_LOW, "447": dispatch_pb2.PRIORITY_NORMAL, "491": dispatch_pb2.PRIORITY_URGENT}
+LANES = {"306": types_pb2.PRIORITY_LOW, "447": types_pb2.PRIORITY_NORMAL, "491": types_pb2.PRIORITY_URGENT}
 
 
-@pytest.mark.parametrize("priority", [dispatch_pb2.PRIORITY_NORMAL, dispatch_pb2.PRIORITY_URGENT])
+@pytest.mark.parametrize("priority", [types_pb2.PRIORITY_NORMAL, types_pb2.PRIORITY_URGENT])
 async def test_ten_go_out_while_another_tenants_200_000_are_queued(
     configure: Callable[..., Settings],
     simulator: Provider,
     peers: Peers,
-    priority: dispatch_pb2.Priority.ValueType,
+    priority: types_pb2.Priority.ValueType,
 ) -> None:
     # 200 batches at 10 requests a second: the large one alone takes 20 s.
     settings = configure(

@@ -11,10 +11,12 @@ import pytest
 
 from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
 from bulksms.dispatcher.v1 import messages_pb2 as pb
+from bulksms.types.v1 import types_pb2
 from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour
+from servicekit.grpc.errors import from_rpc_error
 
-from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, reason_of
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, reason_of, why
 
 PHONE = "+306900000001"
 
@@ -58,7 +60,7 @@ async def test_a_message_is_sent_captured_and_read_again(
     assert close.expected_captured == 1
     assert peers.campaign.results == []
     (batch,) = await dispatcher.batches()
-    assert (batch.campaign_id, batch.priority) == ("", dispatch_pb2.PRIORITY_URGENT)
+    assert (batch.campaign_id, batch.priority) == ("", types_pb2.PRIORITY_URGENT)
 
 
 async def test_a_request_id_sends_once_however_often_it_is_asked(dispatcher: Dispatcher, simulator: Provider) -> None:
@@ -71,6 +73,48 @@ async def test_a_request_id_sends_once_however_often_it_is_asked(dispatcher: Dis
     with pytest.raises(grpc.aio.AioRpcError) as reused:
         await dispatcher.messages.SendMessage(asking(request_id=request.request_id, text="Other"))
     assert reason_of(reused.value) == "REQUEST_ID_REUSED"
+
+
+async def test_a_message_is_known_by_the_callers_own_id_and_its_class(
+    dispatcher: Dispatcher, simulator: Provider
+) -> None:
+    sent = (await dispatcher.messages.SendMessage(asking(external_id="order-42/confirmed"))).message
+    assert (sent.external_id, sent.message_class) == ("order-42/confirmed", types_pb2.MESSAGE_CLASS_SERVICE)
+    request = pb.GetMessageRequest(tenant_id=TENANT, external_id="order-42/confirmed")
+    assert (await dispatcher.messages.GetMessage(request)).message == sent
+    with pytest.raises(grpc.aio.AioRpcError) as used:
+        await dispatcher.messages.SendMessage(asking(external_id="order-42/confirmed"))
+    assert reason_of(used.value) == "EXTERNAL_ID_USED"
+    assert from_rpc_error(used.value).metadata["message_id"] == sent.message_id
+    other = asking(tenant_id="other", external_id="order-42/confirmed", message_class=types_pb2.MESSAGE_CLASS_MARKETING)
+    response = await dispatcher.messages.SendMessage(other)
+    assert response.message.message_class == types_pb2.MESSAGE_CLASS_MARKETING
+    assert simulator.times_accepted() == {2: 1}
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await dispatcher.messages.GetMessage(pb.GetMessageRequest(tenant_id=TENANT, external_id="order-43"))
+    assert reason_of(unknown.value) == "MESSAGE_NOT_FOUND"
+
+
+async def test_an_external_id_is_free_again_when_its_message_was_refused(dispatcher: Dispatcher, peers: Peers) -> None:
+    peers.ledger.available = 0
+    with pytest.raises(grpc.aio.AioRpcError):
+        await dispatcher.messages.SendMessage(asking(external_id="mine"))
+    peers.ledger.available = 1
+    sent = (await dispatcher.messages.SendMessage(asking(external_id="mine"))).message
+    assert sent.status == pb.MESSAGE_STATUS_SENT
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"external_id": "x" * 65}, {"external_id": "with space"}, {"external_id": "αβγ"}, {"message_class": 7}],
+    ids=["long", "space", "not ascii", "class"],
+)
+async def test_an_external_id_or_class_that_cannot_be_is_refused(
+    dispatcher: Dispatcher, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await dispatcher.messages.SendMessage(asking(**changes))
+    assert reason_of(refused.value) == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +138,7 @@ async def test_what_becomes_of_a_message_is_said_at_once(
 ) -> None:
     simulator.script(behaviour)
     message = (await dispatcher.messages.SendMessage(asking())).message
-    assert (message.status, message.reason) == (status, reason)
+    assert (message.status, why(message)) == (status, reason)
     if captured is None:
         assert peers.ledger.close_requests == {}  # reserved until it is resolved
     else:
@@ -118,8 +162,8 @@ async def test_without_credits_nothing_is_sent_and_the_request_may_be_repeated(
 
 
 async def test_who_opted_out_gets_no_single_message(dispatcher: Dispatcher, simulator: Provider, peers: Peers) -> None:
-    await dispatcher.dispatch.SuppressRecipients(
-        dispatch_pb2.SuppressRecipientsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=[int(PHONE[1:])])
+    await dispatcher.dispatch.RecordOptOuts(
+        dispatch_pb2.RecordOptOutsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=[int(PHONE[1:])])
     )
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await dispatcher.messages.SendMessage(asking())
@@ -163,7 +207,7 @@ async def test_reports_of_single_messages_are_recorded_and_others_named(dispatch
     second = (await dispatcher.messages.SendMessage(asking(text="two"))).message
 
     def report(message_id: str, status: pb.MessageStatus.ValueType) -> pb.EvidenceReport:
-        return pb.EvidenceReport(message_id=message_id, status=status, raw_status="raw", description="why")
+        return pb.EvidenceReport(provider_message_id=message_id, status=status, raw_status="raw", description="why")
 
     reports = [
         report("nobody's", pb.MESSAGE_STATUS_DELIVERED),
@@ -176,7 +220,7 @@ async def test_reports_of_single_messages_are_recorded_and_others_named(dispatch
         assert list(response.unknown_indexes) == [0]
     assert (await read(dispatcher, first.message_id)).status == pb.MESSAGE_STATUS_DELIVERED
     failed = await read(dispatcher, second.message_id)
-    assert (failed.status, failed.reason, failed.description) == (
+    assert (failed.status, why(failed), failed.description) == (
         pb.MESSAGE_STATUS_FAILED,
         "NOT_DELIVERED",
         "why",

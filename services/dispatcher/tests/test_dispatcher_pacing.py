@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -94,7 +95,7 @@ async def test_limits_are_changed_while_sending_and_every_replica_obeys(
             (queue_pb2.RATE_LIMIT_SCOPE_TENANT, "one", 1000),
             (queue_pb2.RATE_LIMIT_SCOPE_TRAFFIC_ACCOUNT, ACCOUNT, 8),
         ]:
-            limit = queue_pb2.RateLimit(scope=scope, key=key, max_requests=most, window_ms=500)
+            limit = queue_pb2.RateLimit(scope=scope, key=key, max_requests=most, window=Duration(nanos=500_000_000))
             await first.queue.SetRateLimit(queue_pb2.SetRateLimitRequest(request_id=str(uuid.uuid4()), limit=limit))
         changed_at = time.time()
         # At the old limit this would take 80 s.

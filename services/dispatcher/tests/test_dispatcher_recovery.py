@@ -22,16 +22,7 @@ from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.valkey import EmbeddedValkey
 from servicekit.database import Database
 
-from .dispatcher_support import (
-    Dispatcher,
-    Peers,
-    Provider,
-    header,
-    phones,
-    process,
-    serving,
-    submit,
-)
+from .dispatcher_support import Dispatcher, Peers, Provider, header, phones, process, serving, submit, why
 
 # On a busy machine a polite answer may take a second.
 
@@ -76,7 +67,7 @@ async def test_a_worker_killed_while_sending_leaves_an_ambiguous_batch_that_is_n
         assert await dispatcher.states() == {"AMBIGUOUS": 1, "ACCEPTED": 1}
         assert simulator.times_accepted() == {1: 20}
         (lost,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_AMBIGUOUS)
-        assert lost.reason == "WORKER_LOST"
+        assert why(lost) == "WORKER_LOST"
 
 
 async def _resume(settings: Settings, head: pb.SubmissionHeader) -> None:

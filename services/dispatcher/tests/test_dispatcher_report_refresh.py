@@ -34,6 +34,7 @@ from .dispatcher_support import (
     reason_of,
     serving,
     submit,
+    why,
 )
 
 Status = results_pb2.DeliveryStatus
@@ -125,7 +126,7 @@ async def test_a_single_message_reaches_its_final_state_without_a_report(
 
         await eventually(both_final)
         failed = await status(bad)
-        assert (failed.reason, failed.description) == ("NOT_DELIVERED", "Absent subscriber")
+        assert (why(failed), failed.description) == ("NOT_DELIVERED", "Absent subscriber")
 
 
 @pytest.mark.parametrize(
@@ -171,32 +172,35 @@ async def test_an_operator_asks_about_any_message_of_his_tenant(
 ) -> None:
     deliver(simulator)
     async with serving(configure()) as dispatcher:
-        single = (await dispatcher.messages.SendMessage(asking())).message
+        single = (await dispatcher.messages.SendMessage(asking(external_id="mine"))).message
         await submit(dispatcher, phones(1, first=306_955_500_007), header())
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 1})
         recipient = next(m for m in simulator.accepted() if m.destination == "+306955500007")
 
-        async def refresh(message_id: str, tenant_id: str = TENANT) -> tuple[str, str]:
-            request = pb.RefreshMessageStatusRequest(tenant_id=tenant_id, message_id=message_id)
+        async def refresh(tenant_id: str = TENANT, **name: str) -> tuple[str, str]:
+            request = pb.RefreshMessageStatusRequest(tenant_id=tenant_id, **name)
             response = await dispatcher.messages.RefreshMessageStatus(request)
             return pb.MessageStatus.Name(response.status).removeprefix("MESSAGE_STATUS_"), response.provider_status
 
-        assert await refresh(single.message_id) == ("DELIVERED", "Delivered")
-        assert await refresh(single.provider_message_id) == ("DELIVERED", "Delivered")
-        assert await refresh(recipient.message_id) == ("FAILED", "Failure")
+        assert await refresh(message_id=single.message_id) == ("DELIVERED", "Delivered")
+        assert await refresh(external_id=single.external_id) == ("DELIVERED", "Delivered")
+        assert await refresh(provider_message_id=single.provider_message_id) == ("DELIVERED", "Delivered")
+        assert await refresh(provider_message_id=recipient.message_id) == ("FAILED", "Failure")
         assert peers.campaign.final[recipient.message_id].status == results_pb2.DELIVERY_STATUS_FAILED
-        for message_id, tenant_id in [
-            (recipient.message_id, "other"),
-            (single.message_id, "other"),
-            ("nobody's", TENANT),
-            (str(uuid.uuid4()), TENANT),
+        for name, tenant_id in [
+            ({"provider_message_id": recipient.message_id}, "other"),
+            ({"message_id": single.message_id}, "other"),
+            ({"external_id": single.external_id}, "other"),
+            ({"provider_message_id": "nobody's"}, TENANT),
+            ({"message_id": str(uuid.uuid4())}, TENANT),
+            ({"external_id": "nobody-s"}, TENANT),
         ]:
             with pytest.raises(grpc.aio.AioRpcError) as unknown:
-                await refresh(message_id, tenant_id)
+                await refresh(tenant_id, **name)
             assert reason_of(unknown.value) == "MESSAGE_NOT_FOUND"
         simulator.script("500", match=Match(path="get"))
         with pytest.raises(grpc.aio.AioRpcError) as away:
-            await refresh(recipient.message_id)
+            await refresh(provider_message_id=recipient.message_id)
         assert reason_of(away.value) == "PROVIDER_UNAVAILABLE"
 
 

@@ -16,7 +16,7 @@ from bulksms_dispatcher.workers.sweeper import Sweeper
 from servicekit.database import Database
 from servicekit.grpc.client import open_channel
 
-from .dispatcher_support import TENANT, Dispatcher, Peers, Provider
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, why
 
 PHONE = 306_900_000_001
 
@@ -40,7 +40,7 @@ async def test_it_fails_its_reservation_is_closed_and_a_repeat_finds_it_failed(
     await channel.close()
     assert list(peers.ledger.close_requests) == [str(reservation_id_of(message_id))]
     repeated = (await dispatcher.messages.SendMessage(request)).message
-    assert (repeated.status, repeated.reason) == (pb.MESSAGE_STATUS_FAILED, "INTERRUPTED")
+    assert (repeated.status, why(repeated)) == (pb.MESSAGE_STATUS_FAILED, "INTERRUPTED")
     assert simulator.times_accepted() == {}
 
 

@@ -93,7 +93,7 @@ class Peers:
 
     @property
     def evidence_ids(self) -> list[str]:
-        return [report.message_id for report in self.evidence]
+        return [report.provider_message_id for report in self.evidence]
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -145,7 +145,7 @@ class _Messages(messages_pb2_grpc.MessageServiceServicer):
         peers.changed.set()
         if peers.evidence_fails is not None:
             await context.abort(peers.evidence_fails, "as scripted")
-        unknown = [i for i, report in enumerate(request.reports) if peers.evidence_unknown(report.message_id)]
+        unknown = [i for i, report in enumerate(request.reports) if peers.evidence_unknown(report.provider_message_id)]
         return messages_pb2.RecordDeliveryEvidenceResponse(unknown_indexes=unknown)
 
 

@@ -36,18 +36,18 @@ def new_request_id(given: str | None) -> str:
     return given or str(uuid.uuid4())
 
 
-def naming(request: RequestT, field: str, given: str | None, external_id: str | None) -> RequestT:
-    """The request, naming what it is about by our id in `field` or by the caller's own.
+def naming(request: RequestT, **ids: str | None) -> RequestT:
+    """The request, naming what it is about by one of several ids: ours first, then the caller's own.
 
-    Raises InvalidArgument unless exactly one of the two is given.
+    Raises InvalidArgument unless exactly one of them is given.
     """
-    if (given is None) == (external_id is None):
-        cure = "must be given, or external_id; not both"
+    given = {field: value for field, value in ids.items() if value is not None}
+    if len(given) != 1:
+        field, *others = ids
+        cure = f"must be given, or {' or '.join(others)}; not both"
         raise InvalidArgument(f"{field} {cure}", field_violations=[FieldViolation(field, cure)])
-    if given is not None:
-        setattr(request, field, given)
-    else:
-        request.external_id = external_id  # type: ignore[attr-defined]  # every request with such a choice has one
+    for field, value in given.items():
+        setattr(request, field, value)
     return request
 
 

@@ -38,6 +38,7 @@ from bulksms.dispatcher.v1.messages_pb2 import (
 )
 from bulksms.dispatcher.v1.queue_pb2 import (
     Attempt,
+    AttemptOutcome,
     Batch,
     BatchState,
     GetBatchResponse,
@@ -72,6 +73,7 @@ __all__ = [
     "Account",
     "AdjustCreditsResponse",
     "Attempt",
+    "AttemptOutcome",
     "Audience",
     "Balance",
     "Batch",

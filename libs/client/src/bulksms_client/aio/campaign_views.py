@@ -134,4 +134,4 @@ class CampaignViews(Resource):
         return await self._transport.unary(request, pb.RecountCampaignResponse, timeout=timeout)
 
     def _named(self, request: RequestT, campaign_id: str | None, external_id: str | None) -> RequestT:
-        return self._naming(request, "campaign_id", campaign_id, external_id)
+        return self._naming(request, campaign_id=campaign_id, external_id=external_id)

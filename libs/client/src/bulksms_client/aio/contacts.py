@@ -163,4 +163,4 @@ class Contacts(Resource):
         return (await self._transport.unary(request, pb.OptInResponse, timeout=timeout)).was_opted_out
 
     def _named(self, request: RequestT, phone: str | None, external_id: str | None) -> RequestT:
-        return self._naming(request, "phone", phone, external_id)
+        return self._naming(request, phone=phone, external_id=external_id)

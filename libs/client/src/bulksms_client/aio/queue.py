@@ -75,8 +75,8 @@ class Queue(Resource):
         return list(response.limits)
 
     async def set_rate_limit(
-        self, limit: pb.RateLimit, *, request_id: str | None = None, timeout: float | None = None
+        self, limit: pb.RateLimit, *, etag: str = "", request_id: str | None = None, timeout: float | None = None
     ) -> pb.RateLimit:
-        """Change a limit without a restart."""
-        request = pb.SetRateLimitRequest(request_id=new_request_id(request_id), limit=limit)
+        """Change a limit without a restart; with an `etag` only if it is still the one the caller read."""
+        request = pb.SetRateLimitRequest(request_id=new_request_id(request_id), limit=limit, etag=etag)
         return (await self._transport.unary(request, pb.SetRateLimitResponse, timeout=timeout)).limit

@@ -33,10 +33,10 @@ class Resource:
             raise ConfigurationError("the tenant is not known: set BULKSMS_TENANT (or Client(tenant_id=…), --tenant)")
         return self._tenant
 
-    def _naming(self, request: RequestT, field: str, given: str | None, external_id: str | None) -> RequestT:
-        """A request of this tenant about what is named by our id in `field` or by the caller's own."""
+    def _naming(self, request: RequestT, **ids: str | None) -> RequestT:
+        """A request of this tenant about what is named by one of several ids: ours first, then the caller's own."""
         request.tenant_id = self._tenant_id  # type: ignore[attr-defined]  # every such request has one
-        return naming(request, field, given, external_id)
+        return naming(request, **ids)
 
     async def _pages(self, request: Message, page_type: type[PageT], *, timeout: float | None) -> AsyncIterator[PageT]:
         """Every page of a list; the deadline is each page's own."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bulksms.types.v1 import types_pb2
 from bulksms_client.cli.plain import short_names
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ExternalId",
     "Groups",
     "Limit",
+    "MessageClass",
     "NewExternalId",
     "RequestId",
     "choice",
@@ -33,7 +35,8 @@ def named_by(metavar: str, text: str) -> Any:
 
 
 def _one_of_two(context: typer.Context, value: str | None) -> str | None:
-    if (value is None) == (context.params.get("external_id") is None) and not context.resilient_parsing:
+    names = [value, context.params.get("external_id"), context.params.get("provider_message_id")]
+    if sum(name is not None for name in names) != 1 and not context.resilient_parsing:
         raise typer.BadParameter("give either this or --external-id")
     return value
 
@@ -79,6 +82,17 @@ def choices(enum: Any) -> str:
     """The words `choice` takes, for the help: `sent|failed`."""
     names = short_names(enum.DESCRIPTOR)
     return "|".join(name.lower().replace("_", "-") for number, name in names.items() if number != 0)
+
+
+MessageClass = Annotated[
+    int | None,
+    typer.Option(
+        "--class",
+        parser=choice(types_pb2.MessageClass),
+        metavar=choices(types_pb2.MessageClass),
+        help="What it is to its recipients.",
+    ),
+]
 
 
 def moment(word: str | datetime) -> datetime:

@@ -20,6 +20,7 @@ from bulksms_client.cli.arguments import (
     ExternalId,
     Groups,
     Limit,
+    MessageClass,
     NewExternalId,
     RequestId,
     choice,
@@ -36,15 +37,6 @@ app = typer.Typer(name="campaign", help="A text for an audience, from draft to d
 Priority = Annotated[
     int | None,
     typer.Option(parser=choice(types_pb2.Priority), metavar=choices(types_pb2.Priority), help="Queue lane."),
-]
-MessageClass = Annotated[
-    int | None,
-    typer.Option(
-        "--class",
-        parser=choice(types_pb2.MessageClass),
-        metavar=choices(types_pb2.MessageClass),
-        help="What it is to its recipients.",
-    ),
 ]
 TextFile = Annotated[
     Path | None,

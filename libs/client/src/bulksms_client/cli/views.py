@@ -240,20 +240,22 @@ VERIFICATION = (
 )
 MESSAGE = (
     Column("message", "message_id"),
+    Column("external id", "external_id"),
     Column("phone", "phone"),
     Column("sender", "sender"),
     Column("status", "status"),
     Column("reason", "reason"),
     Column("description", "description"),
+    Column("class", "message_class"),
     Column("parts", "parts"),
     Column("provider id", "provider_message_id"),
     _time("created_at", "created"),
     _time("updated_at", "updated"),
 )
-MESSAGE_ROW = MESSAGE[:6]
+MESSAGE_ROW = MESSAGE[:7]
 REFRESHED = (Column("status", "status"), Column("provider's status", "provider_status"))
 QUEUE = (
-    Column("oldest ready (s)", "oldest_ready_seconds"),
+    Column("oldest ready (s)", "oldest_ready_age"),
     Column("accepted per second", "accepted_per_second"),
     Column("workers alive", "workers_alive"),
     Column("outbox pending", "outbox_pending"),
@@ -308,5 +310,5 @@ RATE_LIMIT = (
     Column("key", "key"),
     Column("requests", "max_requests"),
     Column("messages", "max_messages"),
-    Column("window (ms)", "window_ms"),
+    Column("window (s)", "window"),
 )

@@ -13,12 +13,12 @@ from bulksms.dispatcher.v1.dispatch_pb2 import (
     GetSubmissionRequest,
     PauseCampaignRequest,
     RecipientChunk,
+    RecordOptOutsRequest,
+    RemoveOptOutsRequest,
     ResumeCampaignRequest,
     SubmissionEnd,
     SubmissionHeader,
     SubmitRequest,
-    SuppressRecipientsRequest,
-    UnsuppressRecipientsRequest,
 )
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
 from bulksms_campaign.domain.enqueues import Chunk
@@ -36,8 +36,8 @@ _IDEMPOTENT = tuple(
         "PauseCampaign",
         "ResumeCampaign",
         "CancelCampaign",
-        "SuppressRecipients",
-        "UnsuppressRecipients",
+        "RecordOptOuts",
+        "RemoveOptOuts",
     )
 )
 
@@ -133,19 +133,19 @@ class DispatcherPeer:
 
     async def record_opt_outs(self, tenant_id: str, phones: Sequence[int], change_ids: Sequence[UUID]) -> None:
         """Send nothing more to these numbers."""
-        request = SuppressRecipientsRequest(
-            request_id=str(derived_id(_NAMESPACE, "suppress", *change_ids)), tenant_id=tenant_id, phones=phones
+        request = RecordOptOutsRequest(
+            request_id=str(derived_id(_NAMESPACE, "record opt-outs", *change_ids)), tenant_id=tenant_id, phones=phones
         )
         with domain_errors("the dispatcher"):
-            await self._dispatch.SuppressRecipients(request)
+            await self._dispatch.RecordOptOuts(request)
 
     async def remove_opt_outs(self, tenant_id: str, phones: Sequence[int], change_ids: Sequence[UUID]) -> None:
         """These numbers may be written to again."""
-        request = UnsuppressRecipientsRequest(
-            request_id=str(derived_id(_NAMESPACE, "unsuppress", *change_ids)), tenant_id=tenant_id, phones=phones
+        request = RemoveOptOutsRequest(
+            request_id=str(derived_id(_NAMESPACE, "remove opt-outs", *change_ids)), tenant_id=tenant_id, phones=phones
         )
         with domain_errors("the dispatcher"):
-            await self._dispatch.UnsuppressRecipients(request)
+            await self._dispatch.RemoveOptOuts(request)
 
 
 def _request_id(kind: str, campaign_id: UUID, number: int) -> str:

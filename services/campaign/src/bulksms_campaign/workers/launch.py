@@ -10,6 +10,7 @@ from opentelemetry import trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.dispatcher.v1 import dispatch_pb2
+from bulksms.types.v1 import types_pb2
 from bulksms_campaign.domain.campaigns import UNDER_WAY, Campaign
 from bulksms_campaign.domain.counters import Counters
 from bulksms_campaign.domain.enqueues import Chunk, EnqueueKey, EnqueueRecord
@@ -188,6 +189,7 @@ def _header(campaign: Campaign, enqueue: EnqueueRecord) -> dispatch_pb2.Submissi
         text=content.text,
         variable_names=Template.parse(content.text).variable_names,
         sender=content.sender,
-        priority=dispatch_pb2.Priority.ValueType(int(content.priority)),
+        priority=types_pb2.Priority.ValueType(int(content.priority)),
+        message_class=types_pb2.MessageClass.ValueType(int(content.message_class)),
         traceparent=enqueue.traceparent,
     )

@@ -16,6 +16,8 @@ from servicekit.ids import derived_id
 __all__ = [
     "DeliveryEvidence",
     "Message",
+    "MessageClass",
+    "MessageReference",
     "MessageStatus",
     "fingerprint_of",
     "fold_evidence",
@@ -37,6 +39,22 @@ class MessageStatus(IntEnum):
     UNCONFIRMED = 5
 
 
+class MessageClass(IntEnum):
+    """What a message is to its recipient; the proto's numbers. Stored, and nothing is decided by it."""
+
+    MARKETING = 1
+    SERVICE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReference:
+    """What names a message: one of the three."""
+
+    message_id: UUID | None = None
+    external_id: str = ""
+    provider_message_id: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """A single send."""
@@ -46,6 +64,9 @@ class Message:
     phone: int
     sender: str
     parts: int
+    external_id: str = ""
+    """The caller's own id of it; empty when it has none."""
+    message_class: MessageClass = MessageClass.SERVICE
     status: MessageStatus = MessageStatus.QUEUED
     reason: str = ""
     description: str = ""
@@ -74,9 +95,10 @@ def reservation_id_of(message_id: UUID) -> UUID:
     return derived_id(_MESSAGES, message_id, "reservation")
 
 
-def fingerprint_of(phone: int, text: str, sender: str) -> bytes:
+def fingerprint_of(message: Message, text: str) -> bytes:
     """The same for the same content, without disclosing it."""
-    return hashlib.sha256(msgspec.json.encode((phone, text, sender))).digest()
+    content = (message.phone, text, message.sender, message.external_id, message.message_class)
+    return hashlib.sha256(msgspec.json.encode(content)).digest()
 
 
 _RANK = {MessageStatus.DELIVERED: 3, MessageStatus.FAILED: 2, MessageStatus.SENT: 1}

@@ -25,6 +25,18 @@ class Limit:
     max_requests: int
     max_messages: int = 0
     window: timedelta = timedelta(seconds=1)
+    version: int = 0
+    """How often an operator has set it; 0: it is the settings' own."""
+
+    @property
+    def etag(self) -> str:
+        """Another after every change."""
+        return str(self.version)
+
+    def allows_as_much_as(self, other: Limit) -> bool:
+        """The same but for the version."""
+        mine = (self.max_requests, self.max_messages, self.window)
+        return mine == (other.max_requests, other.max_messages, other.window)
 
 
 @dataclass(frozen=True, slots=True)

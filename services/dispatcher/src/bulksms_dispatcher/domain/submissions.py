@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from bulksms_dispatcher.domain.messages import MessageClass
 from bulksms_dispatcher.domain.recipients import Recipients
 from servicekit import errors
 from servicekit.errors import FieldViolation
@@ -35,6 +36,7 @@ class Submission:
     sender: str
     priority: int
     traceparent: str
+    message_class: MessageClass = MessageClass.MARKETING
 
     @property
     def fingerprint(self) -> bytes:
@@ -48,6 +50,7 @@ class Submission:
             self.variable_names,
             self.sender,
             self.priority,
+            self.message_class,
         )
         return hashlib.sha256(msgspec.json.encode(content)).digest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope
 from bulksms_dispatcher.storage import limits as storage
+from servicekit import errors
 from servicekit.database import Database
 
 __all__ = ["CurrentLimits"]
@@ -31,8 +32,18 @@ class CurrentLimits:
         self._limits = Limits(self._limits.defaults, overrides)
         return self._limits
 
-    async def change(self, scope: LimitScope, key: str, limit: Limit) -> None:
-        """Store a change; in force here at once, elsewhere at the next round."""
+    async def change(self, scope: LimitScope, key: str, limit: Limit, etag: str = "") -> Limit:
+        """Store a change; in force here at once, elsewhere at the next round.
+
+        ETAG_MISMATCH, unless `etag` is empty or the limit is as asked for already.
+        """
         async with self._database.begin() as connection:
-            await storage.save_override(connection, scope, key, limit)
-        await self.read()
+            saved = await storage.save_override(connection, scope, key, limit, etag)
+        present = (await self.read()).overrides.get((scope, key), Limit(0))
+        if not saved and not present.allows_as_much_as(limit):
+            raise errors.conflict(
+                "ETAG_MISMATCH",
+                "The limit was changed since it was read: read it again and decide anew.",
+                etag=present.etag,
+            )
+        return present

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 from bulksms.campaign.v1 import results_pb2
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
-from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.lookup_results import LookupResult
 from bulksms_dispatcher.domain.outbox import OutboxEntry
 from bulksms_dispatcher.domain.recipients import unpack, unpack_ids
 from bulksms_dispatcher.domain.report_refreshes import AwaitedMessage, DueRefresh
 from bulksms_dispatcher.domain.results import OPERATOR, RecipientOutcome, Resolved, decode_groups, named, resolve
+from bulksms_dispatcher.peers.reasons import reason_number
 from servicekit.grpc.errors import domain_errors
 
 __all__ = ["CampaignPeer"]
@@ -20,10 +20,6 @@ __all__ = ["CampaignPeer"]
 _NAME = "the campaign service"
 _RESULT_TIMEOUT_SECONDS = 20.0
 _REPORTS_TIMEOUT_SECONDS = 10.0
-_REASONS = {
-    name.removeprefix("OUTCOME_REASON_"): types_pb2.OutcomeReason.ValueType(number)
-    for name, number in types_pb2.OutcomeReason.items()
-}
 
 
 class CampaignPeer:
@@ -96,7 +92,7 @@ def _outcome_group(group: Resolved, phones: Sequence[int], message_ids: bytes | 
     has_ids = group.outcome is RecipientOutcome.ACCEPTED and group.reason != OPERATOR
     return results_pb2.OutcomeGroup(
         outcome=results_pb2.RecipientOutcome.ValueType(group.outcome),
-        reason=_REASONS.get(group.reason, types_pb2.OUTCOME_REASON_UNSPECIFIED),
+        reason=reason_number(group.reason),
         description=group.description,
         phones=phones if everyone else [phones[position] for position in group.positions],
         provider_message_ids=unpack_ids(message_ids or b"") if has_ids else (),

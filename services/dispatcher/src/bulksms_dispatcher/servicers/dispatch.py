@@ -10,6 +10,8 @@ from uuid import UUID
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import dispatch_pb2_grpc
+from bulksms.types.v1 import types_pb2
+from bulksms_dispatcher.domain.messages import MessageClass
 from bulksms_dispatcher.domain.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
 from bulksms_dispatcher.storage import opt_outs
 from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
@@ -53,7 +55,7 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
         progress = await self._intake.find(tenant_id, submission_id)
         return pb.GetSubmissionResponse(
             next_index=progress.next_index,
-            last_phone=progress.last_phone,
+            last_phone=progress.last_phone or None,
             batches=progress.batches,
             complete=progress.complete,
         )
@@ -75,21 +77,17 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
             submitted_recipients=cancelled.submitted_recipients,
         )
 
-    async def SuppressRecipients(
-        self, request: pb.SuppressRecipientsRequest, context: Context
-    ) -> pb.SuppressRecipientsResponse:
+    async def RecordOptOuts(self, request: pb.RecordOptOutsRequest, context: Context) -> pb.RecordOptOutsResponse:
         tenant_id, phones = _opt_outs(request)
         async with self._database.begin() as connection:
             added = await opt_outs.add(connection, tenant_id, phones)
-        return pb.SuppressRecipientsResponse(added=added)
+        return pb.RecordOptOutsResponse(added=added)
 
-    async def UnsuppressRecipients(
-        self, request: pb.UnsuppressRecipientsRequest, context: Context
-    ) -> pb.UnsuppressRecipientsResponse:
+    async def RemoveOptOuts(self, request: pb.RemoveOptOutsRequest, context: Context) -> pb.RemoveOptOutsResponse:
         tenant_id, phones = _opt_outs(request)
         async with self._database.begin() as connection:
             removed = await opt_outs.remove(connection, tenant_id, phones)
-        return pb.UnsuppressRecipientsResponse(removed=removed)
+        return pb.RemoveOptOutsResponse(removed=removed)
 
 
 def _submission(header: pb.SubmissionHeader) -> Submission:
@@ -103,13 +101,14 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
         text=check.long_text("header.text", header.text, minimum=1, maximum=MAX_TEXT),
         variable_names=tuple(header.variable_names),
         sender=header.sender,
-        priority=header.priority or pb.PRIORITY_NORMAL,
+        priority=header.priority or types_pb2.PRIORITY_NORMAL,
         traceparent=header.traceparent if _TRACEPARENT.fullmatch(header.traceparent) else "",
+        message_class=check.enum("header.message_class", MessageClass, header.message_class) or MessageClass.MARKETING,
     )
     if submission.campaign_id == UUID(int=0):
         check.wrong("header.campaign_id", "must not be all zeros")
     check.number("header.enqueue_number", header.enqueue_number, minimum=1, maximum=MAX_INTEGER)
-    if submission.priority not in pb.Priority.values():
+    if submission.priority not in types_pb2.Priority.values():
         check.wrong("header.priority", "must be one of the enum's values")
     if (problem := check_sender(header.sender)) is not None:
         check.wrong("header.sender", problem)
@@ -166,7 +165,7 @@ def _campaign(
 
 
 def _opt_outs(
-    request: pb.SuppressRecipientsRequest | pb.UnsuppressRecipientsRequest,
+    request: pb.RecordOptOutsRequest | pb.RemoveOptOutsRequest,
 ) -> tuple[str, Sequence[int]]:
     check = ArgumentCheck()
     check.request_id(request.request_id)

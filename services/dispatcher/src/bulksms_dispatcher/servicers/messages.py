@@ -9,8 +9,17 @@ from uuid import UUID
 
 from bulksms.dispatcher.v1 import messages_pb2 as pb
 from bulksms.dispatcher.v1 import messages_pb2_grpc
-from bulksms_dispatcher.domain.messages import MAX_TEXT, DeliveryEvidence, Message, MessageStatus
+from bulksms.types.v1 import types_pb2
+from bulksms_dispatcher.domain.messages import (
+    MAX_TEXT,
+    DeliveryEvidence,
+    Message,
+    MessageClass,
+    MessageReference,
+    MessageStatus,
+)
 from bulksms_dispatcher.domain.provider_responses import MAX_ID_LENGTH
+from bulksms_dispatcher.peers.reasons import reason_number
 from bulksms_dispatcher.storage import messages
 from bulksms_dispatcher.use_cases.delivery_evidence import DeliveryEvidenceIntake
 from bulksms_dispatcher.use_cases.single_sends import SingleSend, SingleSends
@@ -49,6 +58,8 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
             phone=_phone(check, request.phone),
             text=check.long_text("text", request.text, minimum=1, maximum=MAX_TEXT),
             sender=request.sender,
+            external_id=check.optional_external_id(request.external_id),
+            message_class=check.enum("message_class", MessageClass, request.message_class) or MessageClass.SERVICE,
         )
         if (problem := check_sender(request.sender)) is not None:
             check.wrong("sender", problem)
@@ -59,15 +70,15 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
     async def GetMessage(self, request: pb.GetMessageRequest, context: Context) -> pb.GetMessageResponse:
         check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
-        message_id = check.uuid("message_id", request.message_id)
+        reference = _reference(check, request)
         check.finish()
         async with self._database.connect() as connection:
-            message = await messages.find(connection, tenant_id, message_id)
+            message = await messages.find(connection, tenant_id, reference)
         if message is None:
             raise errors.not_found(
                 "MESSAGE_NOT_FOUND",
                 "The tenant has no such message: take its id from SendMessage or ListMessages.",
-                message_id=message_id,
+                message_id=reference.message_id or reference.external_id,
             )
         return pb.GetMessageResponse(message=_message(message))
 
@@ -90,10 +101,9 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
     ) -> pb.RefreshMessageStatusResponse:
         check = ArgumentCheck()
         tenant_id = check.tenant_id(request.tenant_id)
-        if not 0 < len(request.message_id) <= MAX_ID_LENGTH or not request.message_id.isprintable():
-            check.wrong("message_id", f"must be 1-{MAX_ID_LENGTH} printable characters")
+        reference = _reference(check, request)
         check.finish()
-        status, provider_status = await self._questions.refresh(tenant_id, request.message_id)
+        status, provider_status = await self._questions.refresh(tenant_id, reference)
         return pb.RefreshMessageStatusResponse(
             status=pb.MessageStatus.ValueType(status), provider_status=provider_status
         )
@@ -107,7 +117,7 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
         check.finish()
         reports = [
             DeliveryEvidence(
-                _printable(report.message_id),
+                _printable(report.provider_message_id),
                 _evidence_status(report.status),
                 _printable(report.raw_status)[:_MAX_RAW_STATUS],
                 _printable(report.description)[:_MAX_DESCRIPTION],
@@ -118,6 +128,21 @@ class MessageServicer(messages_pb2_grpc.MessageServiceServicer):
         return pb.RecordDeliveryEvidenceResponse(
             unknown_indexes=[index for index, report in enumerate(reports) if report.provider_message_id not in known]
         )
+
+
+def _reference(
+    check: ArgumentCheck, request: pb.GetMessageRequest | pb.RefreshMessageStatusRequest
+) -> MessageReference:
+    match request.WhichOneof("message"):
+        case "external_id":
+            return MessageReference(external_id=check.external_id(request.external_id))
+        case "provider_message_id" if isinstance(request, pb.RefreshMessageStatusRequest):
+            provider_id = request.provider_message_id
+            if not 0 < len(provider_id) <= MAX_ID_LENGTH or not provider_id.isprintable():
+                check.wrong("provider_message_id", f"must be 1-{MAX_ID_LENGTH} printable characters")
+            return MessageReference(provider_message_id=provider_id)
+        case _:
+            return MessageReference(message_id=check.uuid("message_id", request.message_id))
 
 
 def _phone(check: ArgumentCheck, value: str) -> int:
@@ -142,10 +167,12 @@ def _message(message: Message) -> pb.Message:
     reply = pb.Message(
         message_id=str(message.message_id),
         tenant_id=message.tenant_id,
+        external_id=message.external_id,
         phone=format_e164(message.phone),
         sender=message.sender,
+        message_class=types_pb2.MessageClass.ValueType(message.message_class),
         status=pb.MessageStatus.ValueType(message.status),
-        reason=message.reason,
+        reason=reason_number(message.reason),
         description=message.description,
         provider_message_id=message.provider_message_id,
         parts=message.parts,

@@ -6,15 +6,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from bulksms.dispatcher.v1 import queue_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2_grpc
-from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, Attempt, BatchRecord
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
+from bulksms_dispatcher.servicers.queue_views import attempt_view, batch_view, duration, rate_limit_view
 from bulksms_dispatcher.storage import attempts as storage_attempts
 from bulksms_dispatcher.storage import queue
 from bulksms_dispatcher.use_cases.requeues import Requeue, Requeues
@@ -30,7 +28,8 @@ MAX_REASON = 500
 OPERATOR_METADATA = "x-operator"
 _RESOLUTIONS = {pb.RESOLUTION_ACCEPTED: Resolution.ACCEPTED, pb.RESOLUTION_NOT_SENT: Resolution.NOT_SENT}
 # The limiter remembers every permit of a window.
-MAX_REQUESTS, MAX_MESSAGES, MAX_WINDOW_MS = 10_000, 10_000_000, 3_600_000
+MAX_REQUESTS, MAX_MESSAGES, MAX_WINDOW = 10_000, 10_000_000, timedelta(hours=1)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
@@ -66,7 +65,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
                 )
                 for lane in lanes
             ],
-            oldest_ready_seconds=figures.oldest_ready_seconds,
+            oldest_ready_age=duration(figures.oldest_ready_seconds),
             accepted_per_second=figures.accepted_per_second,
             workers_alive=figures.workers_alive,
             outbox_pending=figures.outbox_pending,
@@ -92,7 +91,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
                 limit=size + 1,
             )
         return pb.ListBatchesResponse(
-            batches=[_batch(record) for record in found[:size]],
+            batches=[batch_view(record) for record in found[:size]],
             next_page_token=listing.next_token(found, size, lambda record: record.seq),
         )
 
@@ -105,7 +104,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             attempts = await storage_attempts.list_all(connection, batch_id)
         if record is None:
             raise no_batch(batch_id)
-        return pb.GetBatchResponse(batch=_batch(record), attempts=[_attempt(attempt) for attempt in attempts])
+        return pb.GetBatchResponse(batch=batch_view(record), attempts=[attempt_view(attempt) for attempt in attempts])
 
     async def ListDeadBatches(self, request: pb.ListDeadBatchesRequest, context: Context) -> pb.ListDeadBatchesResponse:
         check = ArgumentCheck()
@@ -117,7 +116,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         async with self._database.connect() as connection:
             found = await queue.list_dead(connection, tenant_id=tenant_id, before=before, limit=size + 1)
         return pb.ListDeadBatchesResponse(
-            batches=[_batch(record) for record in found[:size]],
+            batches=[batch_view(record) for record in found[:size]],
             next_page_token=listing.next_token(found, size, lambda record: record.seq),
         )
 
@@ -130,7 +129,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         reason = check.text("reason", request.reason, minimum=1, maximum=MAX_REASON)
         check.finish()
         record = await self._requeues.requeue(Requeue(request_id, batch_id, reason, _operator(context)))
-        return pb.RequeueDeadBatchResponse(batch=_batch(record))
+        return pb.RequeueDeadBatchResponse(batch=batch_view(record))
 
     async def ResolveBatch(self, request: pb.ResolveBatchRequest, context: Context) -> pb.ResolveBatchResponse:
         check = ArgumentCheck()
@@ -145,80 +144,45 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         record = await self._resolutions.resolve(
             OperatorResolution(request_id, batch_id, resolution, known_from, _operator(context))
         )
-        return pb.ResolveBatchResponse(batch=_batch(record))
+        return pb.ResolveBatchResponse(batch=batch_view(record))
 
     async def GetRateLimits(self, request: pb.GetRateLimitsRequest, context: Context) -> pb.GetRateLimitsResponse:
         limits = await self._limits.read()
         shown = {(scope, ""): limit for scope, limit in limits.defaults.items()} | dict(limits.overrides)
         return pb.GetRateLimitsResponse(
-            limits=[_rate_limit(scope, key, limit) for (scope, key), limit in sorted(shown.items())]
+            limits=[rate_limit_view(scope, key, limit) for (scope, key), limit in sorted(shown.items())]
         )
 
     async def SetRateLimit(self, request: pb.SetRateLimitRequest, context: Context) -> pb.SetRateLimitResponse:
-        wanted = request.limit
         check = ArgumentCheck()
         check.request_id(request.request_id)
+        wanted = request.limit
         scope = check.required_enum("limit.scope", LimitScope, wanted.scope)
         if wanted.scope == pb.RATE_LIMIT_SCOPE_GLOBAL and wanted.key:
             check.wrong("limit.key", "must be empty for the global limit")
         check.text("limit.key", wanted.key, maximum=64)
-        check.number("limit.max_requests", wanted.max_requests, minimum=0, maximum=MAX_REQUESTS)
-        check.number("limit.max_messages", wanted.max_messages, minimum=0, maximum=MAX_MESSAGES)
-        check.number("limit.window_ms", wanted.window_ms, minimum=1, maximum=MAX_WINDOW_MS)
+        limit = _limit(check, wanted)
         check.finish()
-        limit = Limit(wanted.max_requests, wanted.max_messages, timedelta(milliseconds=wanted.window_ms))
-        await self._limits.change(scope, wanted.key, limit)
-        return pb.SetRateLimitResponse(limit=_rate_limit(scope, wanted.key, limit))
+        limit = await self._limits.change(scope, wanted.key, limit, request.etag)
+        return pb.SetRateLimitResponse(limit=rate_limit_view(scope, wanted.key, limit))
+
+
+def _limit(check: ArgumentCheck, wanted: pb.RateLimit) -> Limit:
+    """What is unset is not limited."""
+    if wanted.HasField("max_requests"):
+        check.number("limit.max_requests", wanted.max_requests, minimum=1, maximum=MAX_REQUESTS)
+    if wanted.HasField("max_messages"):
+        check.number("limit.max_messages", wanted.max_messages, minimum=1, maximum=MAX_MESSAGES)
+    window = wanted.window
+    if not (0 <= window.seconds <= MAX_WINDOW.total_seconds() and _MILLISECOND <= window.ToTimedelta() <= MAX_WINDOW):
+        check.wrong("limit.window", "must be 1 ms to 1 h")
+        return Limit(0)
+    if window.ToTimedelta() % _MILLISECOND or window.nanos % 1000:
+        check.wrong("limit.window", "must be whole milliseconds")
+    return Limit(wanted.max_requests, wanted.max_messages, window.ToTimedelta())
 
 
 def _operator(context: Context) -> str:
     """Who asks, for the audit: who the caller says it is, and where the call comes from."""
     named = [str(value) for key, value in context.invocation_metadata() or () if key == OPERATOR_METADATA]
     return f"{' '.join(named)[:100]} {context.peer()[:100]}".strip().replace("\0", "")
-
-
-def _batch(record: BatchRecord) -> pb.Batch:
-    message = pb.Batch(
-        batch_id=str(record.batch_id),
-        tenant_id=record.tenant_id,
-        campaign_id="" if record.campaign_id == NO_CAMPAIGN else str(record.campaign_id),
-        submission_id=str(record.submission_id),
-        number=record.number,
-        recipients=record.recipients,
-        state=pb.BatchState.ValueType(record.state),
-        priority=record.priority,  # type: ignore[arg-type] # the table holds the enum's numbers
-        epoch=record.epoch,
-        attempts=record.attempts,
-        bulk_id=record.bulk_id,
-        reason=record.reason,
-    )
-    message.not_before.FromDatetime(record.not_before)
-    message.created_at.FromDatetime(record.created_at)
-    message.updated_at.FromDatetime(record.updated_at)
-    return message
-
-
-def _attempt(attempt: Attempt) -> pb.Attempt:
-    message = pb.Attempt(
-        number=attempt.number,
-        epoch=attempt.epoch,
-        worker=attempt.worker,
-        outcome=attempt.outcome,
-        reason=attempt.reason,
-        http_status=attempt.http_status,
-    )
-    for field, value in ((message.armed_at, attempt.armed_at), (message.ended_at, attempt.ended_at)):
-        if value is not None:
-            stamp: Timestamp = field
-            stamp.FromDatetime(value)
-    return message
-
-
-def _rate_limit(scope: LimitScope, key: str, limit: Limit) -> pb.RateLimit:
-    return pb.RateLimit(
-        scope=pb.RateLimitScope.ValueType(scope),
-        key=key,
-        max_requests=limit.max_requests,
-        max_messages=limit.max_messages,
-        window_ms=limit.window // timedelta(milliseconds=1),
-    )

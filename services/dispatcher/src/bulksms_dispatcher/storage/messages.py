@@ -10,7 +10,13 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_dispatcher.domain.messages import DeliveryEvidence, Message, MessageStatus
+from bulksms_dispatcher.domain.messages import (
+    DeliveryEvidence,
+    Message,
+    MessageClass,
+    MessageReference,
+    MessageStatus,
+)
 from bulksms_dispatcher.domain.results import Group, RecipientOutcome
 
 __all__ = [
@@ -18,7 +24,6 @@ __all__ = [
     "fail_unqueued",
     "find",
     "find_abandoned",
-    "find_by_any_id",
     "find_fingerprint",
     "insert",
     "is_waiting",
@@ -32,11 +37,13 @@ __all__ = [
 CREDIT_RESERVED = "INTERRUPTED_CREDIT_RESERVED"
 """Reason of a message that failed because its caller died, as long as its credit may still be reserved."""
 
-_COLUMNS = """message_id, tenant_id, phone, sender, status, reason, description, provider_message_id, parts, created_at,
-              updated_at"""
+_INTERRUPTED = "INTERRUPTED"
+
+_COLUMNS = """message_id, tenant_id, external_id, phone, sender, message_class, status, reason, description,
+              provider_message_id, parts, created_at, updated_at"""
 _INSERT = text("""
-    INSERT INTO messages (message_id, tenant_id, phone, sender, fingerprint, parts)
-    VALUES (:message_id, :tenant_id, :phone, :sender, :fingerprint, :parts)
+    INSERT INTO messages (message_id, tenant_id, external_id, phone, sender, message_class, fingerprint, parts)
+    VALUES (:message_id, :tenant_id, :external_id, :phone, :sender, :message_class, :fingerprint, :parts)
     ON CONFLICT DO NOTHING
 """)
 # Only while no batch exists for it: a message that may be sent is never forgotten.
@@ -45,10 +52,9 @@ _DELETE_UNSENT = text("""
       AND NOT EXISTS (SELECT 1 FROM submissions WHERE submission_id = :message_id AND tenant_id = :tenant_id)
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id")
-_FIND_ANY = text(f"""
-    SELECT {_COLUMNS} FROM messages
-    WHERE tenant_id = :tenant_id AND (message_id = CAST(:own_id AS uuid) OR provider_message_id = :provider_id)
-    ORDER BY message_id = CAST(:own_id AS uuid) DESC NULLS LAST LIMIT 1
+_FIND_EXTERNAL = text(f"SELECT {_COLUMNS} FROM messages WHERE tenant_id = :tenant_id AND external_id = :external_id")
+_FIND_PROVIDER = text(f"""
+    SELECT {_COLUMNS} FROM messages WHERE provider_message_id = :provider_message_id AND tenant_id = :tenant_id
 """)
 _FINGERPRINT = text("SELECT fingerprint FROM messages WHERE message_id = :message_id AND tenant_id = :tenant_id")
 _LIST = text(f"""
@@ -88,7 +94,7 @@ _FAIL_UNQUEUED = text(f"""
       AND NOT EXISTS (SELECT 1 FROM submissions s WHERE s.submission_id = :message_id AND s.tenant_id = :tenant_id)
 """)
 _RELEASE_CREDIT = text(f"""
-    UPDATE messages SET reason = 'INTERRUPTED'
+    UPDATE messages SET reason = '{_INTERRUPTED}'
     WHERE message_id = :message_id AND tenant_id = :tenant_id AND reason = '{CREDIT_RESERVED}'
 """)
 # One row per message id: the most final of its reports. Delivered and failed stay; "sent" changes nothing by itself.
@@ -115,14 +121,16 @@ _STATUS_OF = {
 
 
 async def insert(connection: AsyncConnection, message: Message, fingerprint: bytes) -> bool:
-    """Store a message that was asked for; False when its id is taken."""
+    """Store a message that was asked for; False when its id, or its external id, is taken."""
     result = await connection.execute(
         _INSERT,
         {
             "message_id": message.message_id,
             "tenant_id": message.tenant_id,
+            "external_id": message.external_id or None,
             "phone": message.phone,
             "sender": message.sender,
+            "message_class": message.message_class,
             "fingerprint": fingerprint,
             "parts": message.parts,
         },
@@ -136,21 +144,16 @@ async def delete_unsent(connection: AsyncConnection, message: Message) -> None:
     await connection.execute(_DELETE_UNSENT, parameters)
 
 
-async def find(connection: AsyncConnection, tenant_id: str, message_id: UUID) -> Message | None:
+async def find(connection: AsyncConnection, tenant_id: str, reference: MessageReference) -> Message | None:
     """Read one."""
-    parameters = {"tenant_id": tenant_id, "message_id": message_id}
-    row = (await connection.execute(_FIND, parameters)).one_or_none()
-    return None if row is None else _message(row._asdict())
-
-
-async def find_by_any_id(connection: AsyncConnection, tenant_id: str, message_id: str) -> Message | None:
-    """Read one by our id or by the provider's."""
-    try:
-        own_id = UUID(message_id)
-    except ValueError:
-        own_id = None
-    parameters = {"tenant_id": tenant_id, "own_id": own_id, "provider_id": message_id}
-    row = (await connection.execute(_FIND_ANY, parameters)).one_or_none()
+    parameters: dict[str, object] = {"tenant_id": tenant_id}
+    if reference.message_id is not None:
+        statement, parameters["message_id"] = _FIND, reference.message_id
+    elif reference.external_id:
+        statement, parameters["external_id"] = _FIND_EXTERNAL, reference.external_id
+    else:
+        statement, parameters["provider_message_id"] = _FIND_PROVIDER, reference.provider_message_id
+    row = (await connection.execute(statement, parameters)).one_or_none()
     return None if row is None else _message(row._asdict())
 
 
@@ -230,5 +233,9 @@ async def record_reports(connection: AsyncConnection, reports: Sequence[Delivery
 def _message(row: Mapping[str, Any]) -> Message:
     fields = dict(row)
     fields["status"] = MessageStatus(fields["status"])
+    fields["message_class"] = MessageClass(fields["message_class"])
+    fields["external_id"] = fields["external_id"] or ""
     fields["provider_message_id"] = fields["provider_message_id"] or ""
+    if fields["reason"] == CREDIT_RESERVED:
+        fields["reason"] = _INTERRUPTED
     return Message(**fields)

@@ -39,7 +39,8 @@ class Depth:
 class Figures:
     """The queue's other figures."""
 
-    oldest_ready_seconds: float
+    oldest_ready_seconds: float | None
+    """None when no batch may be claimed now."""
     accepted_per_second: float
     workers_alive: int
     outbox_pending: int
@@ -56,11 +57,11 @@ _DEPTH = text(f"""
 """)
 _FIGURES = text(f"""
     SELECT
-        coalesce((SELECT extract(epoch FROM clock_timestamp() - min(b.not_before)) FROM batches b
-                  LEFT JOIN campaigns c ON c.campaign_id = b.campaign_id AND c.tenant_id = b.tenant_id
-                  WHERE b.state = {BatchState.READY} AND b.not_before <= now()
-                    AND (:tenant_id = '' OR b.tenant_id = :tenant_id)
-                    AND NOT coalesce(c.paused OR c.cancelled, false)), 0)::double precision,
+        (SELECT extract(epoch FROM clock_timestamp() - min(b.not_before)) FROM batches b
+         LEFT JOIN campaigns c ON c.campaign_id = b.campaign_id AND c.tenant_id = b.tenant_id
+         WHERE b.state = {BatchState.READY} AND b.not_before <= now()
+           AND (:tenant_id = '' OR b.tenant_id = :tenant_id)
+           AND NOT coalesce(c.paused OR c.cancelled, false))::double precision,
         (SELECT coalesce(sum(a.accepted), 0) / 60.0 FROM attempts a
          WHERE a.accepted > 0 AND a.ended_at > now() - interval '60 seconds')::double precision,
         (SELECT count(*) FROM workers WHERE seen_at > now() - interval '15 seconds'),

@@ -26,9 +26,9 @@ class Stored:
 
 _INSERT = text("""
     INSERT INTO submissions (submission_id, tenant_id, campaign_id, enqueue_number, reservation_id, text,
-                             variable_names, sender, priority, traceparent, fingerprint)
+                             variable_names, sender, priority, message_class, traceparent, fingerprint)
     VALUES (:submission_id, :tenant_id, :campaign_id, :enqueue_number, :reservation_id, :text,
-            :variable_names, :sender, :priority, :traceparent, :fingerprint)
+            :variable_names, :sender, :priority, :message_class, :traceparent, :fingerprint)
     ON CONFLICT DO NOTHING
 """)
 _FIND = """
@@ -65,6 +65,7 @@ async def insert(connection: AsyncConnection, submission: Submission) -> bool:
             "variable_names": list(submission.variable_names),
             "sender": submission.sender,
             "priority": submission.priority,
+            "message_class": submission.message_class,
             "traceparent": submission.traceparent,
             "fingerprint": submission.fingerprint,
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bulksms_dispatcher.domain.lookup_results import DeliveryStatus, LookupResult
-from bulksms_dispatcher.domain.messages import DeliveryEvidence, MessageStatus
+from bulksms_dispatcher.domain.messages import DeliveryEvidence, MessageReference, MessageStatus
 from bulksms_dispatcher.domain.report_refreshes import AwaitedMessage, DueRefresh
 from bulksms_dispatcher.peers.campaign import CampaignPeer
 from bulksms_dispatcher.storage import messages
@@ -32,7 +32,7 @@ class AwaitedReports:
         if not due.is_single_message:
             return await self._campaign.list_awaited_reports(due, limit)
         async with self._database.connect() as connection:
-            message = await messages.find(connection, due.tenant_id, due.submission_id)
+            message = await messages.find(connection, due.tenant_id, MessageReference(due.submission_id))
         if message is None or message.status is not MessageStatus.SENT or message.phone <= due.after_phone:
             return []
         return [AwaitedMessage(message.phone, message.provider_message_id)]

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN
 from bulksms_dispatcher.domain.messages import (
     Message,
+    MessageClass,
+    MessageReference,
     MessageStatus,
     fingerprint_of,
     message_id_of,
@@ -48,6 +52,8 @@ class SingleSend:
     phone: int
     text: str
     sender: str
+    external_id: str = ""
+    message_class: MessageClass = MessageClass.SERVICE
 
 
 class SingleSends:
@@ -82,7 +88,16 @@ class SingleSends:
 
     async def _note(self, message_id: UUID, wanted: SingleSend) -> bool:
         """Store what is asked for; False when it is there already."""
-        fingerprint = fingerprint_of(wanted.phone, wanted.text, wanted.sender)
+        message = Message(
+            message_id,
+            wanted.tenant_id,
+            wanted.phone,
+            wanted.sender,
+            measure(wanted.text).parts,
+            wanted.external_id,
+            wanted.message_class,
+        )
+        fingerprint = fingerprint_of(message, wanted.text)
         async with self._database.begin() as connection:
             found = await messages.find_fingerprint(connection, wanted.tenant_id, message_id)
             if found is None:
@@ -90,24 +105,34 @@ class SingleSends:
                     raise errors.wrong_state(
                         "RECIPIENT_OPTED_OUT", "The recipient does not want messages: opt the number in first."
                     )
-                message = Message(message_id, wanted.tenant_id, wanted.phone, wanted.sender, measure(wanted.text).parts)
                 if await messages.insert(connection, message, fingerprint):
                     return True
                 found = await messages.find_fingerprint(connection, wanted.tenant_id, message_id)
+                if found is None:
+                    raise await self._external_id_used(connection, wanted)
         if found != fingerprint:
             raise errors.already_exists(
                 "REQUEST_ID_REUSED",
                 "This request id was used for another message: use a new one.",
-                differs="phone, text or sender",
+                differs="phone, text, sender, external_id or message_class",
             )
         return False
+
+    @staticmethod
+    async def _external_id_used(connection: AsyncConnection, wanted: SingleSend) -> DomainError:
+        other = await messages.find(connection, wanted.tenant_id, MessageReference(external_id=wanted.external_id))
+        return errors.already_exists(
+            "EXTERNAL_ID_USED",
+            "Another message of this tenant has this external id: give it another one, or none.",
+            message_id=other.message_id if other is not None else "",
+        )
 
     async def _waiting(self, message_id: UUID, wanted: SingleSend) -> Message | None:
         """The message to be queued; None when it was queued before, or given up because its first caller died."""
         async with self._database.connect() as connection:
             if await submissions.find(connection, wanted.tenant_id, message_id) is not None:
                 return None
-            message = await messages.find(connection, wanted.tenant_id, message_id)
+            message = await messages.find(connection, wanted.tenant_id, MessageReference(message_id=message_id))
         return message if message is not None and message.status is MessageStatus.QUEUED else None
 
     async def _reserve(self, message: Message) -> None:
@@ -138,6 +163,7 @@ class SingleSends:
             sender=wanted.sender,
             priority=_URGENT,
             traceparent=current_traceparent(),
+            message_class=wanted.message_class,
         )
         async with self._database.begin() as connection:
             if not await messages.is_waiting(connection, wanted.tenant_id, message_id):
@@ -154,7 +180,7 @@ class SingleSends:
         while True:
             changed.clear()
             async with self._database.connect() as connection:
-                message = await messages.find(connection, tenant_id, message_id)
+                message = await messages.find(connection, tenant_id, MessageReference(message_id))
             if message is None:
                 raise errors.conflict("MESSAGE_REFUSED", "Another call with this request id was refused: repeat it.")
             if message.status is not MessageStatus.QUEUED or self._clock.monotonic() >= end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from bulksms_dispatcher.domain.lookup_results import LookupOutcome, LookupResult
-from bulksms_dispatcher.domain.messages import Message, MessageStatus
+from bulksms_dispatcher.domain.messages import Message, MessageReference, MessageStatus
 from bulksms_dispatcher.pacing.limiter import PacingUnavailable
 from bulksms_dispatcher.storage import messages
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports, evidence_of
@@ -28,22 +28,24 @@ class StatusQuestions:
         self._questions = questions
         self._reports = reports
 
-    async def refresh(self, tenant_id: str, message_id: str) -> tuple[MessageStatus, str]:
+    async def refresh(self, tenant_id: str, reference: MessageReference) -> tuple[MessageStatus, str]:
         """The status as it is now and the provider's own word for it (empty when it has none).
 
-        `message_id` is ours, of a single message, or the provider's, of any message of the tenant.
+        By the provider's id, any message of the tenant is found; by the others, single ones.
         Errors: MESSAGE_NOT_FOUND, PROVIDER_UNAVAILABLE.
         """
-        message = await self._find(tenant_id, message_id)
+        message = await self._find(tenant_id, reference)
         if message is None:
-            return await self._refresh_recipient(tenant_id, message_id)
+            if not reference.provider_message_id:
+                raise _not_found()
+            return await self._refresh_recipient(tenant_id, reference.provider_message_id)
         if not message.provider_message_id:
             return message.status, ""  # not accepted (yet): there is nothing to ask about
         result = await self._ask(message.provider_message_id)
         if result.status.is_final:
             async with self._database.begin() as connection:
                 await messages.record_reports(connection, [evidence_of(message.provider_message_id, result)])
-            message = await self._find(tenant_id, message_id) or message
+            message = await self._find(tenant_id, reference) or message
         return message.status, result.raw_status
 
     async def _refresh_recipient(self, tenant_id: str, message_id: str) -> tuple[MessageStatus, str]:
@@ -54,9 +56,9 @@ class StatusQuestions:
             raise _not_found()
         return evidence_of(message_id, result).status, result.raw_status
 
-    async def _find(self, tenant_id: str, message_id: str) -> Message | None:
+    async def _find(self, tenant_id: str, reference: MessageReference) -> Message | None:
         async with self._database.connect() as connection:
-            return await messages.find_by_any_id(connection, tenant_id, message_id)
+            return await messages.find(connection, tenant_id, reference)
 
     async def _ask(self, message_id: str) -> LookupResult:
         try:

@@ -25,6 +25,6 @@ class QueueWatch:
         for state in LIVE:
             batches = sum(lane.batches for lane in lanes if lane.state is state)
             self._metrics.queue_batches.set(batches, {"state": state.name})
-        self._metrics.queue_oldest_ready.set(figures.oldest_ready_seconds)
+        self._metrics.queue_oldest_ready.set(figures.oldest_ready_seconds or 0.0)
         self._metrics.outbox_pending.set(figures.outbox_pending)
         self._metrics.outbox_oldest.set(figures.outbox_oldest_seconds)

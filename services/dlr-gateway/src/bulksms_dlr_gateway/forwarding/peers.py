@@ -96,7 +96,7 @@ def _delivery_report(entry: Entry) -> campaign.DeliveryReport:
 def _evidence_report(entry: Entry) -> dispatcher.EvidenceReport:
     report = entry.report
     message = dispatcher.EvidenceReport(
-        message_id=report.provider_message_id,
+        provider_message_id=report.provider_message_id,
         status=_MESSAGE_STATUS[report.status],
         raw_status=report.raw_status,
         description=report.description,

@@ -39,6 +39,7 @@ STATEMENTS = (
         variable_names text[] NOT NULL,
         sender text NOT NULL,
         priority smallint NOT NULL,
+        message_class smallint NOT NULL,
         traceparent text NOT NULL,
         fingerprint bytea NOT NULL,
         next_index bigint NOT NULL DEFAULT 0,
@@ -243,8 +244,10 @@ STATEMENTS = (
     CREATE TABLE messages (
         message_id uuid NOT NULL,
         tenant_id text NOT NULL,
+        external_id text COLLATE "C",
         phone bigint NOT NULL,
         sender text NOT NULL,
+        message_class smallint NOT NULL,
         fingerprint bytea NOT NULL,
         status smallint NOT NULL DEFAULT {MessageStatus.QUEUED},
         reason text NOT NULL DEFAULT '',
@@ -256,6 +259,8 @@ STATEMENTS = (
         PRIMARY KEY (message_id, tenant_id)
     )
     """,
+    "CREATE UNIQUE INDEX messages_by_external_id ON messages (tenant_id, external_id) WHERE external_id IS NOT NULL",
+    "COMMENT ON INDEX messages_by_external_id IS 'a message by the caller''s own id; none is given twice'",
     "CREATE UNIQUE INDEX messages_provider_id ON messages (provider_message_id)",
     """
     COMMENT ON INDEX messages_provider_id IS
@@ -300,6 +305,7 @@ STATEMENTS = (
         max_requests bigint NOT NULL,
         max_messages bigint NOT NULL,
         window_ms bigint NOT NULL,
+        version bigint NOT NULL DEFAULT 1,
         updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         PRIMARY KEY (scope, key)
     )

@@ -1,0 +1,75 @@
+"""Batches, attempts and limits as messages of the contract."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bulksms.dispatcher.v1 import queue_pb2 as pb
+from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, Attempt, BatchRecord
+from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
+from bulksms_dispatcher.peers.reasons import reason_number
+
+__all__ = ["attempt_view", "batch_view", "duration", "rate_limit_view"]
+
+
+def batch_view(record: BatchRecord) -> pb.Batch:
+    """A batch as operators see it."""
+    message = pb.Batch(
+        batch_id=str(record.batch_id),
+        tenant_id=record.tenant_id,
+        campaign_id="" if record.campaign_id == NO_CAMPAIGN else str(record.campaign_id),
+        submission_id=str(record.submission_id),
+        number=record.number,
+        recipients=record.recipients,
+        state=pb.BatchState.ValueType(record.state),
+        priority=record.priority,  # type: ignore[arg-type] # the table holds the enum's numbers
+        epoch=record.epoch,
+        attempts=record.attempts,
+        bulk_id=record.bulk_id,
+        reason=reason_number(record.reason),
+    )
+    message.not_before.FromDatetime(record.not_before)
+    message.created_at.FromDatetime(record.created_at)
+    message.updated_at.FromDatetime(record.updated_at)
+    return message
+
+
+def attempt_view(attempt: Attempt) -> pb.Attempt:
+    """An attempt; what it came to is unspecified while it is under way."""
+    message = pb.Attempt(
+        number=attempt.number,
+        epoch=attempt.epoch,
+        worker=attempt.worker,
+        outcome=pb.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{attempt.outcome or 'UNSPECIFIED'}"),
+        reason=reason_number(attempt.reason),
+        http_status=attempt.http_status or None,
+    )
+    for field, value in ((message.armed_at, attempt.armed_at), (message.ended_at, attempt.ended_at)):
+        if value is not None:
+            stamp: Timestamp = field
+            stamp.FromDatetime(value)
+    return message
+
+
+def rate_limit_view(scope: LimitScope, key: str, limit: Limit) -> pb.RateLimit:
+    """A limit; what it does not limit is unset."""
+    return pb.RateLimit(
+        scope=pb.RateLimitScope.ValueType(scope),
+        key=key,
+        max_requests=limit.max_requests or None,
+        max_messages=limit.max_messages or None,
+        window=duration(limit.window.total_seconds()),
+        etag=limit.etag,
+    )
+
+
+def duration(seconds: float | None) -> Duration | None:
+    """None stays None."""
+    if seconds is None:
+        return None
+    converted = Duration()
+    converted.FromTimedelta(timedelta(seconds=seconds))
+    return converted
