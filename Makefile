@@ -22,7 +22,7 @@ FOLDER ?= .devstack
 ONLY ?= ledger dispatcher gateway enqueue
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stubs up down status trace demo test test-faults bench soak contract lint format clean
+.PHONY: help setup stubs up down status trace demo test test-fast test-faults bench soak contract lint format clean
 
 help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,7 +49,7 @@ stubs: setup ## Build the typed stubs and the blocking client again where their 
 up: setup ## Start the whole stack and keep it running until Ctrl-C or `make down`; DETACH=1 goes on in the background
 	@$(BIN)/bulksms-devstack up --folder $(FOLDER) $(if $(DETACH),--detach)
 
-down: setup ## Stop the stack of this checkout
+down: setup ## Stop the stack of this checkout; remove what killed runs have left in the temporary folder
 	@$(BIN)/bulksms-devstack down --folder $(FOLDER)
 
 status: setup ## Print what runs where
@@ -63,6 +63,9 @@ demo: setup ## Send a real campaign on this machine, from a CSV to its delivery 
 
 test: setup ## Run all tests (12 minutes at most); ARGS="-k name" narrows them
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not faults' $(ARGS)
+
+test-fast: setup ## Run the tests that need no process of their own; ARGS="services/ledger" narrows them
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not (faults or slow or stack)' $(ARGS)
 
 test-faults: setup ## Run the long fault suites (about an hour); tests/README.md has the FAULT_… variables that scale them
 	$(BIN)/python -m pytest -m faults services $(ARGS)

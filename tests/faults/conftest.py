@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "fault_stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("faults"))
+            item.add_marker(pytest.mark.stack)
 
 
 @pytest.hookimpl(wrapper=True)

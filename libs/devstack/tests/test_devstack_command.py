@@ -18,6 +18,8 @@ from devstack.sql import execute, fetch
 from devstack.state import StackState, read_state
 from devstack.temporary import temporary_folder
 
+pytestmark = pytest.mark.slow
+
 NO_SERVICES = [f"--replicas={name}=0" for name in ("ledger", "campaign", "dispatcher", "dlr-gateway")]
 
 

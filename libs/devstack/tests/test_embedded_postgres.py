@@ -18,6 +18,8 @@ from devstack.postgres_installation import PostgresUnavailableError
 from devstack.sql import execute, fetch
 from devstack.temporary import temporary_folder
 
+pytestmark = pytest.mark.slow
+
 PROGRAM_FOLDERS = ("bin", "lib", "share")
 EVERY_ACCOUNT = list(unprivileged_accounts())
 

@@ -14,6 +14,8 @@ import pytest
 from devstack.eventually import eventually_blocking
 from devstack.processes import ManagedProcess, ProcessFailed
 
+pytestmark = pytest.mark.slow
+
 COUNTER = """
 import signal, sys, time
 print("started", flush=True)

@@ -8,6 +8,8 @@ import pytest
 from devstack.servers import ServerOptions, Servers, ServerUnusableError
 from devstack.sql import execute, fetch
 
+pytestmark = pytest.mark.slow
+
 
 def databases(servers: Servers) -> set[str]:
     return {row[0] for row in fetch(servers.admin_url, "SELECT datname FROM pg_database WHERE NOT datistemplate")}

@@ -22,6 +22,8 @@ from devstack.stack import AlreadyRunningError, Stack, StackOptions, StackStoppe
 from devstack.state import ProcessRecord, end_processes, read_state
 from devstack.supervision import RESTARTS_PER_MINUTE, Supervisor
 
+pytestmark = pytest.mark.slow
+
 TOYS = (Service("campaign", "toy_service"), Service("dispatcher", "toy_service", has_database=False))
 WITH_TOYS = {"PYTHONPATH": str(Path(__file__).parent)}
 

@@ -28,6 +28,8 @@ from devstack.ports import choose_port
 from servicekit.database import Database
 from servicekit.grpc.client import open_channel
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "bulksms_campaign"]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

@@ -22,6 +22,8 @@ from servicekit.migrations import upgrade
 
 from .conftest import MIGRATIONS
 
+pytestmark = pytest.mark.slow
+
 LEASE = timedelta(minutes=10)
 
 

@@ -14,6 +14,8 @@ from devstack.mitto.rules import Match
 
 from .dispatcher_support import Peers, Provider, header, phones, serving, submit
 
+pytestmark = pytest.mark.slow
+
 AUTO = {"sms_batch_size": "auto", "sms_batch_size_min": 10, "sms_batch_size_max": 100}
 
 

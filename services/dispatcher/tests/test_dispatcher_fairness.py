@@ -15,6 +15,8 @@ from devstack.eventually import eventually
 
 from .dispatcher_support import TENANT, Peers, Provider, header, phones, serving, submit
 
+pytestmark = pytest.mark.slow
+
 LANES = {"306": types_pb2.PRIORITY_LOW, "447": types_pb2.PRIORITY_NORMAL, "491": types_pb2.PRIORITY_URGENT}
 
 

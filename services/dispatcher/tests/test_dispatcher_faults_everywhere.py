@@ -16,6 +16,8 @@ from devstack.mitto.behaviours import Behaviour
 
 from .dispatcher_support import ACCOUNT, Peers, Provider, phones, serving, submit
 
+pytestmark = pytest.mark.slow
+
 WAYS = pytest.mark.parametrize(("use_bulk", "size"), [(True, 2), (False, 1)], ids=["bulk", "one by one"])
 POSITIONS = 200
 # What may be sent again later must not make the test wait.

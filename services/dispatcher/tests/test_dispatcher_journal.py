@@ -23,6 +23,8 @@ from servicekit.settings import SettingsError
 
 from .dispatcher_support import Peers, Provider, header, phones, serving, submit
 
+pytestmark = pytest.mark.slow
+
 
 def record(body: bytes = b"{}") -> JournalRecord:
     return JournalRecord(uuid.uuid4(), 0, 1, 200, None, body)

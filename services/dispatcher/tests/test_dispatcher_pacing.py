@@ -33,6 +33,8 @@ from .dispatcher_support import (
     submit,
 )
 
+pytestmark = pytest.mark.slow
+
 
 async def test_the_provider_never_sees_more_than_the_limits_and_tenants_do_not_hold_each_other_up(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers

@@ -16,6 +16,8 @@ import pytest
 
 from bulksms_dispatcher.domain.protocol import TRANSITIONS, BatchState
 
+pytestmark = pytest.mark.slow
+
 READY, LEASED, ARMED, ACCEPTED, REJECTED, AMBIGUOUS, UNRESOLVED, CANCELLED = (
     BatchState.READY,
     BatchState.LEASED,

@@ -24,6 +24,8 @@ from servicekit.database import Database
 
 from .dispatcher_support import Dispatcher, Peers, Provider, header, phones, process, serving, submit, why
 
+pytestmark = pytest.mark.slow
+
 # On a busy machine a polite answer may take a second.
 
 

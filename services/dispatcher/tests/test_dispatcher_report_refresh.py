@@ -37,6 +37,8 @@ from .dispatcher_support import (
     why,
 )
 
+pytestmark = pytest.mark.slow
+
 Status = results_pb2.DeliveryStatus
 QUICK = {"status_refresh_after_seconds": "0.05,0.2,0.5", "status_refresh_max": 1000}
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 
 from bulksms.campaign.v1 import results_pb2
 from devstack.eventually import eventually
+
+pytestmark = pytest.mark.slow
 
 PATH = "/v1/mitto/delivery-reports"
 

@@ -12,6 +12,8 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/mitto/delivery-reports"
 GOOD = {"messageId": "A", "deliveryStatus": "Delivered"}
 

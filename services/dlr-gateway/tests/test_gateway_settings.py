@@ -9,6 +9,8 @@ import pytest
 from bulksms_dlr_gateway.settings import Settings
 from servicekit.settings import SettingsError, load
 
+pytestmark = pytest.mark.slow
+
 SECRET = "0123456789abcdef"
 
 

@@ -33,6 +33,8 @@ from .ledger_racing import (
 )
 from .ledger_support import Ids, Tenant, serving
 
+pytestmark = pytest.mark.slow
+
 
 async def test_64_clients_race_over_two_ledgers_and_every_sum_is_exact(ledger_url: str, ids: Ids) -> None:
     async with AsyncExitStack() as stack:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -36,6 +37,8 @@ from bulksms_ledger.domain.operations import (
 from bulksms_ledger.domain.refusals import DomainRefusal
 from bulksms_ledger.domain.reservations import AllocatedReservation
 from bulksms_ledger.domain.verification import StoredLot, Verification
+
+pytestmark = pytest.mark.slow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UNITS = st.integers(1, 30)

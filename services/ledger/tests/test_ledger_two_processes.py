@@ -32,6 +32,8 @@ from servicekit.clock import ManualClock
 from servicekit.database import Database
 from servicekit.settings import load
 
+pytestmark = pytest.mark.slow
+
 RESERVATION = UUID(int=1 << 64)
 SUBSCRIBED = (SubscriptionStatus.ACTIVE, None, "signed up")
 _numbers = itertools.count(2 << 64)

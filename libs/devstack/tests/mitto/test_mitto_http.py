@@ -14,6 +14,8 @@ import pytest
 from devstack.mitto.process import SimulatorProcess
 from devstack.mitto.wire import BULK_PATH, MESSAGES_PATH
 
+pytestmark = pytest.mark.slow
+
 Bulk = Callable[[int], dict[str, Any]]
 
 

@@ -15,6 +15,8 @@ from devstack.mitto.accepted_log import DamagedLogError, count_duplicates, read_
 from devstack.mitto.process import SimulatorProcess, SimulatorStartError
 from devstack.mitto.wire import BULK_PATH, MESSAGES_PATH
 
+pytestmark = pytest.mark.slow
+
 Bulk = Callable[[int], dict[str, Any]]
 
 

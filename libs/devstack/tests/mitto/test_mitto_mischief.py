@@ -21,6 +21,8 @@ from devstack.mitto.rules import Match, Rule
 from devstack.mitto.sink import ReportSink
 from devstack.mitto.wire import BULK_PATH, MESSAGES_PATH, SEND_PATH
 
+pytestmark = pytest.mark.slow
+
 Bulk = Callable[[int], dict[str, Any]]
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from devstack.mitto.message_ids import ulid_milliseconds
 from devstack.mitto.process import SimulatorProcess
 from devstack.mitto.sink import ReportSink
 from devstack.mitto.wire import BULK_PATH, MESSAGES_PATH, SEND_PATH, count_parts
+
+pytestmark = pytest.mark.slow
 
 Bulk = Callable[[int], dict[str, Any]]
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

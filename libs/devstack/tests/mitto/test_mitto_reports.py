@@ -18,6 +18,8 @@ from devstack.mitto.report_posts import ReportSettings
 from devstack.mitto.sink import ReportSink
 from devstack.mitto.wire import BULK_PATH, MESSAGES_PATH, SEND_PATH
 
+pytestmark = pytest.mark.slow
+
 Bulk = Callable[[int], dict[str, Any]]
 PROMPT = Delivery(first_status_seconds=0.0, next_status_seconds=0.0)
 

@@ -17,6 +17,8 @@ from devstack.mitto.process import SimulatorProcess
 from devstack.mitto.report_posts import ReportSettings
 from devstack.mitto.wire import BULK_PATH
 
+pytestmark = pytest.mark.slow
+
 Bulk = Callable[[int], dict[str, Any]]
 CONNECTIONS = 4
 REQUESTS = 10
