@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
-
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceStub
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import add_DispatchServiceServicer_to_server
@@ -25,6 +21,7 @@ from bulksms_dispatcher.domain.outbox import OutboxKind
 from bulksms_dispatcher.domain.rate_limits import Limit
 from bulksms_dispatcher.journal.journal import Journal
 from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.pacing.connection import open_redis
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.in_flight import InFlightTracker
@@ -55,7 +52,7 @@ from bulksms_dispatcher.workers.deferral import Deferral
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
 from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
-from bulksms_dispatcher.workers.outbox import Publisher, flush
+from bulksms_dispatcher.workers.outbox import Outbox
 from bulksms_dispatcher.workers.pool import SenderPool
 from bulksms_dispatcher.workers.preparation import Preparation
 from bulksms_dispatcher.workers.queue_signal import QueueSignal
@@ -79,214 +76,264 @@ __all__ = ["MIGRATIONS", "build"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_OUTBOX_POLL = timedelta(seconds=1)
-# One round delivers all that was recorded meanwhile: it has six round trips to the database, however little it does.
-_OUTBOX_LINGER = timedelta(milliseconds=50)
-_REDIS_TIMEOUT_SECONDS = 2.0
-_REFRESH_POLL = timedelta(seconds=1)
-_REFRESHES_AT_ONCE = 8
-_STATUS_QUESTIONS_AT_ONCE = 8
-_EVIDENCE_AT_ONCE = 16
+_SECOND = timedelta(seconds=1)
+_EVIDENCE_POLL = timedelta(seconds=0.5)
 _RECOVERY_POLL = timedelta(seconds=10)
-_RETENTION_POLL = timedelta(minutes=10)
 _WATCH_POLL = timedelta(seconds=15)
 _SWEEP_POLL = timedelta(seconds=15)
-_EVIDENCE_POLL = timedelta(seconds=0.5)
-_OUTBOX_FLUSH = timedelta(seconds=3)
+_RETENTION_POLL = timedelta(minutes=10)
+_QUESTIONS_AT_ONCE = {"refreshes": 8, "statuses": 8, "evidence": 16}
 
 
 async def build(settings: Settings) -> Sequence[Component]:
     """All components of a dispatcher process."""
-    clock, metrics, signals, known = SystemClock(), Metrics(), MessageSignals(), KnownIds()
-    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-    database = Database.from_settings(settings, application_name=settings.name)
-    redis = _open_redis(settings)
-    campaign_channel = open_channel(settings.campaign_address, idempotent_methods=["bulksms.campaign.v1.ResultService"])
-    ledger_channel = open_channel(settings.ledger_address, idempotent_methods=["bulksms.ledger.v1.LedgerService"])
-    provider = MittoClient(
-        settings.mitto_base_url,
-        settings.mitto_api_key,
-        settings.timeouts,
-        connections=settings.worker_concurrency + 1,
-        keepalive=timedelta(seconds=settings.mitto_keepalive_seconds),
-    )
+    return _Composition(settings).components()
 
-    campaign, ledger = CampaignPeer(ResultServiceStub(campaign_channel)), LedgerPeer(LedgerServiceStub(ledger_channel))
-    publishers: list[Publisher] = [
-        ResultPublisher(database, campaign, metrics, worker),
-        CapturePublisher(database, ledger, metrics, worker),
-        CreditPublisher(database, ledger, metrics, worker),
-    ]
-    outbox = {
-        publisher.kind: PeriodicWorker(publisher.name, _OUTBOX_POLL, publisher.deliver_once, linger=_OUTBOX_LINGER)
-        for publisher in publishers
-    }
 
-    limits = CurrentLimits(database, settings.limits)
-    limiter = Limiter(
-        redis,
-        key_prefix=settings.redis_key_prefix,
-        traffic_account_id=settings.mitto_traffic_account_id,
-        limits=limits,
-        slowdown=settings.slowdown,
-        refreshes=Limit(settings.status_refresh_max),
-    )
-    tracker = InFlightTracker(limiter, timedelta(milliseconds=settings.rate_limit_arrival_grace_ms), metrics)
-    lanes = Lanes(database, worker, settings.lease, clock)
-    gate = PacingGate(limiter, metrics, lanes.notify)
-    queue_signal = QueueSignal(redis, settings.redis_key_prefix, lanes.notify)
+class _Composition:
+    """Every part is made once, when it is first asked for; `components` has the order in which they start."""
 
-    def on_recorded(batch: LeasedBatch) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._account = settings.mitto_traffic_account_id
+        self._worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._clock, self._metrics = SystemClock(), Metrics()
+        self._known, self._message_signals = KnownIds(), MessageSignals()
+        self._database = Database.from_settings(settings, application_name=settings.name)
+        self._redis = open_redis(settings.redis_url, connections=settings.worker_concurrency + 8)
+        self._campaign_channel = open_channel(
+            settings.campaign_address, idempotent_methods=["bulksms.campaign.v1.ResultService"]
+        )
+        self._ledger_channel = open_channel(
+            settings.ledger_address, idempotent_methods=["bulksms.ledger.v1.LedgerService"]
+        )
+        self._campaign = CampaignPeer(ResultServiceStub(self._campaign_channel))
+        self._ledger = LedgerPeer(LedgerServiceStub(self._ledger_channel))
+
+    def components(self) -> Sequence[Component]:
+        """In the order they start; they stop the other way round."""
+        return [
+            self._database,
+            closing("redis", self._redis.aclose),
+            closing("campaign channel", self._campaign_channel.close),
+            closing("ledger channel", self._ledger_channel.close),
+            closing("provider", self._provider.close),
+            closing("message lookup", self._lookup.close),
+            self._tracker,
+            PeriodicWorker("bulksms.dispatcher.batch_sizes", _SECOND, self._sizes.refresh_once),
+            PeriodicWorker("bulksms.dispatcher.rate_limits", _SECOND, self._limits.refresh_once),
+            PeriodicWorker("bulksms.dispatcher.pacing_gate", _SECOND, self._gate.watch_once),
+            Heartbeat(self._database, self._worker),
+            *self._housekeepers(),
+            *self._outbox.components,
+            self._queue_signal,
+            self._journal,
+            PeriodicWorker("bulksms.dispatcher.journal_recovery", _RECOVERY_POLL, self._recovery.recover_once),
+            SenderPool(self._lanes, self._sender, self._gate, self._settings.worker_concurrency),
+            build_server(self._settings, self._servicers()),
+        ]
+
+    # What is recorded or changed, and who must know of it.
+
+    def _on_recorded(self, batch: LeasedBatch) -> None:
         if batch.is_single_message:
-            outbox[OutboxKind.MESSAGE_CREDIT].notify()
-            signals.notify(batch.submission_id)
+            self._outbox.notify(OutboxKind.MESSAGE_CREDIT)
+            self._message_signals.notify(batch.submission_id)
         else:
-            outbox[OutboxKind.CAMPAIGN].notify()
-            outbox[OutboxKind.CAPTURE].notify()
+            self._outbox.notify(OutboxKind.CAMPAIGN, OutboxKind.CAPTURE)
 
-    def on_returned(batch: LeasedBatch, delay: timedelta) -> None:
-        lanes.notify_after(delay)
+    def _on_returned(self, batch: LeasedBatch, delay: timedelta) -> None:
+        self._lanes.notify_after(delay)
         if batch.is_single_message:
-            signals.notify(batch.submission_id)
+            self._message_signals.notify(batch.submission_id)
 
-    def on_change() -> None:
-        for publisher in outbox.values():
-            publisher.notify()
-        queue_signal.notify()
+    def _on_change(self) -> None:
+        self._outbox.notify()
+        self._queue_signal.notify()
 
-    sizes = BatchSizes(database, settings.mitto_traffic_account_id, settings.batch_sizes)
-    recorder = Recorder(
-        database,
-        limiter,
-        metrics,
-        worker=worker,
-        retry_policy=settings.retry_policy,
-        account_pause=timedelta(seconds=settings.account_pause_seconds),
-        retryable_rejections=settings.retryable_rejections,
-        on_recorded=on_recorded,
-        on_returned=on_returned,
-    )
-    journal = Journal(settings.journal_path, metrics)
-    recovery = JournalRecovery(journal, database, recorder, known, metrics)
-    preparation = Preparation(
-        database,
-        limiter,
-        recorder,
-        Deferral(
-            database, recorder, metrics, worker=worker, delay=timedelta(seconds=settings.deferred_recheck_seconds)
-        ),
-        sizes,
-        metrics,
-        worker=worker,
-        traffic_account_id=settings.mitto_traffic_account_id,
-        use_bulk=settings.use_bulk_sms,
-    )
-    transmission = Transmission(database, recorder, journal, worker=worker, lease=settings.lease)
-    sender = Sender(preparation, tracker, provider, transmission, recorder, known, sizes, metrics)
+    # Pacing.
 
-    lookup = MessageLookup(
-        settings.mitto_base_url,
-        settings.mitto_api_key,
-        timedelta(seconds=settings.mitto_soft_timeout_seconds),
-        connections=_REFRESHES_AT_ONCE + _STATUS_QUESTIONS_AT_ONCE + _EVIDENCE_AT_ONCE,
-    )
-    questions = partial(PacedQuestions, limiter, tracker, lookup)
-    awaited = AwaitedReports(database, campaign)
-    report_refresher = ReportRefresher(
-        database,
-        questions(QuestionKind.REFRESH, at_once=_REFRESHES_AT_ONCE),
-        awaited,
-        metrics,
-        settings.refresh_schedule,
-    )
+    @cached_property
+    def _limits(self) -> CurrentLimits:
+        return CurrentLimits(self._database, self._settings.limits)
 
-    evidence = EvidenceSearch(
-        database,
-        questions(QuestionKind.EVIDENCE, at_once=_EVIDENCE_AT_ONCE),
-        known,
-        metrics,
-        concurrency=_EVIDENCE_AT_ONCE,
-        window=timedelta(seconds=settings.evidence_window_seconds),
-        on_change=on_change,
-    )
-    # Half a lease: a worker that waits for the database tries every two seconds, and connects within five.
-    horizon = timedelta(hours=settings.ambiguity_horizon_hours)
-    reaper = Reaper(database, horizon, on_change, grace=settings.lease / 2, clock=clock)
-    intake = Intake(
-        database,
-        clock,
-        batch_size=lambda: sizes.current,
-        backlog_limit=settings.backlog_limit,
-        on_stored=queue_signal.notify,
-    )
-    # Their slots are not the refresher's: who asks waits for the answer.
-    statuses = StatusQuestions(database, questions(QuestionKind.REFRESH, at_once=_STATUS_QUESTIONS_AT_ONCE), awaited)
-    singles = SingleSends(database, ledger, signals, clock, notify=queue_signal.notify)
-    servicers: list[Servicer] = [
-        (
-            add_DispatchServiceServicer_to_server,
-            DispatchServicer(database, intake, CampaignControl(database, on_change)),
-            "bulksms.dispatcher.v1.DispatchService",
-        ),
-        (
-            add_MessageServiceServicer_to_server,
-            MessageServicer(database, singles, statuses, DeliveryEvidenceIntake(database, evidence)),
-            "bulksms.dispatcher.v1.MessageService",
-        ),
-        (
-            add_QueueServiceServicer_to_server,
-            QueueServicer(database, gate, limits, Requeues(database, on_change), Resolutions(database, on_change)),
-            "bulksms.dispatcher.v1.QueueService",
-        ),
-    ]
-    return [
-        database,
-        closing("redis", redis.aclose),
-        closing("campaign channel", campaign_channel.close),
-        closing("ledger channel", ledger_channel.close),
-        closing("provider", provider.close),
-        closing("message lookup", lookup.close),
-        tracker,
-        PeriodicWorker("bulksms.dispatcher.batch_sizes", timedelta(seconds=1), sizes.refresh_once),
-        PeriodicWorker("bulksms.dispatcher.rate_limits", timedelta(seconds=1), limits.refresh_once),
-        PeriodicWorker("bulksms.dispatcher.pacing_gate", timedelta(seconds=PacingGate.poll_seconds), gate.watch_once),
-        Heartbeat(database, worker),
-        *(
-            [PeriodicWorker("bulksms.dispatcher.report_refresher", _REFRESH_POLL, report_refresher.refresh_once)]
-            if settings.status_refresh_max
-            else []
-        ),
-        PeriodicWorker("bulksms.dispatcher.queue_watch", _WATCH_POLL, QueueWatch(database, metrics).look_once),
-        PeriodicWorker("bulksms.dispatcher.evidence", _EVIDENCE_POLL, evidence.look_once),
-        *(
+    @cached_property
+    def _limiter(self) -> Limiter:
+        return Limiter(
+            self._redis,
+            key_prefix=self._settings.redis_key_prefix,
+            traffic_account_id=self._account,
+            limits=self._limits,
+            slowdown=self._settings.slowdown,
+            refreshes=Limit(self._settings.status_refresh_max),
+        )
+
+    @cached_property
+    def _tracker(self) -> InFlightTracker:
+        grace = timedelta(milliseconds=self._settings.rate_limit_arrival_grace_ms)
+        return InFlightTracker(self._limiter, grace, self._metrics)
+
+    @cached_property
+    def _gate(self) -> PacingGate:
+        return PacingGate(self._limiter, self._metrics, self._lanes.notify)
+
+    # Sending.
+
+    @cached_property
+    def _lanes(self) -> Lanes:
+        return Lanes(self._database, self._worker, self._settings.lease, self._clock)
+
+    @cached_property
+    def _queue_signal(self) -> QueueSignal:
+        return QueueSignal(self._redis, self._settings.redis_key_prefix, self._lanes.notify)
+
+    @cached_property
+    def _sizes(self) -> BatchSizes:
+        return BatchSizes(self._database, self._account, self._settings.batch_sizes)
+
+    @cached_property
+    def _recorder(self) -> Recorder:
+        return Recorder(
+            self._database,
+            self._limiter,
+            self._metrics,
+            worker=self._worker,
+            retry_policy=self._settings.retry_policy,
+            account_pause=timedelta(seconds=self._settings.account_pause_seconds),
+            retryable_rejections=self._settings.retryable_rejections,
+            on_recorded=self._on_recorded,
+            on_returned=self._on_returned,
+        )
+
+    @cached_property
+    def _journal(self) -> Journal:
+        return Journal(self._settings.journal_path, self._metrics)
+
+    @cached_property
+    def _recovery(self) -> JournalRecovery:
+        return JournalRecovery(self._journal, self._database, self._recorder, self._known, self._metrics)
+
+    @cached_property
+    def _provider(self) -> MittoClient:
+        return MittoClient(
+            self._settings.mitto_base_url,
+            self._settings.mitto_api_key,
+            self._settings.timeouts,
+            connections=self._settings.worker_concurrency + 1,
+            keepalive=timedelta(seconds=self._settings.mitto_keepalive_seconds),
+        )
+
+    @cached_property
+    def _sender(self) -> Sender:
+        recheck = timedelta(seconds=self._settings.deferred_recheck_seconds)
+        preparation = Preparation(
+            self._database,
+            self._limiter,
+            self._recorder,
+            Deferral(self._database, self._recorder, self._metrics, worker=self._worker, delay=recheck),
+            self._sizes,
+            self._metrics,
+            worker=self._worker,
+            traffic_account_id=self._account,
+            use_bulk=self._settings.use_bulk_sms,
+        )
+        transmission = Transmission(
+            self._database, self._recorder, self._journal, worker=self._worker, lease=self._settings.lease
+        )
+        return Sender(
+            preparation,
+            self._tracker,
+            self._provider,
+            transmission,
+            self._recorder,
+            self._known,
+            self._sizes,
+            self._metrics,
+        )
+
+    # Reports to others, and questions to the provider.
+
+    @cached_property
+    def _outbox(self) -> Outbox:
+        return Outbox(
             [
-                PeriodicWorker(
-                    "bulksms.dispatcher.retention", _RETENTION_POLL, Retention(database, settings.retention).delete_once
-                )
+                ResultPublisher(self._database, self._campaign, self._metrics, self._worker),
+                CapturePublisher(self._database, self._ledger, self._metrics, self._worker),
+                CreditPublisher(self._database, self._ledger, self._metrics, self._worker),
             ]
-            if settings.retention_days
-            else []
-        ),
-        PeriodicWorker("bulksms.dispatcher.sweeper", _SWEEP_POLL, Sweeper(database, ledger).sweep_once),
-        PeriodicWorker("bulksms.dispatcher.reaper", timedelta(seconds=1), reaper.reap_once),
-        *outbox.values(),
-        closing("outbox flush", partial(flush, publishers, _OUTBOX_FLUSH)),
-        queue_signal,
-        journal,
-        PeriodicWorker("bulksms.dispatcher.journal_recovery", _RECOVERY_POLL, recovery.recover_once),
-        SenderPool(lanes, sender, gate, settings.worker_concurrency),
-        build_server(settings, servicers),
-    ]
+        )
 
+    @cached_property
+    def _lookup(self) -> MessageLookup:
+        return MessageLookup(
+            self._settings.mitto_base_url,
+            self._settings.mitto_api_key,
+            timedelta(seconds=self._settings.mitto_soft_timeout_seconds),
+            connections=sum(_QUESTIONS_AT_ONCE.values()),
+        )
 
-def _open_redis(settings: Settings) -> Redis:
-    """Without retries: who asks decides what it means that Redis is away."""
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
-        max_connections=settings.worker_concurrency + 8,
-        timeout=_REDIS_TIMEOUT_SECONDS,
-        socket_timeout=_REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=_REDIS_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return Redis.from_pool(pool)
+    def _questions(self, kind: QuestionKind, whose: str) -> PacedQuestions:
+        return PacedQuestions(self._limiter, self._tracker, self._lookup, kind, at_once=_QUESTIONS_AT_ONCE[whose])
+
+    @cached_property
+    def _awaited(self) -> AwaitedReports:
+        return AwaitedReports(self._database, self._campaign)
+
+    @cached_property
+    def _evidence(self) -> EvidenceSearch:
+        return EvidenceSearch(
+            self._database,
+            self._questions(QuestionKind.EVIDENCE, "evidence"),
+            self._known,
+            self._metrics,
+            concurrency=_QUESTIONS_AT_ONCE["evidence"],
+            window=timedelta(seconds=self._settings.evidence_window_seconds),
+            on_change=self._on_change,
+        )
+
+    def _housekeepers(self) -> Iterator[Component]:
+        settings, database = self._settings, self._database
+        if settings.status_refresh_max:
+            questions = self._questions(QuestionKind.REFRESH, "refreshes")
+            refresher = ReportRefresher(database, questions, self._awaited, self._metrics, settings.refresh_schedule)
+            yield PeriodicWorker("bulksms.dispatcher.report_refresher", _SECOND, refresher.refresh_once)
+        watch = QueueWatch(database, self._metrics)
+        yield PeriodicWorker("bulksms.dispatcher.queue_watch", _WATCH_POLL, watch.look_once)
+        yield PeriodicWorker("bulksms.dispatcher.evidence", _EVIDENCE_POLL, self._evidence.look_once)
+        if settings.retention_days:
+            retention = Retention(database, settings.retention)
+            yield PeriodicWorker("bulksms.dispatcher.retention", _RETENTION_POLL, retention.delete_once)
+        yield PeriodicWorker("bulksms.dispatcher.sweeper", _SWEEP_POLL, Sweeper(database, self._ledger).sweep_once)
+        # Half a lease: a worker that waits for the database tries every two seconds, and connects within five.
+        horizon, grace = timedelta(hours=settings.ambiguity_horizon_hours), settings.lease / 2
+        reaper = Reaper(database, horizon, self._on_change, grace=grace, clock=self._clock)
+        yield PeriodicWorker("bulksms.dispatcher.reaper", _SECOND, reaper.reap_once)
+
+    # What is served.
+
+    def _servicers(self) -> list[Servicer]:
+        database, notify = self._database, self._queue_signal.notify
+        intake = Intake(
+            database,
+            self._clock,
+            batch_size=lambda: self._sizes.current,
+            backlog_limit=self._settings.backlog_limit,
+            on_stored=notify,
+        )
+        singles = SingleSends(database, self._ledger, self._message_signals, self._clock, notify=notify)
+        # Their slots are not the refresher's: who asks waits for the result.
+        statuses = StatusQuestions(database, self._questions(QuestionKind.REFRESH, "statuses"), self._awaited)
+        dispatch = DispatchServicer(database, intake, CampaignControl(database, self._on_change))
+        messages = MessageServicer(database, singles, statuses, DeliveryEvidenceIntake(database, self._evidence))
+        queue = QueueServicer(
+            database,
+            self._gate,
+            self._limits,
+            Requeues(database, self._on_change),
+            Resolutions(database, self._on_change),
+        )
+        return [
+            (add_DispatchServiceServicer_to_server, dispatch, "bulksms.dispatcher.v1.DispatchService"),
+            (add_MessageServiceServicer_to_server, messages, "bulksms.dispatcher.v1.MessageService"),
+            (add_QueueServiceServicer_to_server, queue, "bulksms.dispatcher.v1.QueueService"),
+        ]

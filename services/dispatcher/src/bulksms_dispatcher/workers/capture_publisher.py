@@ -9,7 +9,7 @@ from opentelemetry import trace
 from bulksms_dispatcher.domain.outbox import OutboxEntry, OutboxKind
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.peers.ledger import LedgerPeer
-from bulksms_dispatcher.workers.outbox import Publisher
+from bulksms_dispatcher.workers.publisher import Publisher
 from servicekit.database import Database
 from servicekit.errors import DomainError
 from servicekit.telemetry import context_from_traceparent, link_from_traceparent

@@ -19,7 +19,7 @@ class Heartbeat(PeriodicWorker):
     """A component; the queue's figures count those whose last beat is younger than 15 seconds."""
 
     def __init__(self, database: Database, worker: str) -> None:
-        super().__init__("heartbeat", _INTERVAL, self._beat)
+        super().__init__("bulksms.dispatcher.heartbeat", _INTERVAL, self._beat)
         self._database = database
         self._worker = worker
 

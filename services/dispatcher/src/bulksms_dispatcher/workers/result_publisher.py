@@ -11,7 +11,7 @@ from bulksms_dispatcher.domain.outbox import OutboxEntry, OutboxKind
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.peers.campaign import CampaignPeer
 from bulksms_dispatcher.storage import outbox
-from bulksms_dispatcher.workers.outbox import HIDE, Publisher
+from bulksms_dispatcher.workers.publisher import HIDE, Publisher
 from servicekit.database import Database
 from servicekit.errors import DomainError
 from servicekit.telemetry import context_from_traceparent
