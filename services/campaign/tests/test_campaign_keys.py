@@ -20,6 +20,8 @@ TABLES = "|".join(METADATA.tables)
 
 KEYS_WITHOUT_TENANT = {"schema_version_pkc": "the migrations' own table: which revision the whole database has"}
 
+TENANT_NOT_FIRST = {"recipients_pkey": "compared at every step down the index, it made results a quarter dearer"}
+
 ACROSS_TENANTS = {
     (
         "tasks",
@@ -99,7 +101,7 @@ def built(path: Path) -> Iterator[tuple[str, str, int]]:
 SQL = [statement for path in STORAGE for statement in statements(path)]
 
 
-async def test_every_key_begins_with_the_tenant_or_says_why_not(campaign_database: Database) -> None:
+async def test_every_key_holds_the_tenant_or_says_why_not(campaign_database: Database) -> None:
     async with campaign_database.connect() as connection:
         rows = await connection.execute(
             text("""
@@ -123,7 +125,9 @@ async def test_every_key_begins_with_the_tenant_or_says_why_not(campaign_databas
         )
         keys |= {row.relname: row.columns for row in indexes}
     assert len(keys) > len(METADATA.tables)
-    assert {name for name, columns in keys.items() if columns[0] != "tenant_id"} == set(KEYS_WITHOUT_TENANT)
+    assert {name for name, columns in keys.items() if "tenant_id" not in columns} == set(KEYS_WITHOUT_TENANT)
+    not_first = {name for name, columns in keys.items() if columns[0] != "tenant_id"}
+    assert not_first == {*KEYS_WITHOUT_TENANT, *TENANT_NOT_FIRST}
 
 
 async def test_every_table_has_a_tenant_and_none_a_clock_of_its_own(campaign_database: Database) -> None:

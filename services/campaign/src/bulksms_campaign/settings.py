@@ -41,5 +41,5 @@ class Settings(ServiceSettings):
 
     @property
     def lease(self) -> timedelta:
-        """How long a worker's claim on a task holds without a sign of life."""
+        """How long a worker's claim on a task lasts without a sign of life."""
         return timedelta(seconds=self.lease_seconds)

@@ -27,7 +27,7 @@ class Audience:
 
     @property
     def is_counted(self) -> bool:
-        """Must somebody count to know its size? Otherwise the kept counts of lists tell."""
+        """Must somebody count to know its size? Otherwise the cached counts of lists say."""
         return len(self.counted.groups) > 0 and self.counted.single_list is None
 
     @property

@@ -43,7 +43,7 @@ class Fact(IntFlag):
     REPORTED_OTHER = 1024
 
 
-# Facts that hold whatever the epoch.
+# Facts that are true whatever the epoch.
 LASTING = Fact.ACCEPTED | Fact.REPORTED_SENT | Fact.DELIVERED | Fact.NOT_DELIVERED | Fact.EXPIRED | Fact.REPORTED_OTHER
 
 # The first rule that matches decides. A late REPORTED_SENT never hides DELIVERED; a delivery beats a report of

@@ -23,7 +23,7 @@ class EventRow(NamedTuple):
     at: datetime
 
 
-# Numbered without gaps: callers hold the campaign's row lock.
+# Numbered without gaps: callers have locked the campaign's row.
 _APPEND = text("""
     INSERT INTO campaign_events (tenant_id, campaign_id, sequence, kind, detail, at)
     SELECT :tenant_id, :campaign_id, coalesce(max(sequence), 0) + 1, :kind, :detail, :at

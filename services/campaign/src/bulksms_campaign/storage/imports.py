@@ -71,7 +71,7 @@ class StoredImport(NamedTuple):
 
 
 async def create_stage(connection: AsyncConnection) -> None:
-    """Temporary tables for one file; their transaction ends here, so that a slow upload holds none open."""
+    """Temporary tables for one file; their transaction ends here, so that a slow upload keeps none open."""
     async with connection.begin():
         await connection.execute(text(_UNSTAGE))
         for statement in _STAGE:

@@ -34,7 +34,7 @@ from servicekit.errors import already_exists, not_found, overloaded
 SLICE = 32 * 1024
 """Bytes parsed at a time: about 5 ms, after which others get their turn."""
 STAGE_ROWS = 5_000
-"""Rows held in memory before they are staged."""
+"""Rows buffered in memory before they are staged."""
 SHOWN_LINES = 100
 STAGE_BOUND = timedelta(seconds=10)
 
@@ -77,7 +77,7 @@ class Imports:
         )
 
     async def run(self, header: ImportHeader, pieces: AsyncIterator[bytes]) -> ImportReport:
-        """Import a file; a repeat answers with the first report without reading it."""
+        """Import a file; a repeat gets the first report without reading it."""
         found = await self._find(header)
         if found is not None:
             return found
@@ -142,21 +142,21 @@ class Imports:
                 await _leave_clean(connection)
 
     async def _stage(self, connection: AsyncConnection, header: ImportHeader, pieces: AsyncIterator[bytes]) -> None:
-        file, held, size, anything = ContactFile(header.default_region), Rows(), 0, False
+        file, buffered, size, anything = ContactFile(header.default_region), Rows(), 0, False
         async for piece in pieces:
             size += len(piece)
             if size > self._max_bytes:
                 raise too_large(self._max_bytes)
             for start in range(0, len(piece), SLICE):
-                _add(held, file.feed(piece[start : start + SLICE]))
+                _add(buffered, file.feed(piece[start : start + SLICE]))
                 await asyncio.sleep(0)
-            if len(held.contacts) + len(held.rejected) >= STAGE_ROWS:
-                await stage(connection, held.contacts, held.rejected)
-                held, anything = Rows(), True
-        _add(held, file.finish())
-        if not (anything or held.contacts or held.rejected):
+            if len(buffered.contacts) + len(buffered.rejected) >= STAGE_ROWS:
+                await stage(connection, buffered.contacts, buffered.rejected)
+                buffered, anything = Rows(), True
+        _add(buffered, file.finish())
+        if not (anything or buffered.contacts or buffered.rejected):
             raise empty()
-        await stage(connection, held.contacts, held.rejected)
+        await stage(connection, buffered.contacts, buffered.rejected)
 
     def _count(self, counts: ImportCounts) -> None:
         for outcome, number in counts._asdict().items():
@@ -164,9 +164,9 @@ class Imports:
                 self._lines.add(number, {"outcome": outcome})
 
 
-def _add(held: Rows, more: Rows) -> None:
-    held.contacts += more.contacts
-    held.rejected += more.rejected
+def _add(buffered: Rows, more: Rows) -> None:
+    buffered.contacts += more.contacts
+    buffered.rejected += more.rejected
 
 
 async def _leave_clean(connection: AsyncConnection) -> None:

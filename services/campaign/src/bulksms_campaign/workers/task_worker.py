@@ -72,7 +72,7 @@ class TaskWorker:
                 await self._end(lambda c: hand_back_task(c, task))
             raise
         except Exception:
-            # Recorded as a failed attempt first, so that a task that always fails does not hold up the others.
+            # Recorded as a failed attempt first, so that a task that always fails does not delay the others.
             await self._end(lambda c: postpone_task(c, task, BACKOFF.after(task.attempts + 1)))
             raise
         if delay is None:

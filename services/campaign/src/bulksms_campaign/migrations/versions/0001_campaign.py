@@ -7,7 +7,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# The tenant comes first in every primary, unique and foreign key, so that the tables can be spread over servers by it.
+# The tenant is in every primary, unique and foreign key, so that the tables can be spread over servers by it.
 # No column has a clock as its default: the instant of a transaction is read once and passed on.
 _STATEMENTS = (
     # --- contacts ---------------------------------------------------------------------------------------------------
@@ -183,7 +183,8 @@ _STATEMENTS = (
     # is in the key, so that the table can be parted by day. `position` counts from 0 in phone order, without gaps, as
     # the dispatcher does. `superseded`: a later enqueue sends to this person again, and of this row only what was
     # accepted counts. No index mentions status or facts: a status update then touches no index (HOT), which is two
-    # thirds of the obvious table's cost.
+    # thirds of the obvious table's cost. In this key alone the tenant comes last: first, it would be compared at every
+    # step down the index, which costs a batch's result a quarter more.
     """
     CREATE TABLE recipients (
         campaign_id uuid NOT NULL,
@@ -203,7 +204,7 @@ _STATEMENTS = (
         description text,
         report_description text,
         variables text[],
-        PRIMARY KEY (tenant_id, campaign_id, enqueue_number, launched_on, phone)
+        PRIMARY KEY (campaign_id, enqueue_number, launched_on, phone, tenant_id)
     ) WITH (fillfactor = 70)
     """,
     # Without the tenant: a report names the provider's message and nobody else.
