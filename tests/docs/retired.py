@@ -38,8 +38,6 @@ OLD_NAMES = (
     "services/dispatcher/tests/test_dispatcher_settings.py",
     "services/dispatcher/README.md",
 )
-# Where a word is still used; none at the end.
-NOT_YET = (PROTOS, CAMPAIGN, DISPATCHER)
 
 RETIRED = (
     # Telling others.
@@ -88,7 +86,6 @@ RETIRED = (
     Retired(
         r"BATCH_STATE_UNKNOWN|BatchState\.UNKNOWN|OUTCOME_UNKNOWN|Outcome\.UNKNOWN|_S\.UNKNOWN",
         "UNRESOLVED",
-        besides=NOT_YET,
     ),
     Retired(r"UNCONFIRMED_EXPIRED", "UNCONFIRMED, with a reason"),
     # Attempts.
@@ -99,7 +96,7 @@ RETIRED = (
     Retired(r"kept sizes?|sizes? kept", "cached size"),
     Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max"),
     # Opt-outs.
-    Retired(r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b", "opt-out", besides=NOT_YET),
+    Retired(r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b", "opt-out"),
     # Out of the project.
     Retired(
         r"\.\./shared|/work/|design notes|seeds of this project|(?i:\bissue #?\d)", "what this project's pages say"

@@ -22,8 +22,6 @@ _WORD = re.compile(r"(?<![\w…])[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b")
 _TEST = re.compile(r"test_[a-z0-9_]+")
 # What a reader puts something of his own for.
 _PLACEHOLDERS = {"BATCH_ID", "CAMPAIGN_ID", "IMPORT_ID", "MESSAGE_ID"}
-# Named on a page before the code has it; empty once it does.
-_NOT_YET = {"OUTPUT_ONLY"}
 
 
 def named_files(text: str) -> Iterator[str]:
@@ -74,7 +72,7 @@ def words_of_the_code() -> frozenset[str]:
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_every_file_a_page_names_exists(page: PurePosixPath) -> None:
     built = ROOT / page.parent  # `protos/stubs` is there and not in the project
-    named = set(named_files(read(page))) - _NOT_YET
+    named = set(named_files(read(page)))
     assert sorted(name for name in named if not exists(name) and not (built / name).exists()) == []
 
 
@@ -95,7 +93,7 @@ def test_every_metric_a_page_names_exists(page: PurePosixPath) -> None:
 
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_every_setting_reason_and_state_a_page_names_is_a_word_of_the_code(page: PurePosixPath) -> None:
-    named = set(_WORD.findall(without_blocks(read(page)))) - _PLACEHOLDERS - _NOT_YET
+    named = set(_WORD.findall(without_blocks(read(page)))) - _PLACEHOLDERS
     assert sorted(named - words_of_the_code()) == []
 
 

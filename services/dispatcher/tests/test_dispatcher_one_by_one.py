@@ -18,10 +18,10 @@ async def test_every_recipient_gets_a_request_of_his_own_and_every_fault_stays_h
     simulator.script("polite", "429", "400", "accept-then-reset", "flat-id", "flat-message-id")
     async with serving(configure(use_bulk_sms=False, sms_batch_size=100)) as dispatcher:
         numbers = phones(30)
-        suppressed = dispatch_pb2.RecordOptOutsRequest(
+        opted_out = dispatch_pb2.RecordOptOutsRequest(
             request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=numbers[:1]
         )
-        await dispatcher.dispatch.RecordOptOuts(suppressed)
+        await dispatcher.dispatch.RecordOptOuts(opted_out)
         await submit(
             dispatcher,
             numbers,
