@@ -29,8 +29,8 @@ async def test_it_fails_its_reservation_is_closed_and_a_repeat_finds_it_failed(
     )
     message_id = message_id_of(TENANT, uuid.UUID(request.request_id))
     async with database.begin() as connection:
-        fingerprint = fingerprint_of(PHONE, "Hi", "Astronote")
-        await messages.insert(connection, Message(message_id, TENANT, PHONE, "Astronote", 1), fingerprint)
+        message = Message(message_id, TENANT, PHONE, "Astronote", 1)
+        await messages.insert(connection, message, fingerprint_of(message, "Hi"))
         await connection.execute(text("UPDATE messages SET created_at = created_at - interval '1 minute'"))
     channel = open_channel(peers.address)
     ledger = LedgerPeer(LedgerServiceStub(channel))
