@@ -61,7 +61,7 @@ trace: setup ## Print a trace as a tree: make trace ID=<trace id>
 demo: setup ## Send a real campaign on this machine, from a CSV to its delivery reports
 	@$(BIN)/python -m devstack.demo
 
-test: setup ## Run all tests (12 minutes at most); ARGS="-k name" narrows them
+test: setup ## Run all tests (11 minutes on 2 cores); ARGS="-k name" narrows them
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'not faults' $(ARGS)
 
 test-fast: setup ## Run the tests that need no process of their own; ARGS="services/ledger" narrows them
