@@ -97,6 +97,8 @@ RETIRED = (
     Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max"),
     # Opt-outs.
     Retired(r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b", "opt-out"),
+    # Second chances: a dead batch stays dead.
+    Retired(r"(?i)requeue", "RetryFailedRecipients: another enqueue"),
     # Out of the project.
     Retired(
         r"\.\./shared|/work/|design notes|seeds of this project|(?i:\bissue #?\d)", "what this project's pages say"

@@ -328,7 +328,6 @@ ANSWERS: list[tuple[str, Any, list[str]]] = [
     ("ListBatches", queue_pb2.ListBatchesResponse(batches=[queue_pb2.Batch()]), ["queue", "batches"]),
     ("GetBatch", queue_pb2.GetBatchResponse(attempts=[queue_pb2.Attempt()]), ["queue", "batch", "b1"]),
     ("ListDeadBatches", queue_pb2.ListDeadBatchesResponse(), ["queue", "dead"]),
-    ("RequeueDeadBatch", queue_pb2.RequeueDeadBatchResponse(), ["queue", "requeue", "b1", "--reason", "r"]),
     ("ResolveBatch", queue_pb2.ResolveBatchResponse(), ["queue", "resolve", "b1", "not-sent", "--evidence", "e"]),
     ("GetRateLimits", queue_pb2.GetRateLimitsResponse(limits=[queue_pb2.RateLimit()]), ["queue", "limits"]),
 ]

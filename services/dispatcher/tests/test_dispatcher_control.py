@@ -163,17 +163,6 @@ async def test_batches_are_listed_page_by_page_newest_first(dispatcher: Dispatch
     assert reason_of(wrong.value) == "INVALID_ARGUMENT"
 
 
-async def test_only_dead_batches_can_be_requeued(dispatcher: Dispatcher, peers: Peers) -> None:
-    await submit(dispatcher, phones(1))
-    await eventually(lambda: len(peers.campaign.recipients) == 1)
-    (batch,) = await dispatcher.batches()
-    for batch_id, reason in ((batch.batch_id, "BATCH_STATE"), (str(uuid.uuid4()), "BATCH_NOT_FOUND")):
-        request = queue_pb2.RequeueDeadBatchRequest(request_id=str(uuid.uuid4()), batch_id=batch_id, reason="why")
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await dispatcher.queue.RequeueDeadBatch(request)
-        assert reason_of(refused.value) == reason
-
-
 async def test_a_limit_is_changed_at_runtime(dispatcher: Dispatcher) -> None:
     limit = queue_pb2.RateLimit(
         scope=queue_pb2.RATE_LIMIT_SCOPE_TENANT,

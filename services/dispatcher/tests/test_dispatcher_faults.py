@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -12,7 +11,7 @@ from bulksms_dispatcher.settings import Settings
 from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency, PartialRejection
 
-from .dispatcher_support import Dispatcher, Peers, Provider, outcome_of, phones, serving, submit, why
+from .dispatcher_support import Dispatcher, Peers, Provider, header, outcome_of, phones, serving, submit, why
 
 RECIPIENTS = 4
 
@@ -240,7 +239,7 @@ async def test_a_refused_connection_costs_a_retry_and_nothing_else(
     assert not any(attempt.HasField("armed_at") for attempt in attempts[:-1])
 
 
-async def test_out_of_retries_a_batch_is_dead_and_can_be_requeued(
+async def test_out_of_retries_a_batch_is_dead_for_good_and_its_recipients_fail(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     async with serving(configure(queue_max_retries=2, queue_backoff=0.02)) as dispatcher:
@@ -251,10 +250,9 @@ async def test_out_of_retries_a_batch_is_dead_and_can_be_requeued(
         assert (batch.state, why(batch)) == (queue_pb2.BATCH_STATE_DEAD, "ATTEMPTS_EXHAUSTED")
         assert batch.attempts == 3
 
-        request = queue_pb2.RequeueDeadBatchRequest(
-            request_id=str(uuid.uuid4()), batch_id=batch.batch_id, reason="the provider is back"
-        )
-        await dispatcher.queue.RequeueDeadBatch(request)
-        await dispatcher.queue.RequeueDeadBatch(request)
+        # Another chance is another enqueue of the campaign: the dead batch stays what it is.
+        again = header(campaign_id=batch.campaign_id, enqueue_number=2)
+        await submit(dispatcher, phones(RECIPIENTS), again)
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
         assert simulator.times_accepted() == {1: RECIPIENTS}
+        assert await dispatcher.states() == {"DEAD": 1, "ACCEPTED": 1}

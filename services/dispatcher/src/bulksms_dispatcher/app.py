@@ -41,7 +41,6 @@ from bulksms_dispatcher.use_cases.delivery_evidence import DeliveryEvidenceIntak
 from bulksms_dispatcher.use_cases.evidence import EvidenceSearch
 from bulksms_dispatcher.use_cases.intake import Intake
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
-from bulksms_dispatcher.use_cases.requeues import Requeues
 from bulksms_dispatcher.use_cases.resolutions import Resolutions
 from bulksms_dispatcher.use_cases.signals import MessageSignals
 from bulksms_dispatcher.use_cases.single_sends import SingleSends
@@ -329,7 +328,6 @@ class _Composition:
             database,
             self._gate,
             self._limits,
-            Requeues(database, self._on_change),
             Resolutions(database, self._on_change),
         )
         return [

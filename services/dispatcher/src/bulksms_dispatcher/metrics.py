@@ -13,6 +13,9 @@ class Metrics:
     def __init__(self, meter_provider: metrics.MeterProvider | None = None) -> None:
         meter = metrics.get_meter("bulksms.dispatcher.metrics", meter_provider=meter_provider)
         self.batches = meter.create_counter("dispatcher.batches", description="Attempts by outcome and reason")
+        self.dead = meter.create_counter(
+            "dispatcher.batches.dead", description="Batches given up without having been sent, by reason"
+        )
         self.messages = meter.create_counter("dispatcher.messages", description="Messages by outcome")
         self.provider_seconds = meter.create_histogram(
             "dispatcher.provider.duration", unit="s", description="From the first byte of a request to its outcome"

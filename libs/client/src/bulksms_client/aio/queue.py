@@ -47,13 +47,6 @@ class Queue(Resource):
             for batch in page.batches:
                 yield batch
 
-    async def requeue(
-        self, batch_id: str, *, reason: str, request_id: str | None = None, timeout: float | None = None
-    ) -> pb.Batch:
-        """Give a dead batch fresh attempts: its recipients were provably not sent."""
-        request = pb.RequeueDeadBatchRequest(request_id=new_request_id(request_id), batch_id=batch_id, reason=reason)
-        return (await self._transport.unary(request, pb.RequeueDeadBatchResponse, timeout=timeout)).batch
-
     async def resolve(
         self,
         batch_id: str,

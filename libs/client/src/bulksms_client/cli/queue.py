@@ -68,18 +68,6 @@ def dead(context: typer.Context, all_tenants: AllTenants = False, limit: Limit =
 
 
 @app.command()
-def requeue(
-    context: typer.Context,
-    batch_id: BatchId,
-    reason: Annotated[str, typer.Option(help="Why, for the audit.")],
-    request_id: RequestId = None,
-) -> None:
-    """Give a dead batch fresh attempts: its recipients were provably not sent."""
-    session = session_of(context)
-    session.output.record(session.client.queue.requeue(batch_id, reason=reason, request_id=request_id), views.BATCH)
-
-
-@app.command()
 def resolve(
     context: typer.Context,
     batch_id: BatchId,

@@ -1,7 +1,7 @@
 """A recipient's status: the fold of the facts reported of it, the same in any order and for any number of repeats.
 
-Facts of the dispatcher belong to an epoch (the attempt they are of): those of the latest epoch count, so that a batch
-that was given up, requeued and then became ambiguous is UNCONFIRMED and not FAILED. That the provider accepted a
+Facts of the dispatcher belong to an epoch (the attempt they are of): those of the latest epoch count, so that who was
+ambiguous under one epoch and is refused under a later one is FAILED and not UNCONFIRMED. That the provider accepted a
 message, and what it reported of it, is true whatever the epoch.
 """
 

@@ -41,11 +41,12 @@ TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
     _S.ARMED: frozenset({_S.ACCEPTED, _S.REJECTED, _S.AMBIGUOUS, _S.READY, _S.DEAD}),
     # Never back to READY: what may have been sent is not sent again (rule 5).
     _S.AMBIGUOUS: frozenset({_S.ACCEPTED, _S.REJECTED, _S.UNRESOLVED}),
-    _S.DEAD: frozenset({_S.READY}),
     _S.ACCEPTED: frozenset(),
     _S.REJECTED: frozenset(),
     _S.UNRESOLVED: frozenset(),
     _S.CANCELLED: frozenset(),
+    # Its recipients were provably not sent; another chance is another enqueue, with recipients' rows of its own.
+    _S.DEAD: frozenset(),
 }
 
 FINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)

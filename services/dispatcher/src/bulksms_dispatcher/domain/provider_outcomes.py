@@ -58,7 +58,7 @@ class FollowUp(Enum):
     RETRY = "another attempt after the backoff, or after what the provider asked for"
     PAUSE_ACCOUNT = "another attempt once the traffic account is no longer paused; costs no retry"
     CUT = "another attempt at once, in smaller batches; costs no retry (only where sizes follow the provider)"
-    PARK = "a person must change the configuration first; may be requeued"
+    PARK = "a person must change the configuration first"
 
 
 @dataclass(frozen=True, slots=True)

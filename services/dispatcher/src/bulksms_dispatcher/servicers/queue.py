@@ -1,4 +1,4 @@
-"""QueueService: figures, batches, attempts, requeue, rate limits."""
+"""QueueService: figures, batches, attempts, resolutions, rate limits."""
 # ruff: noqa: ARG002 - names and parameters are those of the generated base class
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.servicers.queue_views import attempt_view, batch_view, duration, rate_limit_view
 from bulksms_dispatcher.storage import attempts as storage_attempts
 from bulksms_dispatcher.storage import queue
-from bulksms_dispatcher.use_cases.requeues import Requeue, Requeues
 from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolution, Resolutions, no_batch
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
@@ -40,14 +39,12 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         database: Database,
         gate: PacingGate,
         limits: CurrentLimits,
-        requeues: Requeues,
         resolutions: Resolutions,
     ) -> None:
         self._database = database
         self._gate = gate
         self._limits = limits
         self._resolutions = resolutions
-        self._requeues = requeues
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Context) -> pb.GetQueueStatsResponse:
         check = ArgumentCheck()
@@ -119,17 +116,6 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             batches=[batch_view(record) for record in found[:size]],
             next_page_token=listing.next_token(found, size, lambda record: record.seq),
         )
-
-    async def RequeueDeadBatch(
-        self, request: pb.RequeueDeadBatchRequest, context: Context
-    ) -> pb.RequeueDeadBatchResponse:
-        check = ArgumentCheck()
-        request_id = check.request_id(request.request_id)
-        batch_id = check.uuid("batch_id", request.batch_id)
-        reason = check.text("reason", request.reason, minimum=1, maximum=MAX_REASON)
-        check.finish()
-        record = await self._requeues.requeue(Requeue(request_id, batch_id, reason, _operator(context)))
-        return pb.RequeueDeadBatchResponse(batch=batch_view(record))
 
     async def ResolveBatch(self, request: pb.ResolveBatchRequest, context: Context) -> pb.ResolveBatchResponse:
         check = ArgumentCheck()

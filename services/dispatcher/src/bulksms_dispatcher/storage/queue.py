@@ -1,4 +1,4 @@
-"""The operators' view: depth, pages of batches, attempts, requeue."""
+"""The operators' view: depth, pages of batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batches import BatchRecord
-from bulksms_dispatcher.domain.protocol import LIVE, BatchState, check_transition
+from bulksms_dispatcher.domain.protocol import LIVE, BatchState
 
 __all__ = [
     "Depth",
@@ -21,7 +21,6 @@ __all__ = [
     "list_dead",
     "read_depth",
     "read_figures",
-    "requeue_dead",
 ]
 
 
@@ -84,12 +83,6 @@ _LIST_DEAD = text(f"""
     ORDER BY b.seq DESC LIMIT :limit
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM batches b WHERE b.batch_id = :batch_id")
-_REQUEUE = text(f"""
-    UPDATE batches
-    SET state = {BatchState.READY}, epoch = epoch + 1, retries = 0, reason = '', not_before = clock_timestamp(),
-        updated_at = clock_timestamp()
-    WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND state = {BatchState.DEAD}
-""")
 
 
 async def read_depth(connection: AsyncConnection, tenant_id: str) -> list[Depth]:
@@ -133,12 +126,6 @@ async def find_batch(connection: AsyncConnection, batch_id: UUID) -> BatchRecord
     """Read one batch."""
     records = _records((await connection.execute(_FIND, {"batch_id": batch_id})).all())
     return records[0] if records else None
-
-
-async def requeue_dead(connection: AsyncConnection, tenant_id: str, batch_id: UUID) -> bool:
-    """DEAD → READY with fresh retries; False when it is not DEAD."""
-    check_transition(BatchState.DEAD, BatchState.READY)
-    return (await connection.execute(_REQUEUE, {"tenant_id": tenant_id, "batch_id": batch_id})).rowcount == 1
 
 
 def _records(rows: Sequence[Row[Any]]) -> list[BatchRecord]:

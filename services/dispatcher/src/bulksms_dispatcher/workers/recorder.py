@@ -181,6 +181,8 @@ class Recorder:
             "state": transition.target.name,
             "recipients": batch.recipients,
         }
+        if transition.target is BatchState.DEAD:
+            self._metrics.dead.add(1, {"reason": transition.reason})
         if verdict.kind is OutcomeKind.AMBIGUOUS or verdict.follow_up in (FollowUp.PARK, FollowUp.PAUSE_ACCOUNT):
             self._metrics.alarms.add(1, {"alarm": verdict.reason})
             _log.error("batch needs attention", **facts)
