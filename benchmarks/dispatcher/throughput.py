@@ -122,6 +122,7 @@ def header_for(
         variable_names=["first_name"],
         sender="Acme",
         priority=priority,
+        snapshot_digest=b"one phone after the other",
     )
 
 

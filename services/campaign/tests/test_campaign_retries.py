@@ -112,6 +112,16 @@ async def test_results_of_an_enqueue_that_never_was_change_nothing(service: Serv
     assert figures(await service.get(campaign_id)) == (10, 10, 0, 0, 0, 0)
 
 
+async def test_every_enqueue_names_its_number_to_the_ledger_and_its_people_to_the_dispatcher(service: Service) -> None:
+    campaign_id = await half_failed(service)
+    await service.retry_failed(campaign_id)
+    reserved = [(one.campaign_id, one.enqueue_number) for one in service.ledger.reserve_requests.values()]
+    assert reserved == [(campaign_id, 1), (campaign_id, 2)]
+    first, second = (submission.header for submission in service.dispatcher.submissions.values())
+    assert len(first.snapshot_digest) == len(second.snapshot_digest) == 32
+    assert first.snapshot_digest != second.snapshot_digest
+
+
 async def test_who_opted_out_since_is_not_sent_to_again(service: Service) -> None:
     campaign_id = await half_failed(service)
     async with service.database.begin() as connection:

@@ -48,6 +48,9 @@ async def test_a_submission_broken_in_the_middle_goes_on_where_it_was(service: S
     assert service.dispatcher.streams == 2
     assert list(submission.header.variable_names) == ["last_name", "first_name"]
     assert submission.header.campaign_id == campaign_id
+    async with service.database.connect() as connection:
+        stored = await connection.execute(text("SELECT snapshot_digest FROM enqueues"))
+        assert stored.scalar_one() == submission.header.snapshot_digest
 
 
 async def test_a_dispatcher_that_is_down_is_waited_for(service: Service) -> None:

@@ -14,7 +14,7 @@ from bulksms_campaign.domain.audiences import Audience
 from bulksms_campaign.domain.enqueues import EnqueueKey
 from bulksms_campaign.domain.recipients import Fact
 from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
-from bulksms_campaign.storage import imports, recipients, tasks
+from bulksms_campaign.storage import imports, recipients, snapshots, tasks
 from bulksms_campaign.storage.audiences import read_audience
 from bulksms_campaign.storage.contacts import list_contacts
 from bulksms_campaign.storage.instants import read_instant
@@ -152,11 +152,50 @@ async def test_an_audience_that_has_just_been_imported_is_previewed_listed_and_c
         async with campaign_database.begin() as connection:
             now = await read_instant(connection)
             key = EnqueueKey("acme", uuid4(), 1, now.date())
-            copied = await recipients.insert_snapshot(connection, key, everybody, ["first_name"], now)
+            copied = await snapshots.insert_snapshot(connection, key, everybody, ["first_name"], now)
             assert copied == 30_000
-            removed = await recipients.remove_newest(connection, key, everybody, 1000)
+            removed = await snapshots.remove_newest(connection, key, everybody, 1000)
             assert removed == 1000
             assert await recipients.count_enqueued(connection, key) == 29_000
+
+
+async def test_a_snapshots_digest_is_of_who_stands_where_and_of_nothing_else(campaign_database: Database) -> None:
+    people = {306900000001: 0, 306900000002: 1, 306900000003: 2}
+    one = await _digest_of(campaign_database, people)
+    assert await _digest_of(campaign_database, dict(reversed(people.items()))) == one
+    others = (
+        {},
+        {306900000001: 0, 306900000002: 1},
+        {306900000001: 0, 306900000002: 2, 306900000003: 1},
+        {306900000001: 0, 306900000002: 1, 306900000004: 2},
+        {306900000001: 1, 306900000002: 2, 306900000003: 3},
+    )
+    digests = [await _digest_of(campaign_database, other) for other in others]
+    assert len({one, *digests}) == 1 + len(others)
+
+
+async def _digest_of(database: Database, people: dict[int, int]) -> bytes:
+    """The digest of an enqueue of its own with these phones at these positions."""
+    async with database.begin() as connection:
+        now = await read_instant(connection)
+        key = EnqueueKey("acme", uuid4(), 1, now.date())
+        for phone, position in people.items():
+            await connection.execute(
+                text("""
+                INSERT INTO recipients (tenant_id, campaign_id, enqueue_number, launched_on, phone, position, units,
+                    updated_at)
+                VALUES (:tenant_id, :campaign_id, 1, :day, :phone, :position, 1, :now)
+                """),
+                {
+                    "tenant_id": key.tenant_id,
+                    "campaign_id": key.campaign_id,
+                    "day": key.launched_on,
+                    "phone": phone,
+                    "position": position,
+                    "now": now,
+                },
+            )
+        return await snapshots.read_digest(connection, key)
 
 
 async def _keep_statistics_of_small_tenants(database: Database) -> None:

@@ -268,6 +268,7 @@ def header(**changes: Any) -> dispatch_pb2.SubmissionHeader:
         "reservation_id": str(uuid.uuid4()),
         "text": "Hello",
         "sender": "Astronote",
+        "snapshot_digest": b"who stands where",
     }
     return dispatch_pb2.SubmissionHeader(**values | changes)
 

@@ -70,9 +70,14 @@ async def test_callers_that_stream_the_same_submission_at_once_do_not_double_it(
 
 async def test_the_same_id_with_another_header_or_other_recipients_is_a_conflict(dispatcher: Dispatcher) -> None:
     head = await submit(dispatcher, phones(10))
-    other_text = header(submission_id=head.submission_id, text="Other")
+    for changes in ({"text": "Other"}, {"snapshot_digest": b"other people, or in other places"}):
+        other = pb.SubmissionHeader()
+        other.CopyFrom(head)
+        other.MergeFrom(pb.SubmissionHeader(**changes))
+        with pytest.raises(grpc.aio.AioRpcError) as conflict:
+            await dispatcher.dispatch.Submit(stream(other, chunks(phones(10)), 10))
+        assert reason_of(conflict.value) == "SUBMISSION_CONFLICT"
     for requests in (
-        stream(other_text, chunks(phones(10)), 10),
         stream(head, chunks(phones(20)), 20),
         stream(head, chunks(phones(10)), 11),
     ):
@@ -113,6 +118,8 @@ async def test_a_gap_names_where_to_go_on(dispatcher: Dispatcher) -> None:
         {"text": "Hi {{name}}"},
         {"sender": "Ω"},
         {"variable_names": ["a", "a"]},
+        {"snapshot_digest": b""},
+        {"snapshot_digest": b"x" * 65},
     ],
 )
 async def test_a_wrong_header_is_refused_and_nothing_is_stored(dispatcher: Dispatcher, changes: dict[str, Any]) -> None:

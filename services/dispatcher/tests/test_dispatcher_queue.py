@@ -58,7 +58,8 @@ async def store(
     database: Database, batches: int, *, tenant: str = TENANT, priority: int = 2, size: int = 3
 ) -> Submission:
     """A campaign's submission of so many batches."""
-    submission = Submission(uuid.uuid4(), tenant, uuid.uuid4(), 1, uuid.uuid4(), "Hello", (), "Astronote", priority, "")
+    identity = uuid.uuid4(), tenant, uuid.uuid4(), 1, uuid.uuid4()
+    submission = Submission(*identity, "Hello", (), "Astronote", priority, "", b"who stands where")
     async with database.begin() as connection:
         await campaigns.ensure(connection, tenant, submission.campaign_id)
         await submissions.insert(connection, submission)

@@ -43,6 +43,8 @@ class LedgerStandIn(LedgerServiceServicer):
         self.close_requests: dict[str, ledger_pb2.CloseRequest] = {}
         """The latest by reservation, whatever came of it."""
         self.reserve_calls = 0
+        self.reserve_requests: dict[str, ledger_pb2.ReserveRequest] = {}
+        """The latest by reservation, whatever came of it."""
 
     @property
     def captured(self) -> int:
@@ -56,6 +58,7 @@ class LedgerStandIn(LedgerServiceServicer):
     async def Reserve(self, request: ledger_pb2.ReserveRequest, context: Any) -> ledger_pb2.ReserveResponse:
         """Set credits aside."""
         self.reserve_calls += 1
+        self.reserve_requests[request.reservation_id] = request
         if request.request_id not in self.decisions:
             self.decisions[request.request_id] = self._reserve(request)
         if self.before_response is not None:

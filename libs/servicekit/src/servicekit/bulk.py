@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from servicekit import statement_spans
 
-__all__ = ["copy_records", "execute_long", "raw"]
+__all__ = ["copy_records", "execute_long", "fetch_long", "raw"]
 
 
 async def raw(connection: AsyncConnection) -> Any:
@@ -59,6 +59,15 @@ async def execute_long(connection: AsyncConnection, sql: str, *arguments: Any, l
         tag = await driver.execute(sql, *arguments, timeout=limit.total_seconds())
     rows = tag.rpartition(" ")[2]
     return int(rows) if rows.isdigit() else 0
+
+
+async def fetch_long(connection: AsyncConnection, sql: str, *arguments: Any, limit: timedelta) -> Sequence[Any]:
+    """The rows of a statement that may take up to `limit`."""
+    driver = await raw(connection)
+    await _extend_statement_timeout(driver, limit)
+    with statement_spans.span(sql.split(maxsplit=1)[0].upper(), sql):
+        rows: Sequence[Any] = await driver.fetch(sql, *arguments, timeout=limit.total_seconds())
+    return rows
 
 
 async def _extend_statement_timeout(driver: Any, limit: timedelta | None) -> None:

@@ -27,6 +27,8 @@ class EnqueueRecord:
     enqueued_at: datetime
     traceparent: str
     snapshot_at: datetime | None = None
+    snapshot_digest: bytes | None = None
+    """Says which phone stands at which position; there since the snapshot."""
     submitted_at: datetime | None = None
 
     @property

@@ -36,7 +36,9 @@ class LedgerPeer:
         """Let go of the channel."""
         await self._channel.close(1.0)
 
-    async def reserve(self, tenant_id: str, reservation_id: UUID, units: int, campaign_id: UUID) -> None:
+    async def reserve(
+        self, tenant_id: str, reservation_id: UUID, units: int, campaign_id: UUID, enqueue_number: int
+    ) -> None:
         """Reserve credits. The reservation's id is the operation's too: a repeat gets the first decision again."""
         request = ReserveRequest(
             request_id=str(derived_id(_NAMESPACE, "reserve", reservation_id)),
@@ -44,6 +46,7 @@ class LedgerPeer:
             reservation_id=str(reservation_id),
             units=units,
             campaign_id=str(campaign_id),
+            enqueue_number=enqueue_number,
         )
         with domain_errors("the ledger"):
             await self._ledger.Reserve(request)

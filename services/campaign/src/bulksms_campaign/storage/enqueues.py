@@ -57,13 +57,16 @@ async def read_accepted_units(
     return units
 
 
-async def mark_snapshot(connection: AsyncConnection, key: EnqueueKey, recipients: int, now: datetime) -> None:
-    """The snapshot is taken: so many recipients are queued."""
+async def mark_snapshot(
+    connection: AsyncConnection, key: EnqueueKey, recipients: int, digest: bytes, now: datetime
+) -> None:
+    """The snapshot is taken: so many recipients are queued; the digest says who stands where."""
     await connection.execute(
         update(enqueues)
         .where(*_key(key.tenant_id, key.campaign_id), enqueues.c.enqueue_number == key.number)
         .values(
             snapshot_at=now,
+            snapshot_digest=digest,
             total=recipients,
             queued=recipients,
             changed_at=now,
@@ -90,6 +93,7 @@ def enqueue_from(row: RowMapping) -> EnqueueRecord:
         enqueued_at=row["enqueued_at"],
         traceparent=row["traceparent"],
         snapshot_at=row["snapshot_at"],
+        snapshot_digest=row["snapshot_digest"],
         submitted_at=row["submitted_at"],
     )
 

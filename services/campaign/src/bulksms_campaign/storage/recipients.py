@@ -1,4 +1,4 @@
-"""Recipient rows: the snapshots, their hand-over in phone order, lists and recounts.
+"""Recipient rows: their hand-over in phone order, lists and recounts.
 
 Statements about one enqueue take its key as $1 to $4: ranges of the primary key, on one day.
 """
@@ -12,15 +12,12 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bulksms_campaign.domain.audiences import Audience
 from bulksms_campaign.domain.counters import Counters, counted
 from bulksms_campaign.domain.enqueues import Chunk, EnqueueKey
-from bulksms_campaign.domain.recipients import UNITS, Fact, RecipientStatus
-from bulksms_campaign.storage.audiences import NOT_OPTED_OUT, selected_contacts
-from bulksms_campaign.storage.plans import hash_joins, hashed_joins
-from servicekit.bulk import execute_long, raw
+from bulksms_campaign.domain.recipients import Fact, RecipientStatus
+from servicekit.bulk import fetch_long, raw
 
-SNAPSHOT_LIMIT = timedelta(minutes=10)
+RECOUNT_LIMIT = timedelta(minutes=10)
 SCAN_ROWS = 10_000
 """A filtered page looks at this many rows at most, so that a rare status does not read a whole campaign."""
 
@@ -54,66 +51,6 @@ class RecipientFilter(NamedTuple):
 
 
 _OF_ENQUEUE = "tenant_id = $1 AND campaign_id = $2 AND enqueue_number = $3 AND launched_on = $4"
-
-
-async def insert_snapshot(
-    connection: AsyncConnection, key: EnqueueKey, audience: Audience, variable_names: Sequence[str], now: datetime
-) -> int:
-    """Copy the audience, less opt-outs, into recipients in phone order; returns how many. One statement.
-
-    `variable_names` are columns of contacts; without any, no array is stored.
-    """
-    selected, arguments = selected_contacts(audience, 6)
-    variables = f"ARRAY[{', '.join(f'c.{name}' for name in variable_names)}]" if variable_names else "NULL"
-    async with hashed_joins(await raw(connection)):
-        return await execute_long(
-            connection,
-            f"""
-            INSERT INTO recipients
-                (tenant_id, campaign_id, enqueue_number, launched_on, phone, position, units, updated_at, variables)
-            SELECT $1, $2, $3, $4, c.phone, row_number() OVER (ORDER BY c.phone) - 1, {UNITS}, $5, {variables}
-            {selected} AND {NOT_OPTED_OUT} ORDER BY c.phone
-            """,
-            *key,
-            now,
-            *arguments,
-            limit=SNAPSHOT_LIMIT,
-        )
-
-
-async def remove_newest(connection: AsyncConnection, key: EnqueueKey, audience: Audience, excess: int) -> int:
-    """Take the `excess` recipients out that joined the audience last, as contact or as member of its groups.
-
-    The positions of the others close up.
-    """
-    async with hashed_joins(await raw(connection)):
-        removed = await execute_long(connection, _REMOVE, *key, list(audience.groups), excess, limit=SNAPSHOT_LIMIT)
-        await execute_long(connection, _CLOSE_UP, *key, limit=SNAPSHOT_LIMIT)
-    return removed
-
-
-_REMOVE = f"""
-    DELETE FROM recipients WHERE {_OF_ENQUEUE} AND phone IN (
-        SELECT r.phone FROM recipients r
-        LEFT JOIN contacts c ON c.tenant_id = $1 AND c.phone = r.phone
-        LEFT JOIN LATERAL (
-            SELECT min(g.added_at) AS added_at FROM contact_groups g
-            WHERE g.tenant_id = $1 AND g.group_name = ANY($5::text[]) AND g.phone = r.phone
-        ) m ON true
-        WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.enqueue_number = $3 AND r.launched_on = $4
-        ORDER BY greatest(c.created_at, m.added_at) DESC NULLS FIRST, r.phone DESC
-        LIMIT $6
-    )
-"""
-
-_CLOSE_UP = f"""
-    UPDATE recipients r SET position = n.position
-    FROM (
-        SELECT phone, row_number() OVER (ORDER BY phone) - 1 AS position FROM recipients WHERE {_OF_ENQUEUE}
-    ) n
-    WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.enqueue_number = $3 AND r.launched_on = $4
-        AND r.phone = n.phone AND r.position <> n.position
-"""
 
 
 async def read_chunk(connection: AsyncConnection, key: EnqueueKey, after: int, limit: int) -> Chunk | None:
@@ -171,52 +108,6 @@ async def cancel_queued(
     return reached, int(tag.rpartition(" ")[2])
 
 
-# Of each person the latest row.
-_FAILED = f"""
-    FROM recipients r
-    WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.status = {int(RecipientStatus.FAILED)} AND NOT r.superseded
-      AND NOT EXISTS (SELECT FROM opt_outs o WHERE o.tenant_id = $1 AND o.phone = r.phone)
-"""
-
-# Locked in the order of the primary key, as by everybody who locks several.
-_COPY_FAILED = f"""
-    WITH failed AS (
-        SELECT r.enqueue_number, r.launched_on, r.phone, r.variables {_FAILED}
-        ORDER BY r.enqueue_number, r.phone LIMIT $6 FOR NO KEY UPDATE OF r
-    ), superseded AS (
-        UPDATE recipients r SET superseded = true FROM failed f
-        WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.enqueue_number = f.enqueue_number AND r.phone = f.phone
-          AND r.launched_on = f.launched_on
-        RETURNING r.enqueue_number, r.launched_on
-    ), again AS (
-        INSERT INTO recipients
-            (tenant_id, campaign_id, enqueue_number, launched_on, phone, position, units, updated_at, variables)
-        SELECT $1, $2, $3, $4, phone, row_number() OVER (ORDER BY phone) - 1, {UNITS}, $5, variables
-        FROM failed ORDER BY phone
-    )
-    SELECT enqueue_number, launched_on, count(*) FROM superseded GROUP BY 1, 2 ORDER BY 1
-"""
-
-
-async def count_failed(driver: Any, tenant_id: str, campaign_id: UUID) -> int:
-    """Recipients that RetryFailedRecipients would send to again; asked on asyncpg's connection."""
-    number: int = await driver.fetchval(f"SELECT count(*) {_FAILED}", tenant_id, campaign_id)
-    return number
-
-
-async def copy_failed(
-    connection: AsyncConnection, key: EnqueueKey, limit: int, now: datetime
-) -> list[tuple[EnqueueKey, int]]:
-    """Make rows of a new enqueue for FAILED recipients that have not opted out, at most `limit`.
-
-    Their earlier rows stay as they are, but superseded; returns how many of which enqueue.
-    """
-    driver = await raw(connection)
-    await hash_joins(driver)
-    rows = await driver.fetch(_COPY_FAILED, *key, now, limit, timeout=SNAPSHOT_LIMIT.total_seconds())
-    return [(EnqueueKey(key.tenant_id, key.campaign_id, row[0], row[1]), row[2]) for row in rows]
-
-
 # The latest row of a person comes first, so that a page never ends between it and one that is superseded.
 _LIST = """
     WITH scanned AS MATERIALIZED (
@@ -254,15 +145,15 @@ async def list_recipients(
 
 async def recount(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> Counters:
     """The counters as the rows have them."""
-    driver = await raw(connection)
-    rows = await driver.fetch(
+    rows = await fetch_long(
+        connection,
         """
         SELECT facts, superseded, count(*), sum(units) FROM recipients
         WHERE tenant_id = $1 AND campaign_id = $2 GROUP BY facts, superseded
         """,
         tenant_id,
         campaign_id,
-        timeout=SNAPSHOT_LIMIT.total_seconds(),
+        limit=RECOUNT_LIMIT,
     )
     counters = Counters()
     for facts, superseded, recipients, units in rows:

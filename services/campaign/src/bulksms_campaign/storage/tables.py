@@ -164,6 +164,7 @@ enqueues: Final = Table(
     Column("launched_on", Date, nullable=False),
     Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("traceparent", Text, nullable=False),
+    Column("snapshot_digest", LargeBinary),
 )
 
 recipients: Final = Table(

@@ -29,7 +29,6 @@ from bulksms_campaign.storage.enqueue_statements import (
     start_sending,
 )
 from bulksms_campaign.storage.events import append_event
-from bulksms_campaign.storage.recipients import count_failed
 from bulksms_campaign.storage.requests import MutationKey, StoredResult, find_result
 from bulksms_campaign.storage.reservations import (
     Reservation,
@@ -37,6 +36,7 @@ from bulksms_campaign.storage.reservations import (
     change_reservation,
     lock_reservation,
 )
+from bulksms_campaign.storage.snapshots import count_failed
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task, withdraw_task
 from bulksms_campaign.use_cases.drafts import lock
 from bulksms_campaign.use_cases.signals import Signals
@@ -105,7 +105,13 @@ class Enqueue:
             self._signals.close_reservation.notify()
         reservation = requested.reservation
         try:
-            await self._ledger.reserve(key.tenant_id, reservation.reservation_id, reservation.units, campaign_id)
+            await self._ledger.reserve(
+                key.tenant_id,
+                reservation.reservation_id,
+                reservation.units,
+                campaign_id,
+                reservation.enqueue_number,
+            )
         except DomainError as error:
             if not is_decision(error):
                 raise ledger_unavailable(error) from error

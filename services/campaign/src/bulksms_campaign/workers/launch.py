@@ -18,18 +18,12 @@ from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.peers.dispatcher import DispatcherPeer, submission_id
 from bulksms_campaign.storage.campaigns import LockedCampaign, lock_campaign, read_campaign
 from bulksms_campaign.storage.counters import move_counters
-from bulksms_campaign.storage.enqueues import mark_snapshot, mark_submitted
+from bulksms_campaign.storage.enqueues import mark_snapshot, mark_submitted, read_enqueue
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.instants import read_instant
-from bulksms_campaign.storage.recipients import (
-    cancel_queued,
-    copy_failed,
-    count_enqueued,
-    insert_snapshot,
-    read_chunk,
-    remove_newest,
-)
+from bulksms_campaign.storage.recipients import cancel_queued, count_enqueued, read_chunk
 from bulksms_campaign.storage.reservations import lock_reservation
+from bulksms_campaign.storage.snapshots import copy_failed, insert_snapshot, read_digest, remove_newest
 from bulksms_campaign.storage.tasks import Task, TaskKind, ask_for_task
 from bulksms_campaign.use_cases.signals import Signals
 from servicekit import logs
@@ -77,14 +71,16 @@ class Launch:
             if enqueue.snapshot_at is None:
                 with self._tracer.start_as_current_span("campaign.snapshot"):
                     await self._database.run_transaction(lambda c: take_snapshot(c, task.tenant_id, task.subject))
-            await self._submit(campaign, enqueue)
+            await self._submit(campaign, enqueue.key)
         self._signals.complete.notify()
         return None
 
-    async def _submit(self, campaign: Campaign, enqueue: EnqueueRecord) -> None:
-        key = enqueue.key
+    async def _submit(self, campaign: Campaign, key: EnqueueKey) -> None:
         submission = submission_id(key.campaign_id, key.number)
         async with self._database.connect() as connection:
+            # As the snapshot left it: whoever launches again says the same of it.
+            enqueue = await read_enqueue(connection, key.tenant_id, key.campaign_id, key.number)
+            assert enqueue is not None, "it was read before, and enqueues are not deleted"  # noqa: S101
             recipients = await count_enqueued(connection, key)
         batches = 0
         if recipients:
@@ -152,7 +148,7 @@ async def _copy_audience(connection: AsyncConnection, locked: LockedCampaign, ke
     removed = 0
     if taken > units:
         removed = await remove_newest(connection, key, content.audience, taken - units)
-    await mark_snapshot(connection, key, taken - removed, now)
+    await mark_snapshot(connection, key, taken - removed, await read_digest(connection, key), now)
     joined_late = f", {removed} who joined the audience after the enqueue left out" if removed else ""
     return f"{taken - removed} recipients{joined_late}"
 
@@ -163,7 +159,7 @@ async def _copy_failed(connection: AsyncConnection, locked: LockedCampaign, key:
     for earlier, number in superseded:
         await move_counters(connection, earlier, Counters(total=-number, failed=-number), locked.now)
     recipients = sum(number for _, number in superseded)
-    await mark_snapshot(connection, key, recipients, locked.now)
+    await mark_snapshot(connection, key, recipients, await read_digest(connection, key), locked.now)
     return f"{recipients} failed recipients queued again"
 
 
@@ -180,6 +176,7 @@ async def _finish(connection: AsyncConnection, key: EnqueueKey, batches: int) ->
 
 def _header(campaign: Campaign, enqueue: EnqueueRecord) -> dispatch_pb2.SubmissionHeader:
     content, key = campaign.content, enqueue.key
+    assert enqueue.snapshot_digest is not None, "its snapshot was taken"  # noqa: S101
     return dispatch_pb2.SubmissionHeader(
         submission_id=str(submission_id(key.campaign_id, key.number)),
         tenant_id=key.tenant_id,
@@ -192,4 +189,5 @@ def _header(campaign: Campaign, enqueue: EnqueueRecord) -> dispatch_pb2.Submissi
         priority=types_pb2.Priority.ValueType(int(content.priority)),
         message_class=types_pb2.MessageClass.ValueType(int(content.message_class)),
         traceparent=enqueue.traceparent,
+        snapshot_digest=enqueue.snapshot_digest,
     )

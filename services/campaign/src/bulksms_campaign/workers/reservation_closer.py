@@ -74,7 +74,9 @@ class ReservationCloser:
         """
         tenant_id, reservation_id = reservation.tenant_id, reservation.reservation_id
         try:
-            await self._ledger.reserve(tenant_id, reservation_id, reservation.units, reservation.campaign_id)
+            await self._ledger.reserve(
+                tenant_id, reservation_id, reservation.units, reservation.campaign_id, reservation.enqueue_number
+            )
         except DomainError as error:
             if is_decision(error):
                 return False

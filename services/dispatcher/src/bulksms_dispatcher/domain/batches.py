@@ -84,6 +84,7 @@ class LeasedBatch:
     sender: str
     variable_names: tuple[str, ...]
     reservation_id: UUID
+    snapshot_digest: bytes
     traceparent: str
     """Of the enqueue: the batch's span is its child."""
     waited_seconds: float

@@ -36,6 +36,8 @@ class Submission:
     sender: str
     priority: int
     traceparent: str
+    snapshot_digest: bytes
+    """Says which phone stands at which position; the ledger authorizes positions of this one snapshot."""
     message_class: MessageClass = MessageClass.MARKETING
 
     @property
@@ -51,6 +53,7 @@ class Submission:
             self.sender,
             self.priority,
             self.message_class,
+            self.snapshot_digest,
         )
         return hashlib.sha256(msgspec.json.encode(content)).digest()
 

@@ -27,6 +27,7 @@ __all__ = ["DispatchServicer"]
 Context = Any
 MAX_TEXT = 4096
 MAX_INTEGER = (1 << 31) - 1
+MAX_DIGEST = 64
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 # A malformed one is no reason not to send: the batches begin traces of their own then.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -103,6 +104,7 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
         sender=header.sender,
         priority=header.priority or types_pb2.PRIORITY_NORMAL,
         traceparent=header.traceparent if _TRACEPARENT.fullmatch(header.traceparent) else "",
+        snapshot_digest=header.snapshot_digest,
         message_class=check.enum("header.message_class", MessageClass, header.message_class) or MessageClass.MARKETING,
     )
     if submission.campaign_id == UUID(int=0):
@@ -112,6 +114,8 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
         check.wrong("header.priority", "must be one of the enum's values")
     if (problem := check_sender(header.sender)) is not None:
         check.wrong("header.sender", problem)
+    if not 1 <= len(header.snapshot_digest) <= MAX_DIGEST:
+        check.wrong("header.snapshot_digest", f"must be 1 to {MAX_DIGEST} bytes")
     _check_template(check, submission)
     check.finish()
     return submission

@@ -84,7 +84,7 @@ _CLAIM = text(f"""
       AND s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
     RETURNING b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, s.enqueue_number, b.epoch, b.attempts,
               b.retries, b.recipients, b.first_phone, b.last_phone, b.packed, s.text, s.sender, s.variable_names,
-              s.reservation_id, s.traceparent,
+              s.reservation_id, s.snapshot_digest, s.traceparent,
               extract(epoch FROM clock_timestamp() - picked.not_before)::double precision AS waited_seconds
 """)
 

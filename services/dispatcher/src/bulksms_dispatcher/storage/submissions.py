@@ -26,9 +26,11 @@ class Stored:
 
 _INSERT = text("""
     INSERT INTO submissions (submission_id, tenant_id, campaign_id, enqueue_number, reservation_id, text,
-                             variable_names, sender, priority, message_class, traceparent, fingerprint)
+                             variable_names, sender, priority, message_class, traceparent, snapshot_digest,
+                             fingerprint)
     VALUES (:submission_id, :tenant_id, :campaign_id, :enqueue_number, :reservation_id, :text,
-            :variable_names, :sender, :priority, :message_class, :traceparent, :fingerprint)
+            :variable_names, :sender, :priority, :message_class, :traceparent, :snapshot_digest,
+            :fingerprint)
     ON CONFLICT DO NOTHING
 """)
 _FIND = """
@@ -67,6 +69,7 @@ async def insert(connection: AsyncConnection, submission: Submission) -> bool:
             "priority": submission.priority,
             "message_class": submission.message_class,
             "traceparent": submission.traceparent,
+            "snapshot_digest": submission.snapshot_digest,
             "fingerprint": submission.fingerprint,
         },
     )

@@ -163,6 +163,8 @@ class SingleSends:
             sender=wanted.sender,
             priority=_URGENT,
             traceparent=current_traceparent(),
+            # One message, one person: its id says who stands at its only position, and nothing of the number.
+            snapshot_digest=message_id.bytes,
             message_class=wanted.message_class,
         )
         async with self._database.begin() as connection:

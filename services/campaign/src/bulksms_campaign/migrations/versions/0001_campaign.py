@@ -174,7 +174,9 @@ _STATEMENTS = (
         launched_on date NOT NULL,
         tenant_id text COLLATE "C" NOT NULL,
         traceparent text NOT NULL,
+        snapshot_digest bytea,
         PRIMARY KEY (tenant_id, campaign_id, enqueue_number),
+        CHECK ((snapshot_at IS NULL) = (snapshot_digest IS NULL)),
         FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns,
         CHECK (total = queued + sent + failed + unconfirmed + cancelled)
     ) WITH (fillfactor = 20)

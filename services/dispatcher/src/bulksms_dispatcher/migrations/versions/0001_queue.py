@@ -41,6 +41,7 @@ STATEMENTS = (
         priority smallint NOT NULL,
         message_class smallint NOT NULL,
         traceparent text NOT NULL,
+        snapshot_digest bytea NOT NULL,
         fingerprint bytea NOT NULL,
         next_index bigint NOT NULL DEFAULT 0,
         last_phone bigint NOT NULL DEFAULT 0,
