@@ -30,6 +30,8 @@ _BY_ID = "named by its id alone, which is unique: "
 _ACCOUNT = "one traffic account serves all tenants: "
 # Statement of storage → why it names no tenant.
 STATEMENTS_WITHOUT_TENANT = {
+    "account_holds._READ": _ACCOUNT + "what holds it concerns them all",
+    "account_holds._READ_NOW": "the database's clock",
     "batch_sizes._READ": "of a traffic account",
     "batch_sizes._GROW": "of a traffic account",
     "batch_sizes._SHRINK": "of a traffic account",

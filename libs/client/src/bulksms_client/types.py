@@ -37,6 +37,8 @@ from bulksms.dispatcher.v1.messages_pb2 import (
     SendMessageResponse,
 )
 from bulksms.dispatcher.v1.queue_pb2 import (
+    AccountHold,
+    AccountHoldKind,
     Attempt,
     AttemptOutcome,
     Batch,
@@ -71,6 +73,8 @@ from bulksms.types.v1.types_pb2 import MessageClass, OutcomeReason, Priority
 
 __all__ = [
     "Account",
+    "AccountHold",
+    "AccountHoldKind",
     "AdjustCreditsResponse",
     "Attempt",
     "AttemptOutcome",

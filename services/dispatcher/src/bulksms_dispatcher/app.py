@@ -329,6 +329,7 @@ class _Composition:
             self._gate,
             self._limits,
             Resolutions(database, self._on_change),
+            traffic_account_id=self._account,
         )
         return [
             (add_DispatchServiceServicer_to_server, dispatch, "bulksms.dispatcher.v1.DispatchService"),

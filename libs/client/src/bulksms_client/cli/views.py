@@ -261,6 +261,16 @@ QUEUE = (
     Column("outbox pending", "outbox_pending"),
     Column("pacing available", "pacing_available"),
 )
+HOLD = (
+    Column("traffic account", "traffic_account_id"),
+    Column("tenant", "tenant_id"),
+    Column("campaign", "campaign_id"),
+    Column("kind", "kind"),
+    Column("reason", "reason"),
+    _time("since", "since"),
+    _time("next_probe_at", "next probe"),
+    Column("failed probes", "failed_probes"),
+)
 LANE = (
     Column("state", "state"),
     Column("priority", "priority"),

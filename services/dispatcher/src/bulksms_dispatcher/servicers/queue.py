@@ -12,9 +12,9 @@ from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
-from bulksms_dispatcher.servicers.queue_views import attempt_view, batch_view, duration, rate_limit_view
+from bulksms_dispatcher.servicers.queue_views import attempt_view, batch_view, duration, hold_views, rate_limit_view
+from bulksms_dispatcher.storage import account_holds, queue
 from bulksms_dispatcher.storage import attempts as storage_attempts
-from bulksms_dispatcher.storage import queue
 from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolution, Resolutions, no_batch
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
@@ -40,8 +40,11 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         gate: PacingGate,
         limits: CurrentLimits,
         resolutions: Resolutions,
+        *,
+        traffic_account_id: str,
     ) -> None:
         self._database = database
+        self._account = traffic_account_id
         self._gate = gate
         self._limits = limits
         self._resolutions = resolutions
@@ -52,6 +55,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         async with self._database.connect() as connection:
             lanes = await queue.read_depth(connection, tenant_id)
             figures = await queue.read_figures(connection, tenant_id)
+            holds = await account_holds.read(connection, self._account)
         return pb.GetQueueStatsResponse(
             lanes=[
                 pb.LaneDepth(
@@ -67,6 +71,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
             workers_alive=figures.workers_alive,
             outbox_pending=figures.outbox_pending,
             pacing_available=self._gate.is_open,
+            holds=hold_views(self._account, holds.state, tenant_id),
         )
 
     async def ListBatches(self, request: pb.ListBatchesRequest, context: Context) -> pb.ListBatchesResponse:

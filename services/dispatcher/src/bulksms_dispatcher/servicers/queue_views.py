@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
+from bulksms_dispatcher.domain.account_holds import AccountState, Hold
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, Attempt, BatchRecord
 from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
 from bulksms_dispatcher.peers.reasons import reason_number
 
-__all__ = ["attempt_view", "batch_view", "duration", "rate_limit_view"]
+__all__ = ["attempt_view", "batch_view", "duration", "hold_views", "rate_limit_view"]
 
 
 def batch_view(record: BatchRecord) -> pb.Batch:
@@ -51,6 +53,30 @@ def attempt_view(attempt: Attempt) -> pb.Attempt:
         if value is not None:
             stamp: Timestamp = field
             stamp.FromDatetime(value)
+    return message
+
+
+def hold_views(account: str, state: AccountState, tenant_id: str) -> Iterator[pb.AccountHold]:
+    """What holds the account and its lanes; of the lanes, those of the tenant, if one is named."""
+    if state.account is not None:
+        yield _hold_view(account, state.account)
+    for lane, hold in sorted(state.lanes.items()):
+        if tenant_id in ("", lane.tenant_id):
+            message = _hold_view(account, hold)
+            message.tenant_id = lane.tenant_id
+            message.campaign_id = "" if lane.campaign_id == NO_CAMPAIGN else str(lane.campaign_id)
+            yield message
+
+
+def _hold_view(account: str, hold: Hold) -> pb.AccountHold:
+    message = pb.AccountHold(
+        traffic_account_id=account,
+        kind=pb.AccountHoldKind.ValueType(hold.kind),
+        reason=reason_number(hold.reason),
+        failed_probes=hold.failures,
+    )
+    message.since.FromDatetime(hold.since)
+    message.next_probe_at.FromDatetime(hold.probe_at)
     return message
 
 

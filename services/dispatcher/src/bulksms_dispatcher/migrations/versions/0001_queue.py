@@ -311,6 +311,32 @@ STATEMENTS = (
         PRIMARY KEY (scope, key)
     )
     """,
+    # What is known of a traffic account's health. Rows of accounts stay, those of lanes end with their holds.
+    """
+    CREATE TABLE account_holds (
+        traffic_account_id text NOT NULL,
+        -- Whose lane it is about; none: the whole account.
+        tenant_id text NOT NULL,
+        campaign_id uuid NOT NULL,
+        -- None: it is not held, and what follows is of the last hold.
+        held_since timestamptz,
+        kind smallint NOT NULL DEFAULT 0,
+        reason text NOT NULL DEFAULT '',
+        failures integer NOT NULL DEFAULT 0,
+        failed_at timestamptz,
+        probe_at timestamptz,
+        -- The probe that is under way, and until when nobody else begins one.
+        probe_id uuid,
+        probe_until timestamptz,
+        ended_at timestamptz,
+        -- The only lane whose requests were ambiguous so far.
+        offender_tenant_id text,
+        offender_campaign_id uuid,
+        -- The latest ambiguous single messages while the account was not held.
+        ambiguous_singles timestamptz[] NOT NULL DEFAULT '{}',
+        PRIMARY KEY (traffic_account_id, tenant_id, campaign_id)
+    ) WITH (fillfactor = 50)
+    """,
     """
     CREATE TABLE operator_actions (
         -- Whatever tenant the batch is of: an operator's request id is used once.
