@@ -80,6 +80,7 @@ def test_a_campaign_is_a_line_per_figure(services: Any, bulksms: Run) -> None:
         "sent             5,900\n"
         "failed           100\n"
         "unconfirmed      0\n"
+        "ambiguous        0\n"
         "cancelled        0\n"
         "delivered        3,000\n"
         "awaiting report  0\n"

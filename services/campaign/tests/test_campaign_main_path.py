@@ -90,3 +90,23 @@ async def test_a_watch_says_the_status_at_once_and_ends_with_the_last_report(ser
     assert [message.final for message in said] == [False] * (len(said) - 1) + [True]
     assert said[-1].status.counters.delivered == len(PHONES)
     assert said[-1].status.state == campaign_pb2.CAMPAIGN_STATE_SENT
+
+
+async def test_a_watch_until_delivered_waits_for_what_is_ambiguous_of_an_ended_campaign(service: Service) -> None:
+    campaign_id = await service.started(PHONES)
+    await service.record(campaign_id, outcome(results_pb2.RECIPIENT_OUTCOME_AMBIGUOUS, PHONES))
+    await eventually(lambda: service.is_in(campaign_id, campaign_pb2.CAMPAIGN_STATE_SENT))
+    ends = [
+        service.campaigns.WatchCampaign(
+            campaign_pb2.WatchCampaignRequest(
+                tenant_id="acme", campaign_id=campaign_id, max_rate=20, until_delivered=until_delivered
+            )
+        )
+        for until_delivered in (False, True)
+    ]
+    sending, delivery = map(aiter, ends)
+    assert (await anext(sending)).final
+    assert not (await anext(delivery)).final
+    await service.record(campaign_id, outcome(results_pb2.RECIPIENT_OUTCOME_UNRESOLVED, PHONES))
+    said = [message async for message in delivery]
+    assert (said[-1].final, said[-1].status.counters.ambiguous) == (True, 0)

@@ -17,7 +17,7 @@ from .campaign_support import TENANT, Service, accepted, outcome, refused
 
 PHONES = [306940000000 + number for number in range(1, 11)]
 DELIVERED, NOT_DELIVERED = results_pb2.DELIVERY_STATUS_DELIVERED, results_pb2.DELIVERY_STATUS_FAILED
-FAILED = results_pb2.RECIPIENT_OUTCOME_FAILED
+FAILED, AMBIGUOUS = results_pb2.RECIPIENT_OUTCOME_FAILED, results_pb2.RECIPIENT_OUTCOME_AMBIGUOUS
 
 
 async def ended(service: Service, campaign_id: str, *groups: results_pb2.OutcomeGroup, captured: int) -> None:
@@ -110,6 +110,28 @@ async def test_results_of_an_enqueue_that_never_was_change_nothing(service: Serv
     campaign_id = await service.started(PHONES)
     assert await service.record(campaign_id, accepted(PHONES), enqueue_number=2) == 0
     assert figures(await service.get(campaign_id)) == (10, 10, 0, 0, 0, 0)
+
+
+async def test_a_retry_waits_for_no_evidence_and_leaves_the_ambiguous_and_the_sent_alone(service: Service) -> None:
+    campaign_id = await service.started(PHONES)
+    unsure = PHONES[6:]
+    await service.record(campaign_id, accepted(PHONES[:3]), outcome(FAILED, PHONES[3:6]), outcome(AMBIGUOUS, unsure))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT))
+    assert (await service.retry_failed(campaign_id)).created == 3
+    assert [int(row.phone) for row in await service.recipients(campaign_id, enqueue_number=2)] == PHONES[3:6]
+    # Resolved while the others are being sent again: those not sent wait for the next retry, those sent never come.
+    await service.record(campaign_id, accepted(unsure[:1]), outcome(FAILED, unsure[1:3]))
+    assert figures(await service.get(campaign_id)) == (10, 3, 4, 2, 0, 4)
+    await service.record(campaign_id, accepted(PHONES[3:6], "again"), enqueue_number=2)
+
+    async def ended_again() -> bool:
+        return (await service.events(campaign_id)).count("SENT") == 2
+
+    await eventually(ended_again)
+    assert (await service.retry_failed(campaign_id)).created == 2
+    assert [int(row.phone) for row in await service.recipients(campaign_id, enqueue_number=3)] == unsure[1:3]
+    assert (await service.get(campaign_id)).counters.ambiguous == 1
+    assert (await service.recount(campaign_id)).consistent
 
 
 async def test_every_enqueue_names_its_number_to_the_ledger_and_its_people_to_the_dispatcher(service: Service) -> None:

@@ -159,19 +159,43 @@ async def test_reports_before_the_result_are_unknown_and_nothing_happens_to_them
     assert (await service.report((f"m{PHONES[0]}", DELIVERED))).changed == 1
 
 
-async def test_a_campaign_does_not_end_while_an_outcome_is_ambiguous(service: Service) -> None:
+async def test_a_campaign_ends_when_everybody_was_tried_and_what_is_ambiguous_is_resolved_afterwards(
+    service: Service,
+) -> None:
     campaign_id = await service.started(PHONES)
-    batch = str(uuid4())
     await service.record(campaign_id, accepted(PHONES[:10]))
-    await service.record(campaign_id, outcome(AMBIGUOUS, PHONES[10:]), batch_id=batch)
-    await asyncio.sleep(1.5)  # a round of the completion worker
-    campaign = await service.get(campaign_id)
-    assert campaign.state == pb.CAMPAIGN_STATE_SENDING
-    assert campaign.counters.unconfirmed == 10
-    assert {r.reason for r in await service.recipients(campaign_id)} == {NO_REASON, types_pb2.OUTCOME_REASON_AMBIGUOUS}
-    await service.record(campaign_id, outcome(UNRESOLVED, PHONES[10:]), batch_id=batch)
+    await service.record(campaign_id, outcome(AMBIGUOUS, PHONES[10:]), epoch=1)
     await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT), 20)
-    assert {r.reason for r in await service.recipients(campaign_id)} == {NO_REASON, types_pb2.OUTCOME_REASON_UNRESOLVED}
+    counters = (await service.get(campaign_id)).counters
+    assert (counters.sent, counters.unconfirmed, counters.ambiguous) == (10, 10, 10)
+    assert {r.reason for r in await service.recipients(campaign_id)} == {NO_REASON, types_pb2.OUTCOME_REASON_AMBIGUOUS}
+    service.ledger.captured_units[(await service.get(campaign_id)).reservation_id] = 14
+    await service.record(campaign_id, accepted(PHONES[10:14]))
+    await service.record(campaign_id, outcome(UNRESOLVED, PHONES[14:18]))
+    await service.record(campaign_id, outcome(results_pb2.RECIPIENT_OUTCOME_FAILED, PHONES[18:]))
+    campaign = await service.get(campaign_id)
+    assert campaign.state == pb.CAMPAIGN_STATE_SENT
+    counters = campaign.counters
+    assert (counters.sent, counters.failed, counters.unconfirmed, counters.ambiguous) == (14, 2, 4, 0)
+    assert (await service.recount(campaign_id)).consistent
+    await eventually(lambda: service.has_event(campaign_id, "RESERVATION_CLOSED"), 20)
+    assert (await service.events(campaign_id)).count("SENT") == 1
+
+
+async def test_a_campaign_of_which_everything_is_ambiguous_ends_as_sent(service: Service) -> None:
+    campaign_id = await service.started(PHONES)
+    await service.record(campaign_id, outcome(AMBIGUOUS, PHONES))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_SENT), 20)
+    assert (await service.get(campaign_id)).counters.ambiguous == len(PHONES)
+
+
+async def test_a_cancel_does_not_wait_for_evidence(service: Service) -> None:
+    campaign_id = await service.started(PHONES)
+    await service.record(campaign_id, outcome(AMBIGUOUS, PHONES[:5]))
+    await control(service, "Cancel", campaign_id)
+    await service.record(campaign_id, outcome(CANCELLED, PHONES[5:], types_pb2.OUTCOME_REASON_CAMPAIGN_CANCELLED))
+    await eventually(lambda: service.is_in(campaign_id, pb.CAMPAIGN_STATE_CANCELLED), 20)
+    assert (await service.get(campaign_id)).counters.ambiguous == 5
 
 
 async def test_a_campaign_of_which_nothing_was_accepted_is_failed(service: Service) -> None:

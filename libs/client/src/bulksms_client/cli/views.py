@@ -72,6 +72,7 @@ COUNTERS = (
     Column("sent", "sent"),
     Column("failed", "failed"),
     Column("unconfirmed", "unconfirmed"),
+    Column("ambiguous", "ambiguous"),
     Column("cancelled", "cancelled"),
     Column("delivered", "delivered"),
     Column("awaiting report", "awaiting_report"),

@@ -60,7 +60,7 @@ class Step(IntEnum):
 
 
 # The whole state machine of the callers' side; workers add SENDING | PAUSED → SENT | FAILED and
-# CANCELLING → CANCELLED, when every recipient is final.
+# CANCELLING → CANCELLED, when nobody waits to be sent to any more.
 ALLOWED_STATES: dict[Step, frozenset[CampaignState]] = {
     Step.UPDATE: frozenset({CampaignState.DRAFT, CampaignState.SCHEDULED}),
     Step.DELETE: frozenset({CampaignState.DRAFT}),

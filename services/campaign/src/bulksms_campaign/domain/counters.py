@@ -14,7 +14,7 @@ class Counters:
 
     A person counts once, by the latest enqueue that sent to it. `accepted` counts every message that the provider
     accepted, whatever was reported later and whoever was sent to again, and `accepted_units` the credits for them.
-    `ambiguous` is the part of `unconfirmed` that evidence may still resolve: a campaign does not end before it is 0.
+    `ambiguous` is the part of `unconfirmed` that evidence may still resolve, also after the campaign has ended.
     """
 
     total: int = 0
@@ -39,9 +39,9 @@ class Counters:
         return self.sent - self.delivered
 
     @property
-    def is_final(self) -> bool:
-        """True when no recipient waits to be sent or for evidence."""
-        return self.queued == 0 and self.ambiguous == 0
+    def all_tried(self) -> bool:
+        """True when nobody waits to be sent to any more, whether or not everybody's outcome is known."""
+        return self.queued == 0
 
     def plus(self, other: Counters, times: int = 1) -> Counters:
         """These and `times` the others, counter by counter."""

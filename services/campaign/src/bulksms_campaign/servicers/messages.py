@@ -82,6 +82,7 @@ def counters_message(counters: Counters) -> campaign_pb2.CampaignCounters:
         delivered=counters.delivered,
         processed=counters.processed,
         awaiting_report=counters.awaiting_report,
+        ambiguous=counters.ambiguous,
         accepted=counters.accepted,
     )
 

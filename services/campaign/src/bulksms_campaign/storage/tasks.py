@@ -22,7 +22,7 @@ class TaskKind(IntEnum):
     START_SCHEDULED = 4  # campaign: enqueue it when its time has come
     DELIVER_OPT_OUTS = 5  # tenant (derived id): deliver opt-outs and opt-ins to the dispatcher
     COUNT = 6  # tenant (derived id): count composed audiences whose cached size is out of date
-    COMPLETE = 7  # campaign: end it, if it is submitted and no recipient waits for anything
+    COMPLETE = 7  # campaign: end it, if it is submitted and no recipient waits to be sent to
 
 
 class Task(NamedTuple):

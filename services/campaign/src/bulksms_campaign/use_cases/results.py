@@ -51,7 +51,7 @@ class Results:
             if not transitions:
                 return 0, False
             counters = await move_counters(connection, key, movement(transitions), target.now)
-            may_end = counters.is_final and target.state in UNDER_WAY
+            may_end = counters.all_tried and target.state in UNDER_WAY
             if may_end:
                 await ask_for_task(connection, TaskKind.COMPLETE, batch.tenant_id, batch.campaign_id, target.now)
             return sum(change.recipients for change in transitions), may_end

@@ -115,7 +115,8 @@ def status_from(campaign: Campaign, row: CampaignCounters) -> CampaignStatus:
 
 def is_over(status: CampaignStatus, *, until_delivered: bool) -> bool:
     """Will nothing more be said to a watcher?"""
-    return status.state in ENDED and not (until_delivered and status.counters.awaiting_report)
+    counters = status.counters
+    return status.state in ENDED and not (until_delivered and (counters.awaiting_report or counters.ambiguous))
 
 
 def _differs(before: CampaignStatus, after: CampaignStatus) -> bool:

@@ -1,4 +1,4 @@
-"""Completion: a campaign of which every recipient is final ends, and its reservation is closed."""
+"""Completion: a campaign ends when all that can be tried has been tried, and its reservation is closed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _log = logs.get_logger("bulksms.campaign.completion")
 class Completion:
     """Work of TaskKind.COMPLETE; the subject is a campaign.
 
-    It is asked for by whoever makes a campaign wholly submitted, and by whoever makes its last recipient final.
+    It is asked for by whoever makes a campaign wholly submitted, and by whoever records that its last queued recipient
+    was tried. What is ambiguous then keeps nobody waiting: resolved later, it moves the counters as late reports do.
     """
 
     def __init__(self, database: Database, signals: Signals, tracer: trace.Tracer | None = None) -> None:
@@ -61,7 +62,7 @@ async def complete(connection: AsyncConnection, tenant_id: str, campaign_id: UUI
     if campaign.enqueue is None or campaign.enqueue.submitted_at is None:
         return None
     counters = await lock_counters(connection, tenant_id, campaign_id)
-    if not counters.is_final:
+    if not counters.all_tried:
         return None
     state = final_state(campaign.state, counters)
     detail = (
@@ -74,7 +75,7 @@ async def complete(connection: AsyncConnection, tenant_id: str, campaign_id: UUI
 
 
 def final_state(state: CampaignState, counters: Counters) -> CampaignState:
-    """How a campaign of which every recipient is final ends."""
+    """How a campaign ends of which nobody is queued: FAILED only when it is known that nothing was sent."""
     if state is CampaignState.CANCELLING:
         return CampaignState.CANCELLED
-    return CampaignState.SENT if counters.accepted else CampaignState.FAILED
+    return CampaignState.SENT if counters.accepted or counters.unconfirmed else CampaignState.FAILED

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.domain.events import EventKind
 from bulksms_campaign.peers.ledger import LedgerPeer, is_decision
 from bulksms_campaign.storage.campaigns import lock_campaign
-from bulksms_campaign.storage.enqueues import read_accepted_units, read_enqueue
+from bulksms_campaign.storage.enqueues import read_enqueue, read_outcomes
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.instants import read_instant
 from bulksms_campaign.storage.reservations import (
@@ -32,6 +32,8 @@ PATIENCE = 8
 
 _DELAYS = [timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.3, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)]
 SLOWEST = timedelta(minutes=5)
+AMBIGUITY_DELAY = timedelta(seconds=1)
+"""How often it is looked whether everything ambiguous was resolved: until then the ledger must hold its credits."""
 
 _log = logs.get_logger("bulksms.campaign.reservation_closer")
 
@@ -40,6 +42,7 @@ class _Closing(NamedTuple):
     reservation: Reservation
     captured: int
     traceparent: str
+    ambiguous: int = 0
 
 
 class ReservationCloser:
@@ -58,6 +61,8 @@ class ReservationCloser:
         closing = await self._database.run_transaction(lambda c: _prepare(c, task.tenant_id, task.subject))
         if closing is None:
             return None
+        if closing.ambiguous:
+            return AMBIGUITY_DELAY
         context = context_from_traceparent(closing.traceparent) if closing.traceparent else None
         with self._tracer.start_as_current_span("campaign.close_reservation", context=context) as span:
             span.set_attribute("bulksms.reservation_id", str(task.subject))
@@ -84,7 +89,7 @@ class ReservationCloser:
         return True
 
     async def _close(self, closing: _Closing) -> timedelta | None:
-        reservation, captured, _ = closing
+        reservation, captured = closing.reservation, closing.captured
         key = reservation.tenant_id, reservation.reservation_id
         try:
             released = await self._ledger.close_reservation(*key, captured, reservation.close_attempts)
@@ -117,7 +122,8 @@ async def _prepare(connection: AsyncConnection, tenant_id: str, reservation_id: 
     of_enqueue = tenant_id, reservation.campaign_id, reservation.enqueue_number
     enqueue = await read_enqueue(connection, *of_enqueue)
     assert enqueue is not None, "it was made with the reservation's confirmation"  # noqa: S101
-    return _Closing(reservation, await read_accepted_units(connection, *of_enqueue), enqueue.traceparent)
+    accepted_units, ambiguous = await read_outcomes(connection, *of_enqueue)
+    return _Closing(reservation, accepted_units, enqueue.traceparent, ambiguous)
 
 
 async def _record_refusal(connection: AsyncConnection, reservation: Reservation) -> None:
