@@ -330,6 +330,8 @@ ANSWERS: list[tuple[str, Any, list[str]]] = [
     ("GetBatch", queue_pb2.GetBatchResponse(attempts=[queue_pb2.Attempt()]), ["queue", "batch", "b1"]),
     ("ListDeadBatches", queue_pb2.ListDeadBatchesResponse(), ["queue", "dead"]),
     ("ResolveBatch", queue_pb2.ResolveBatchResponse(), ["queue", "resolve", "b1", "not-sent", "--evidence", "e"]),
+    ("StopSending", queue_pb2.StopSendingResponse(), ["stop", "all", "--reason", "r"]),
+    ("ResumeSending", queue_pb2.ResumeSendingResponse(stops=[queue_pb2.Stop()]), ["go", "all", "--reason", "r"]),
     ("GetRateLimits", queue_pb2.GetRateLimitsResponse(limits=[queue_pb2.RateLimit()]), ["queue", "limits"]),
 ]
 

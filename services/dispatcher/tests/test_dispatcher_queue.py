@@ -35,7 +35,7 @@ from servicekit.database import Database
 from servicekit.lifecycle import running
 from servicekit.worker import PeriodicWorker
 
-from .dispatcher_support import TENANT
+from .dispatcher_support import ACCOUNT, TENANT
 
 LEASE = timedelta(seconds=60)
 HORIZON = timedelta(hours=72)
@@ -80,7 +80,7 @@ def lane_of(submission: Submission) -> Lane:
 
 async def claim(database: Database, submission: Submission, worker: str = "w") -> LeasedBatch | None:
     async with database.begin() as connection:
-        return await claims.claim(connection, lane_of(submission), worker, LEASE)
+        return await claims.claim(connection, lane_of(submission), worker, LEASE, account=ACCOUNT)
 
 
 async def must_claim(database: Database, submission: Submission, worker: str = "w") -> LeasedBatch:
@@ -92,7 +92,7 @@ async def must_claim(database: Database, submission: Submission, worker: str = "
 async def arm(database: Database, batch: LeasedBatch, worker: str = "w", **changes: Any) -> bool:
     values: dict[str, Any] = {"opt_out_version": 0, "opted_out_positions": None, "traceparent": ""} | changes
     async with database.begin() as connection:
-        return await claims.arm(connection, batch.key, worker, lease=LEASE, **values)
+        return await claims.arm(connection, batch.key, worker, account=ACCOUNT, lease=LEASE, **values)
 
 
 async def record(database: Database, batch: LeasedBatch, origin: BatchState, target: BatchState, **values: Any) -> bool:
@@ -111,7 +111,7 @@ async def expire(database: Database) -> None:
 
 async def state_of(database: Database, batch: LeasedBatch) -> tuple[BatchState, int]:
     async with database.connect() as connection:
-        record = await queue.find_batch(connection, batch.batch_id)
+        record = await queue.find_batch(connection, batch.batch_id, ACCOUNT)
     assert record is not None
     return record.state, record.epoch
 
@@ -151,7 +151,7 @@ async def test_lanes_are_listed_urgent_first_and_without_paused_ones(database: D
     async with database.begin() as connection:
         await campaigns.set_paused(connection, TENANT, paused.campaign_id, paused=True)
     async with database.connect() as connection:
-        lanes = await claims.read_lanes(connection)
+        lanes = await claims.read_lanes(connection, ACCOUNT)
     assert [state.lane for state in lanes] == [lane_of(urgent), lane_of(low)]
     assert all(state.due_in_seconds <= 0 for state in lanes)
     assert await claim(database, paused) is None
@@ -166,7 +166,7 @@ async def test_a_batch_that_waits_says_when_it_is_due(database: Database) -> Non
         )
     assert await claim(database, submission) is None
     async with database.connect() as connection:
-        (state,) = await claims.read_lanes(connection)
+        (state,) = await claims.read_lanes(connection, ACCOUNT)
     assert 25 < state.due_in_seconds <= 30
 
 
@@ -536,10 +536,11 @@ async def test_an_arm_finds_newer_opt_outs_by_their_version_however_many_numbers
     async with database.begin() as connection:
         await opt_outs.add(connection, TENANT, range(306_900_000_100, 306_900_020_100))
         await connection.execute(text("ANALYZE opt_outs"))
-    parameters = batch.key.parameters() | {"worker": "w", "lease_seconds": 60.0, "opt_out_version": 1}
+    parameters = batch.key.parameters() | {"worker": "w", "account": ACCOUNT, "lease_seconds": 60.0}
     async with database.connect() as connection:
         plan = await connection.execute(
-            text(f"EXPLAIN {claims._ARM}"), parameters | {"opted_out_positions": None, "traceparent": ""}
+            text(f"EXPLAIN {claims._ARM}"),
+            parameters | {"opt_out_version": 1, "opted_out_positions": None, "traceparent": ""},
         )
         lines = "\n".join(plan.scalars())
     assert "opt_outs_newer" in lines

@@ -15,14 +15,14 @@ from bulksms_dispatcher.workers.queue_watch import QueueWatch
 from devstack.eventually import eventually
 from servicekit.database import Database
 
-from .dispatcher_support import Dispatcher, Peers, Provider, header, phones, serving, submit
+from .dispatcher_support import ACCOUNT, Dispatcher, Peers, Provider, header, phones, serving, submit
 
 
 async def gauges(database: Database) -> dict[str, Any]:
     """Name, with the state where there is one, to value."""
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
-    await QueueWatch(database, Metrics(meters)).look_once()
+    await QueueWatch(database, Metrics(meters), ACCOUNT).look_once()
     data = reader.get_metrics_data()
     meters.shutdown()
     assert data is not None

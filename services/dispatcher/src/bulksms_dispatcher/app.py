@@ -37,11 +37,13 @@ from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
+from bulksms_dispatcher.use_cases.campaign_holds import CampaignHolds
 from bulksms_dispatcher.use_cases.delivery_evidence import DeliveryEvidenceIntake
 from bulksms_dispatcher.use_cases.evidence import EvidenceSearch
 from bulksms_dispatcher.use_cases.intake import Intake
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
 from bulksms_dispatcher.use_cases.resolutions import Resolutions
+from bulksms_dispatcher.use_cases.sending_control import SendingControl
 from bulksms_dispatcher.use_cases.signals import MessageSignals
 from bulksms_dispatcher.use_cases.single_sends import SingleSends
 from bulksms_dispatcher.use_cases.status_questions import StatusQuestions
@@ -174,13 +176,13 @@ class _Composition:
 
     @cached_property
     def _gate(self) -> PacingGate:
-        return PacingGate(self._limiter, self._metrics, self._lanes.notify)
+        return PacingGate(self._limiter, self._metrics, self._clock, self._lanes.notify)
 
     # Sending.
 
     @cached_property
     def _lanes(self) -> Lanes:
-        return Lanes(self._database, self._worker, self._settings.lease, self._clock)
+        return Lanes(self._database, self._worker, self._account, self._settings.lease, self._clock)
 
     @cached_property
     def _queue_signal(self) -> QueueSignal:
@@ -237,7 +239,12 @@ class _Composition:
             use_bulk=self._settings.use_bulk_sms,
         )
         transmission = Transmission(
-            self._database, self._recorder, self._journal, worker=self._worker, lease=self._settings.lease
+            self._database,
+            self._recorder,
+            self._journal,
+            worker=self._worker,
+            account=self._account,
+            lease=self._settings.lease,
         )
         return Sender(
             preparation,
@@ -296,7 +303,7 @@ class _Composition:
             questions = self._questions(QuestionKind.REFRESH, "refreshes")
             refresher = ReportRefresher(database, questions, self._awaited, self._metrics, settings.refresh_schedule)
             yield PeriodicWorker("bulksms.dispatcher.report_refresher", _SECOND, refresher.refresh_once)
-        watch = QueueWatch(database, self._metrics)
+        watch = QueueWatch(database, self._metrics, self._account)
         yield PeriodicWorker("bulksms.dispatcher.queue_watch", _WATCH_POLL, watch.look_once)
         yield PeriodicWorker("bulksms.dispatcher.evidence", _EVIDENCE_POLL, self._evidence.look_once)
         if settings.retention_days:
@@ -322,13 +329,15 @@ class _Composition:
         singles = SingleSends(database, self._ledger, self._message_signals, self._clock, notify=notify)
         # Their slots are not the refresher's: who asks waits for the result.
         statuses = StatusQuestions(database, self._questions(QuestionKind.REFRESH, "statuses"), self._awaited)
-        dispatch = DispatchServicer(database, intake, CampaignControl(database, self._on_change))
+        holds = CampaignHolds(database, self._gate, self._account)
+        dispatch = DispatchServicer(database, intake, CampaignControl(database, self._on_change), holds)
         messages = MessageServicer(database, singles, statuses, DeliveryEvidenceIntake(database, self._evidence))
         queue = QueueServicer(
             database,
             self._gate,
             self._limits,
-            Resolutions(database, self._on_change),
+            Resolutions(database, self._account, self._on_change),
+            SendingControl(database, self._on_change),
             traffic_account_id=self._account,
         )
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
+from bulksms.types.v1 import types_pb2
 from bulksms_client.aio.resource import PAGE_SIZE, Resource
 from bulksms_client.arguments import new_request_id
 
@@ -61,6 +62,39 @@ class Queue(Resource):
             request_id=new_request_id(request_id), batch_id=batch_id, resolution=resolution, evidence=evidence
         )
         return (await self._transport.unary(request, pb.ResolveBatchResponse, timeout=timeout)).batch
+
+    async def stop(
+        self,
+        scope: pb.StopScope.ValueType,
+        key: str = "",
+        *,
+        reason: str,
+        message_class: types_pb2.MessageClass.ValueType = types_pb2.MESSAGE_CLASS_UNSPECIFIED,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> pb.StopSendingResponse:
+        """Stop sending for a tenant, a traffic account or everybody: nothing more is armed once this returns."""
+        request = pb.StopSendingRequest(
+            request_id=new_request_id(request_id), scope=scope, key=key, message_class=message_class, reason=reason
+        )
+        return await self._transport.unary(request, pb.StopSendingResponse, timeout=timeout)
+
+    async def resume(
+        self,
+        scope: pb.StopScope.ValueType,
+        key: str = "",
+        *,
+        reason: str,
+        message_class: types_pb2.MessageClass.ValueType = types_pb2.MESSAGE_CLASS_UNSPECIFIED,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Sequence[pb.Stop]:
+        """End one stop; the stops that are left."""
+        request = pb.ResumeSendingRequest(
+            request_id=new_request_id(request_id), scope=scope, key=key, message_class=message_class, reason=reason
+        )
+        response = await self._transport.unary(request, pb.ResumeSendingResponse, timeout=timeout)
+        return list(response.stops)
 
     async def rate_limits(self, *, timeout: float | None = None) -> Sequence[pb.RateLimit]:
         """The limits in force: defaults and overrides."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bulksms_client.cli import campaign, contacts, credits, ledger, message, queue  # noqa: A004
+from bulksms_client.cli import campaign, contacts, credits, ledger, message, queue, stopping  # noqa: A004
 from bulksms_client.cli.failures import ExitCode, exit_code, show_failure
 from bulksms_client.cli.output import Output, console
 from bulksms_client.cli.session import Session
@@ -69,6 +69,8 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(message.app, name="message")
 app.add_typer(queue.app, name="queue")
+app.command()(stopping.stop)
+app.command()(stopping.go)
 
 
 @app.callback()

@@ -26,6 +26,7 @@ def stats(context: typer.Context, all_tenants: AllTenants = False) -> None:
     """Show what holds sending, age and rate, and depth by state and lane."""
     session = session_of(context)
     response = session.client.queue.stats(tenant_id=_tenant(session, all_tenants=all_tenants))
+    session.output.table((plain(stop) for stop in response.stops), views.STOP, title="stops" if response.stops else "")
     session.output.table((plain(hold) for hold in response.holds), views.HOLD, title="holds" if response.holds else "")
     session.output.record(response, views.QUEUE)
     session.output.table((plain(lane) for lane in response.lanes), views.LANE, title="lanes" if response.lanes else "")

@@ -37,6 +37,8 @@ __all__ = [
     "RESERVATION",
     "SAMPLE",
     "STATUS",
+    "STOP",
+    "STOPPED",
     "SUBSCRIPTION",
     "VERIFICATION",
 ]
@@ -255,6 +257,15 @@ MESSAGE = (
 )
 MESSAGE_ROW = MESSAGE[:7]
 REFRESHED = (Column("status", "status"), Column("provider's status", "provider_status"))
+STOP = (
+    Column("stopped", "scope"),
+    Column("key", "key"),
+    Column("class", "message_class"),
+    Column("reason", "reason"),
+    Column("by", "stopped_by"),
+    _time("stopped_at", "since"),
+)
+STOPPED = (*(_of("stop", column) for column in STOP), Column("batches still on the wire", "in_flight"))
 QUEUE = (
     Column("oldest ready (s)", "oldest_ready_age"),
     Column("accepted per second", "accepted_per_second"),
@@ -286,6 +297,7 @@ BATCH_ROW = (
     Column("state", "state"),
     Column("attempts", "attempts"),
     Column("reason", "reason"),
+    _time("not_before", "not before"),
     _time("updated_at", "updated"),
 )
 BATCH = (

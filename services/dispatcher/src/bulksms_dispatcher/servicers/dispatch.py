@@ -1,4 +1,4 @@
-"""DispatchService: submissions in, pause, resume, cancel, opt-outs."""
+"""DispatchService: submissions in, pause, resume, cancel, what holds a campaign, opt-outs."""
 # ruff: noqa: ARG002 - names and parameters are those of the generated base class
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from bulksms.dispatcher.v1 import dispatch_pb2_grpc
 from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.messages import MessageClass
 from bulksms_dispatcher.domain.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
+from bulksms_dispatcher.peers.reasons import reason_number
 from bulksms_dispatcher.storage import opt_outs
 from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
+from bulksms_dispatcher.use_cases.campaign_holds import CampaignHolds
 from bulksms_dispatcher.use_cases.intake import Chunk, End, Intake
 from servicekit import errors
 from servicekit.arguments import ArgumentCheck
@@ -36,10 +38,11 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
     """The contract of each RPC is its comment in the proto."""
 
-    def __init__(self, database: Database, intake: Intake, control: CampaignControl) -> None:
+    def __init__(self, database: Database, intake: Intake, control: CampaignControl, holds: CampaignHolds) -> None:
         self._database = database
         self._intake = intake
         self._control = control
+        self._holds = holds
 
     async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitResponse:
         first = await anext(aiter(request_iterator), None)
@@ -77,6 +80,23 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
             in_flight=cancelled.in_flight,
             submitted_recipients=cancelled.submitted_recipients,
         )
+
+    async def GetCampaignHold(self, request: pb.GetCampaignHoldRequest, context: Context) -> pb.GetCampaignHoldResponse:
+        check = ArgumentCheck()
+        tenant_id = check.tenant_id(request.tenant_id)
+        campaign_id = check.uuid("campaign_id", request.campaign_id)
+        check.finish()
+        hold = await self._holds.find(tenant_id, campaign_id)
+        response = pb.GetCampaignHoldResponse(
+            reason=types_pb2.HoldReason.ValueType(hold.reason),
+            batch_reason=reason_number(hold.batch_reason),
+            description=hold.description,
+        )
+        if hold.since is not None:
+            response.since.FromDatetime(hold.since)
+        if hold.until is not None:
+            response.until.FromDatetime(hold.until)
+        return response
 
     async def RecordOptOuts(self, request: pb.RecordOptOutsRequest, context: Context) -> pb.RecordOptOutsResponse:
         tenant_id, phones = _opt_outs(request)

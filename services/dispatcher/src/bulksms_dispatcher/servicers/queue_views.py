@@ -1,4 +1,4 @@
-"""Batches, attempts and limits as messages of the contract."""
+"""Batches, attempts, stops and limits as messages of the contract."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
+from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.account_holds import AccountState, Hold
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, Attempt, BatchRecord
 from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
+from bulksms_dispatcher.domain.stops import Stop
 from bulksms_dispatcher.peers.reasons import reason_number
 
-__all__ = ["attempt_view", "batch_view", "duration", "hold_views", "rate_limit_view"]
+__all__ = ["attempt_view", "batch_view", "duration", "hold_views", "rate_limit_view", "stop_view"]
 
 
 def batch_view(record: BatchRecord) -> pb.Batch:
@@ -90,6 +92,19 @@ def rate_limit_view(scope: LimitScope, key: str, limit: Limit) -> pb.RateLimit:
         window=duration(limit.window.total_seconds()),
         etag=limit.etag,
     )
+
+
+def stop_view(stop: Stop) -> pb.Stop:
+    """A stop in force."""
+    message = pb.Stop(
+        scope=pb.StopScope.ValueType(stop.key.scope),
+        key=stop.key.key,
+        message_class=types_pb2.MessageClass.ValueType(stop.key.message_class or 0),
+        reason=stop.reason,
+        stopped_by=stop.operator,
+    )
+    message.stopped_at.FromDatetime(stop.stopped_at)
+    return message
 
 
 def duration(seconds: float | None) -> Duration | None:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batches import BatchKey, Lane, LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
+from bulksms_dispatcher.storage.stops import is_batch_stopped, is_lane_stopped
 
 __all__ = ["MAX_LANES", "LaneState", "LeasedId", "arm", "claim", "find_leased", "read_lanes"]
 
@@ -52,29 +53,30 @@ _LANES = text(f"""
     FROM lanes
     LEFT JOIN campaigns c ON c.campaign_id = lanes.campaign_id AND c.tenant_id = lanes.tenant_id
     CROSS JOIN LATERAL (
-        SELECT b.not_before FROM batches b
+        SELECT b.not_before, b.submission_id FROM batches b
         WHERE b.state = {BatchState.READY} AND b.priority = lanes.priority AND b.tenant_id = lanes.tenant_id
           AND b.campaign_id = lanes.campaign_id
         ORDER BY b.not_before LIMIT 1
     ) earliest
-    WHERE NOT coalesce(c.paused OR c.cancelled, false)
+    WHERE NOT coalesce(c.paused OR c.cancelled, false) AND NOT {is_lane_stopped("lanes", "earliest")}
     ORDER BY lanes.priority DESC, earliest.not_before
     LIMIT {MAX_LANES}
 """)
 
-# now() where the index needs a fixed value to stop at, clock_timestamp() in what is written. The pause is asked for
-# in the claim itself: from the commit of PauseCampaign on, no claim of the campaign succeeds.
+# now() where the index needs a fixed value to stop at, clock_timestamp() in what is written. Pauses and stops are asked
+# for in the claim itself: from the commit of PauseCampaign on, no claim of the campaign succeeds.
 _CLAIM = text(f"""
     WITH picked AS (
-        SELECT batch_id, tenant_id, not_before FROM batches
-        WHERE state = {BatchState.READY} AND priority = :priority AND tenant_id = :tenant_id
-          AND campaign_id = :campaign_id AND not_before <= now()
+        SELECT b.batch_id, b.tenant_id, b.not_before FROM batches b
+        WHERE b.state = {BatchState.READY} AND b.priority = :priority AND b.tenant_id = :tenant_id
+          AND b.campaign_id = :campaign_id AND b.not_before <= now()
           AND NOT EXISTS (
               SELECT 1 FROM campaigns c
               WHERE c.campaign_id = :campaign_id AND c.tenant_id = :tenant_id AND (c.paused OR c.cancelled))
-        ORDER BY not_before, seq
+          AND NOT {is_batch_stopped("b")}
+        ORDER BY b.not_before, b.seq
         LIMIT 1
-        FOR UPDATE SKIP LOCKED
+        FOR UPDATE OF b SKIP LOCKED
     )
     UPDATE batches b
     SET state = {BatchState.LEASED}, worker = :worker, updated_at = clock_timestamp(),
@@ -89,10 +91,10 @@ _CLAIM = text(f"""
 """)
 
 # Rule 1. All that can have changed since the claim is asked here, in the statement whose commit allows the first byte:
-# the lease (epoch), a cancel (state, flag), a pause, and opt-outs that are newer than those the request was rendered
-# without: only of numbers in the batch's range, so that one opt-out stops one batch and not a campaign of a million.
-# OFFSET 0 keeps the search on opt_outs_newer, where it is one probe that usually finds nothing; by number it would read
-# every opt-out within the range.
+# the lease (epoch), a cancel (state, flag), a pause, an operator's stop, and opt-outs that are newer than those the
+# request was rendered without: only of numbers in the batch's range, so that one opt-out stops one batch and not a
+# campaign of a million. OFFSET 0 keeps the search on opt_outs_newer, where it is one probe that usually finds nothing;
+# by number it would read every opt-out within the range.
 _ARM = text(f"""
     WITH armed AS (
         UPDATE batches b
@@ -104,6 +106,7 @@ _ARM = text(f"""
           AND NOT coalesce((
               SELECT c.paused OR c.cancelled FROM campaigns c
               WHERE c.campaign_id = b.campaign_id AND c.tenant_id = :tenant_id), false)
+          AND NOT {is_batch_stopped("b")}
           AND NOT EXISTS (
               SELECT 1 FROM (
                   SELECT o.phone FROM opt_outs o
@@ -122,14 +125,16 @@ _LEASED = text(f"""
 """)
 
 
-async def read_lanes(connection: AsyncConnection) -> list[LaneState]:
-    """The lanes that are neither paused nor empty, urgent ones first; at most MAX_LANES."""
-    rows = (await connection.execute(_LANES)).all()
+async def read_lanes(connection: AsyncConnection, account: str) -> list[LaneState]:
+    """The lanes that are neither empty, paused nor stopped, urgent ones first; at most MAX_LANES."""
+    rows = (await connection.execute(_LANES, {"account": account})).all()
     return [LaneState(Lane(row.priority, row.tenant_id, row.campaign_id), row.due_in_seconds) for row in rows]
 
 
-async def claim(connection: AsyncConnection, lane: Lane, worker: str, lease: timedelta) -> LeasedBatch | None:
-    """Lease the lane's next due batch; None when there is none."""
+async def claim(
+    connection: AsyncConnection, lane: Lane, worker: str, lease: timedelta, *, account: str
+) -> LeasedBatch | None:
+    """Lease the lane's next due batch, to be sent by the traffic account; None when there is none."""
     check_transition(BatchState.READY, BatchState.LEASED)
     parameters = {
         "priority": lane.priority,
@@ -137,6 +142,7 @@ async def claim(connection: AsyncConnection, lane: Lane, worker: str, lease: tim
         "campaign_id": lane.campaign_id,
         "worker": worker,
         "lease_seconds": lease.total_seconds(),
+        "account": account,
     }
     row = (await connection.execute(_CLAIM, parameters)).one_or_none()
     if row is None:
@@ -159,6 +165,7 @@ async def arm(
     batch: BatchKey,
     worker: str,
     *,
+    account: str,
     lease: timedelta,
     opt_out_version: int,
     opted_out_positions: bytes | None,
@@ -166,12 +173,13 @@ async def arm(
 ) -> bool:
     """LEASED → ARMED by compare-and-set, one statement; False when the batch must not be sent now.
 
-    It is not this worker's any more, its campaign was paused or cancelled, or one of its numbers has opted out since
-    `opt_out_version` of the tenant's list.
+    It is not this worker's any more, its campaign was paused or cancelled, an operator has stopped what it belongs to,
+    or one of its numbers has opted out since `opt_out_version` of the tenant's list.
     """
     check_transition(BatchState.LEASED, BatchState.ARMED)
     parameters = batch.parameters() | {
         "worker": worker,
+        "account": account,
         "lease_seconds": lease.total_seconds(),
         "opt_out_version": opt_out_version,
         "opted_out_positions": opted_out_positions,

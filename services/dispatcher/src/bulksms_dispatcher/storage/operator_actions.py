@@ -13,22 +13,25 @@ __all__ = ["OperatorAction", "find", "save"]
 
 @dataclass(frozen=True, slots=True)
 class OperatorAction:
-    """One request of an operator about one batch."""
+    """One request of an operator: about one batch, or about the `subject` it names."""
 
     request_id: UUID
     kind: str
-    batch_id: UUID
-    tenant_id: str
     reason: str
     operator: str
+    batch_id: UUID | None = None
+    tenant_id: str | None = None
+    """The batch's; None where it is about no batch."""
+    subject: str = ""
 
 
 _FIND = text("""
-    SELECT request_id, kind, batch_id, tenant_id, reason, operator FROM operator_actions WHERE request_id = :request_id
+    SELECT request_id, kind, reason, operator, batch_id, tenant_id, subject FROM operator_actions
+    WHERE request_id = :request_id
 """)
 _SAVE = text("""
-    INSERT INTO operator_actions (request_id, kind, batch_id, tenant_id, reason, operator)
-    VALUES (:request_id, :kind, :batch_id, :tenant_id, :reason, :operator)
+    INSERT INTO operator_actions (request_id, kind, reason, operator, batch_id, tenant_id, subject)
+    VALUES (:request_id, :kind, :reason, :operator, :batch_id, :tenant_id, :subject)
     ON CONFLICT DO NOTHING
 """)
 
@@ -44,9 +47,10 @@ async def save(connection: AsyncConnection, action: OperatorAction) -> None:
     parameters = {
         "request_id": action.request_id,
         "kind": action.kind,
-        "batch_id": action.batch_id,
-        "tenant_id": action.tenant_id,
         "reason": action.reason,
         "operator": action.operator,
+        "batch_id": action.batch_id,
+        "tenant_id": action.tenant_id,
+        "subject": action.subject,
     }
     await connection.execute(_SAVE, parameters)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batches import BatchRecord
 from bulksms_dispatcher.domain.protocol import LIVE, BatchState
+from bulksms_dispatcher.storage.stops import is_batch_stopped
 
 __all__ = [
     "Depth",
@@ -47,8 +48,14 @@ class Figures:
 
 
 _LIVE = ", ".join(str(int(state)) for state in sorted(LIVE))
-_COLUMNS = """b.seq, b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, b.recipients, b.state,
-              b.priority, b.epoch, b.attempts, b.not_before, b.bulk_id, b.reason, b.created_at, b.updated_at"""
+# What an operator or a campaign's owner holds is not written into a million rows: it is looked up where it is shown.
+_COLUMNS = f"""b.seq, b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, b.recipients, b.state,
+              b.priority, b.epoch, b.attempts, b.not_before, b.bulk_id, b.created_at, b.updated_at,
+              CASE WHEN b.state <> {BatchState.READY} THEN b.reason
+                   WHEN {is_batch_stopped("b")} THEN 'STOPPED'
+                   WHEN EXISTS (SELECT 1 FROM campaigns c WHERE c.campaign_id = b.campaign_id
+                                AND c.tenant_id = b.tenant_id AND c.paused) THEN 'CAMPAIGN_PAUSED'
+                   ELSE b.reason END AS reason"""
 _DEPTH = text(f"""
     SELECT state, priority, count(*) AS batches, sum(recipients)::bigint AS recipients FROM batches
     WHERE state IN ({_LIVE}) AND (:tenant_id = '' OR tenant_id = :tenant_id)
@@ -60,7 +67,8 @@ _FIGURES = text(f"""
          LEFT JOIN campaigns c ON c.campaign_id = b.campaign_id AND c.tenant_id = b.tenant_id
          WHERE b.state = {BatchState.READY} AND b.not_before <= now()
            AND (:tenant_id = '' OR b.tenant_id = :tenant_id)
-           AND NOT coalesce(c.paused OR c.cancelled, false))::double precision,
+           AND NOT coalesce(c.paused OR c.cancelled, false)
+           AND NOT {is_batch_stopped("b")})::double precision,
         (SELECT coalesce(sum(a.accepted), 0) / 60.0 FROM attempts a
          WHERE a.accepted > 0 AND a.ended_at > now() - interval '60 seconds')::double precision,
         (SELECT count(*) FROM workers WHERE seen_at > now() - interval '15 seconds'),
@@ -91,9 +99,10 @@ async def read_depth(connection: AsyncConnection, tenant_id: str) -> list[Depth]
     return [Depth(BatchState(row.state), row.priority, row.batches, row.recipients) for row in rows]
 
 
-async def read_figures(connection: AsyncConnection, tenant_id: str) -> Figures:
+async def read_figures(connection: AsyncConnection, tenant_id: str, account: str) -> Figures:
     """Age, rate, workers and outbox."""
-    return Figures(*(await connection.execute(_FIGURES, {"tenant_id": tenant_id})).one())
+    parameters = {"tenant_id": tenant_id, "account": account}
+    return Figures(*(await connection.execute(_FIGURES, parameters)).one())
 
 
 async def list_batches(
@@ -104,6 +113,7 @@ async def list_batches(
     state: int,
     before: int,
     limit: int,
+    account: str,
 ) -> list[BatchRecord]:
     """Batches below the sequence number `before` (0: from the newest), newest first."""
     parameters = {
@@ -112,19 +122,22 @@ async def list_batches(
         "state": state,
         "before": before,
         "limit": limit,
+        "account": account,
     }
     return _records((await connection.execute(_LIST, parameters)).all())
 
 
-async def list_dead(connection: AsyncConnection, *, tenant_id: str, before: int, limit: int) -> list[BatchRecord]:
+async def list_dead(
+    connection: AsyncConnection, *, tenant_id: str, before: int, limit: int, account: str
+) -> list[BatchRecord]:
     """The same for those that ran out of attempts."""
-    parameters = {"tenant_id": tenant_id, "before": before, "limit": limit}
+    parameters = {"tenant_id": tenant_id, "before": before, "limit": limit, "account": account}
     return _records((await connection.execute(_LIST_DEAD, parameters)).all())
 
 
-async def find_batch(connection: AsyncConnection, batch_id: UUID) -> BatchRecord | None:
-    """Read one batch."""
-    records = _records((await connection.execute(_FIND, {"batch_id": batch_id})).all())
+async def find_batch(connection: AsyncConnection, batch_id: UUID, account: str) -> BatchRecord | None:
+    """Read one batch; `account` is the traffic account that sends: a READY one says what holds it."""
+    records = _records((await connection.execute(_FIND, {"batch_id": batch_id, "account": account})).all())
     return records[0] if records else None
 
 

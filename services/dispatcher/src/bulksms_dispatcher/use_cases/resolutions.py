@@ -40,15 +40,16 @@ class OperatorResolution:
     def as_action(self, tenant_id: str) -> OperatorAction:
         """As it is written down."""
         return OperatorAction(
-            self.request_id, self.resolution.value, self.batch_id, tenant_id, self.known_from, self.operator
+            self.request_id, self.resolution.value, self.known_from, self.operator, self.batch_id, tenant_id
         )
 
 
 class Resolutions:
     """ACCEPTED captures the credits of all that evidence has not named; NOT_SENT fails all, unless evidence differs."""
 
-    def __init__(self, database: Database, on_change: Callable[[], None]) -> None:
+    def __init__(self, database: Database, traffic_account_id: str, on_change: Callable[[], None]) -> None:
         self._database = database
+        self._account = traffic_account_id
         self._on_change = on_change
 
     async def resolve(self, wanted: OperatorResolution) -> BatchRecord:
@@ -71,7 +72,7 @@ class Resolutions:
                 outcome = batch.accepted_by_operator(ids) if is_accepted else batch.not_sent_by_operator()
                 await outcomes.record(connection, batch.key, (BatchState.AMBIGUOUS,), outcome)
                 await operator_actions.save(connection, wanted.as_action(batch.tenant_id))
-            record = await queue.find_batch(connection, wanted.batch_id)
+            record = await queue.find_batch(connection, wanted.batch_id, self._account)
         assert record is not None  # noqa: S101 - it was locked
         if done is None:
             _log.warning(

@@ -24,9 +24,10 @@ _READ_AGAIN_SECONDS = 0.02
 class Lanes:
     """One claim at a time; knows which lanes are due, and which tenants are at their limit."""
 
-    def __init__(self, database: Database, worker: str, lease: timedelta, clock: Clock) -> None:
+    def __init__(self, database: Database, worker: str, account: str, lease: timedelta, clock: Clock) -> None:
         self._database = database
         self._worker = worker
+        self._account = account
         self._lease = lease
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -108,7 +109,7 @@ class Lanes:
     async def _claim_from(self, lane: Lane) -> LeasedBatch | None:
         try:
             async with self._database.autocommit() as connection:
-                return await claims.claim(connection, lane, self._worker, self._lease)
+                return await claims.claim(connection, lane, self._worker, self._lease, account=self._account)
         except BaseException:
             self._claim_lost = True
             raise
@@ -128,7 +129,7 @@ class Lanes:
     async def _read(self, now: float) -> None:
         self._stale = False
         async with self._database.autocommit() as connection:
-            states = await claims.read_lanes(connection)
+            states = await claims.read_lanes(connection, self._account)
         self._read_at = now
         self._rotation.replace(state.lane for state in states if state.due_in_seconds <= 0)
         later = [state.due_in_seconds for state in states if state.due_in_seconds > 0]

@@ -13,15 +13,16 @@ __all__ = ["QueueWatch"]
 class QueueWatch:
     """Every replica reports the same figures, as the queue is one: take their maximum, not their sum."""
 
-    def __init__(self, database: Database, metrics: Metrics) -> None:
+    def __init__(self, database: Database, metrics: Metrics, traffic_account_id: str) -> None:
         self._database = database
         self._metrics = metrics
+        self._account = traffic_account_id
 
     async def look_once(self) -> None:
         """Read the figures and set the gauges."""
         async with self._database.connect() as connection:
             lanes = await queue.read_depth(connection, tenant_id="")
-            figures = await queue.read_figures(connection, tenant_id="")
+            figures = await queue.read_figures(connection, tenant_id="", account=self._account)
         for state in LIVE:
             batches = sum(lane.batches for lane in lanes if lane.state is state)
             self._metrics.queue_batches.set(batches, {"state": state.name})

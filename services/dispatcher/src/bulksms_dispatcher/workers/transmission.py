@@ -67,12 +67,13 @@ class Transmission:
     """The steps of rule 1 and after; in which order they are taken stands in the sender."""
 
     def __init__(
-        self, database: Database, recorder: Recorder, journal: Journal, *, worker: str, lease: timedelta
+        self, database: Database, recorder: Recorder, journal: Journal, *, worker: str, account: str, lease: timedelta
     ) -> None:
         self._database = database
         self._recorder = recorder
         self._journal = journal
         self._worker = worker
+        self._account = account
         self._lease = lease
 
     async def arm(self, progress: SendProgress, prepared: Prepared, traceparent: str) -> None:
@@ -89,6 +90,7 @@ class Transmission:
                         connection,
                         batch.key,
                         self._worker,
+                        account=self._account,
                         lease=self._lease,
                         opt_out_version=prepared.opt_out_version,
                         opted_out_positions=pack_positions(prepared.opted_out) if prepared.opted_out else None,

@@ -342,12 +342,29 @@ STATEMENTS = (
         -- Whatever tenant the batch is of: an operator's request id is used once.
         request_id uuid PRIMARY KEY,
         kind text NOT NULL,
-        batch_id uuid NOT NULL,
-        tenant_id text NOT NULL,
+        -- Both or none; else the subject says what it is about.
+        batch_id uuid,
+        tenant_id text,
+        subject text NOT NULL DEFAULT '',
         reason text NOT NULL,
         operator text NOT NULL DEFAULT '',
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches MATCH FULL,
+        CHECK ((batch_id IS NULL) = (subject <> ''))
+    )
+    """,
+    # An operator's orders that nothing be sent. Few, and usually none: whoever claims or arms looks into it.
+    """
+    CREATE TABLE stops (
+        scope smallint NOT NULL,
+        -- The traffic account or tenant; empty where everything is stopped.
+        key text NOT NULL,
+        -- 0: of every class.
+        message_class smallint NOT NULL,
+        reason text NOT NULL,
+        operator text NOT NULL,
+        stopped_at timestamptz NOT NULL,
+        PRIMARY KEY (scope, key, message_class)
     )
     """,
     # Accepted batches whose final reports are still awaited: when the provider is asked about them next.
