@@ -49,7 +49,7 @@ stubs: setup ## Build the typed stubs and the blocking client again where their 
 up: setup ## Start the whole stack and keep it running until Ctrl-C or `make down`; DETACH=1 goes on in the background
 	@$(BIN)/bulksms-devstack up --folder $(FOLDER) $(if $(DETACH),--detach)
 
-down: setup ## Stop the stack of this checkout; remove what killed runs have left in the temporary folder
+down: setup ## Stop the stack of this checkout; remove the temporary folders of killed runs
 	@$(BIN)/bulksms-devstack down --folder $(FOLDER)
 
 status: setup ## Print what runs where

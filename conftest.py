@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("PYTEST_XDIST_WORKER"):
         return
     resources = config.stash[_open_until_the_end] = ExitStack()
-    folder = resources.enter_context(temporary_folder("tests"))
+    folder = resources.enter_context(temporary_folder("tests", in_memory=True))
     config.option.basetemp = config.option.basetemp or folder / "pytest"  # tryfirst: it is read by pytest's own hook
     if getattr(config.option, "numprocesses", None) and not config.option.collectonly:
         servers = resources.enter_context(Servers(ServerOptions(folder / "servers", ephemeral=True, fsync=False)))

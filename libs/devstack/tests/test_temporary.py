@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from devstack import temporary as module
 from devstack.temporary import remove_abandoned_folders, temporary_folder
 
 HOLDER = """
@@ -56,3 +57,40 @@ def test_the_next_temporary_folder_removes_what_a_killed_process_left(temporary:
         holder.kill()
     with temporary_folder("next") as folder:
         assert list(temporary.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("plenty", [True, False])
+def test_what_need_not_outlive_the_machine_is_kept_in_memory_where_that_is_plenty(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, plenty: bool
+) -> None:
+    memory, disk = temporary / "memory", temporary / "disk"
+    memory.mkdir()
+    disk.mkdir()
+    monkeypatch.delenv("TMPDIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    monkeypatch.setattr(module, "_MEMORY", memory)
+    monkeypatch.setattr(module, "_PLENTY_BYTES", 1 if plenty else 1 << 62)
+    with temporary_folder("quick", in_memory=True) as quick, temporary_folder("lasting") as lasting:
+        assert quick.parent == (memory if plenty else disk)
+        assert lasting.parent == disk
+
+
+def test_a_temporary_folder_that_was_named_is_used_though_memory_is_plenty(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PLENTY_BYTES", 1)
+    with temporary_folder("quick", in_memory=True) as folder:
+        assert folder.parent == temporary
+
+
+def test_what_a_killed_process_left_in_memory_is_removed_too(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = temporary / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(module, "_MEMORY", memory)
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        held = Path(holder.stdout.readline().strip())
+        holder.kill()
+    held.rename(memory / held.name)
+    remove_abandoned_folders()
+    assert list(memory.iterdir()) == []
