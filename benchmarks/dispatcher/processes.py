@@ -46,8 +46,8 @@ class Bench:
             "MITTO_API_KEY": "key",
             "MITTO_TRAFFIC_ACCOUNT_ID": "7c8b0a52-33a1-4a36-a1b0-0f61b1c2d3e4",
             "SMS_BATCH_SIZE": str(batch_size),
-            "RATE_LIMIT_TRAFFIC_ACCOUNT_MAX": "0",
-            "RATE_LIMIT_TENANT_MAX": "0",
+            "RATE_LIMIT_TRAFFIC_ACCOUNT_MAX": "unlimited",
+            "RATE_LIMIT_TENANT_MAX": "unlimited",
             "STATUS_REFRESH_MAX": "0",
             "JOURNAL_PATH": str(self.folder / "journal"),
         }

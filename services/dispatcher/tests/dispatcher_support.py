@@ -183,6 +183,11 @@ class Dispatcher:
         """Let it go on."""
         return await self.dispatch.ResumeCampaign(dispatch_pb2.ResumeCampaignRequest(**naming(head)))
 
+    async def hold(self, head: dispatch_pb2.SubmissionHeader) -> dispatch_pb2.GetCampaignHoldResponse:
+        """What holds the campaign of a submission."""
+        request = dispatch_pb2.GetCampaignHoldRequest(tenant_id=head.tenant_id, campaign_id=head.campaign_id)
+        return await self.dispatch.GetCampaignHold(request)
+
     async def attempts(self, batch_id: str) -> list[queue_pb2.Attempt]:
         response = await self.queue.GetBatch(queue_pb2.GetBatchRequest(batch_id=batch_id))
         return list(response.attempts)
@@ -211,8 +216,8 @@ def settings_for(
         "lease_seconds": 20.0,
         "worker_concurrency": 4,
         "shutdown_grace_seconds": 5.0,
-        "rate_limit_traffic_account_max": 0,
-        "rate_limit_tenant_max": 0,
+        "rate_limit_traffic_account_max": "unlimited",
+        "rate_limit_tenant_max": "unlimited",
         "deferred_recheck_seconds": 0.3,
         "journal_path": journal,
     }

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
+from bulksms.dispatcher.v1 import queue_pb2
 from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.account_holds import Hold, HoldKind
 from bulksms_dispatcher.domain.campaign_holds import (
@@ -19,6 +24,10 @@ from bulksms_dispatcher.domain.campaign_holds import (
 )
 from bulksms_dispatcher.domain.rate_limits import LimitScope
 from bulksms_dispatcher.domain.stops import Stop, StopKey, StopScope
+from bulksms_dispatcher.settings import Settings
+from devstack.eventually import eventually
+
+from .dispatcher_support import TENANT, Dispatcher, Peers, Provider, header, phones, serving, submit, why
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BEFORE, SOON, JUST_NOW = NOW - timedelta(minutes=5), NOW + timedelta(seconds=30), NOW - timedelta(seconds=1)
@@ -70,3 +79,70 @@ def test_batches_that_may_be_sent_are_held_by_a_limit_only_while_one_comes_back_
 def test_every_reason_is_one_of_the_contract_s() -> None:
     ours = {f"HOLD_REASON_{reason.name}".replace("_NONE", "_UNSPECIFIED"): int(reason) for reason in HoldReason}
     assert ours == dict(types_pb2.HoldReason.items())
+
+
+async def test_a_paused_campaign_says_since_when_and_so_do_its_batches(dispatcher: Dispatcher, peers: Peers) -> None:
+    head = header()
+    assert (await dispatcher.hold(head)).reason == types_pb2.HOLD_REASON_UNSPECIFIED
+    await dispatcher.pause(head)
+    await submit(dispatcher, phones(5), head)
+    hold = await dispatcher.hold(head)
+    assert (hold.reason, hold.HasField("until")) == (types_pb2.HOLD_REASON_PAUSED, False)
+    assert datetime.now(UTC) - hold.since.ToDatetime(UTC) < timedelta(minutes=1)
+    assert [why(batch) for batch in await dispatcher.batches()] == ["CAMPAIGN_PAUSED"]
+    await dispatcher.resume(head)
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 5})
+
+
+async def set_tenant_limit(dispatcher: Dispatcher, **most: Any) -> None:
+    limit = queue_pb2.RateLimit(
+        scope=queue_pb2.RATE_LIMIT_SCOPE_TENANT, key=TENANT, window=Duration(nanos=200_000_000), **most
+    )
+    await dispatcher.queue.SetRateLimit(queue_pb2.SetRateLimitRequest(request_id=str(uuid.uuid4()), limit=limit))
+
+
+@pytest.mark.parametrize("most", [{"max_requests": 0}, {"max_messages": 0}], ids=["requests", "messages"])
+async def test_a_limit_of_0_lets_nothing_of_the_tenant_out_and_says_so_until_it_is_raised(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, most: dict[str, Any]
+) -> None:
+    await set_tenant_limit(dispatcher, **most)
+    head = await submit(dispatcher, phones(10))
+    await submit(dispatcher, phones(10, first=447_700_900_000), header(tenant_id="other"))
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
+
+    async def has_met_it() -> bool:
+        return [why(batch) for batch in await dispatcher.batches(tenant_id=TENANT)] == ["TENANT_LIMIT"]
+
+    await eventually(has_met_it)
+    hold = await dispatcher.hold(head)
+    assert (hold.reason, hold.HasField("until")) == (types_pb2.HOLD_REASON_TENANT_LIMIT, False)
+    assert simulator.times_accepted() == {1: 10}
+    await set_tenant_limit(dispatcher, max_requests=100)
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 20})
+    assert (await dispatcher.hold(head)).reason == types_pb2.HOLD_REASON_UNSPECIFIED
+
+
+async def test_settings_of_0_let_nothing_out(configure: Callable[..., Settings], simulator: Provider) -> None:
+    for setting, reason in (
+        ("rate_limit_traffic_account_max", types_pb2.HOLD_REASON_TRAFFIC_ACCOUNT_LIMIT),
+        ("queue_rate_max", types_pb2.HOLD_REASON_GLOBAL_LIMIT),
+    ):
+        async with serving(configure(**{setting: 0})) as dispatcher:
+            head = await submit(dispatcher, phones(5))
+            assert (await dispatcher.hold(head)).reason == reason
+            await dispatcher.pause(head)
+    assert simulator.stats().requests == 0
+
+
+async def test_at_its_limit_a_campaign_says_until_when(dispatcher: Dispatcher, peers: Peers) -> None:
+    await set_tenant_limit(dispatcher, max_requests=1)
+    head = await submit(dispatcher, phones(60))
+
+    async def at_the_limit() -> Any:
+        hold = await dispatcher.hold(head)
+        return hold if hold.reason == types_pb2.HOLD_REASON_TENANT_LIMIT else None
+
+    hold = await eventually(at_the_limit)
+    assert hold.HasField("until")
+    assert types_pb2.OutcomeReason.Name(hold.batch_reason) == "OUTCOME_REASON_TENANT_LIMIT"
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 60})

@@ -215,7 +215,7 @@ async def test_a_limit_that_was_changed_since_it_was_read_is_not_overwritten(dis
         ("limit.window", {"window": Duration()}),
         ("limit.window", {"window": Duration(seconds=3601)}),
         ("limit.window", {"window": Duration(nanos=1_500_000)}),
-        ("limit.max_requests", {"max_requests": 0}),
+        ("limit.max_requests", {"max_requests": -1}),
         ("limit.max_messages", {"max_messages": 10_000_001}),
         ("limit.scope", {"scope": 0}),
     ],

@@ -27,18 +27,18 @@ from .dispatcher_support import busiest_window
 
 WINDOW = timedelta(milliseconds=200)
 HOUR = timedelta(hours=1)
-NONE = Limit(0)
+UNLIMITED = Limit()
 
 
 def limiter(
     redis: Redis,
     prefix: str,
     *,
-    account: Limit = NONE,
-    tenant: Limit = NONE,
-    everything: Limit = NONE,
+    account: Limit = UNLIMITED,
+    tenant: Limit = UNLIMITED,
+    everything: Limit = UNLIMITED,
     slowdown: Slowdown = Slowdown(),  # noqa: B008 - immutable
-    refreshes: Limit = NONE,
+    refreshes: Limit = UNLIMITED,
     permit_ttl: timedelta = PERMIT_TTL,
     clock: Clock = SystemClock(),  # noqa: B008 - has no state
 ) -> Limiter:
@@ -285,7 +285,7 @@ async def test_a_tenant_at_its_limit_takes_nothing_from_the_account(redis: Redis
 
 
 async def test_messages_are_limited_besides_requests(redis: Redis, redis_key_prefix: str) -> None:
-    paced = limiter(redis, redis_key_prefix, everything=Limit(0, 100, HOUR))
+    paced = limiter(redis, redis_key_prefix, everything=Limit(None, 100, HOUR))
     await permit_of(paced, "a", 60)
     assert (await throttled_by(paced, "b", 50)).scope is LimitScope.GLOBAL
     await permit_of(paced, "b", 40)
@@ -293,8 +293,22 @@ async def test_messages_are_limited_besides_requests(redis: Redis, redis_key_pre
     await permit_of(paced, "d", 0)  # a question is a request and no message
 
 
+@pytest.mark.parametrize("none", [Limit(0, window=WINDOW), Limit(None, 0, WINDOW)], ids=["requests", "messages"])
+async def test_a_limit_of_0_lets_nothing_through_and_is_asked_again_a_window_later(
+    redis: Redis, redis_key_prefix: str, none: Limit
+) -> None:
+    paced = limiter(redis, redis_key_prefix, tenant=none, everything=Limit(100, window=HOUR))
+    for _ in range(3):
+        throttled = await throttled_by(paced, "a", 1)
+        assert (throttled.scope, throttled.wait) == (LimitScope.TENANT, WINDOW)
+    paced = limiter(redis, redis_key_prefix, account=none)
+    assert (await throttled_by(paced)).scope is LimitScope.TRAFFIC_ACCOUNT
+    paced = limiter(redis, redis_key_prefix, everything=none)
+    assert (await throttled_by(paced)).scope is LimitScope.GLOBAL
+
+
 async def test_a_request_larger_than_the_limit_passes_alone_and_not_never(redis: Redis, redis_key_prefix: str) -> None:
-    paced = limiter(redis, redis_key_prefix, tenant=Limit(0, 100, WINDOW))
+    paced = limiter(redis, redis_key_prefix, tenant=Limit(None, 100, WINDOW))
     first = await permit_of(paced, "a", 5000)
     await throttled_by(paced, "a", 1)
     await paced.release_slots([ReleasedSlot(first, time.monotonic())])

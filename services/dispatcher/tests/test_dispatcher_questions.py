@@ -27,11 +27,11 @@ from .dispatcher_support import Provider, busiest_window
 HOUR, SOON, SHORTLY = timedelta(hours=1), timedelta(seconds=20), timedelta(milliseconds=100)
 
 
-def limiter_of(redis: Redis, prefix: str, *, account: int) -> Limiter:
+def limiter_of(redis: Redis, prefix: str, *, account: int | None) -> Limiter:
     limits = Limits(
-        {scope: Limit(0) for scope in LimitScope} | {LimitScope.TRAFFIC_ACCOUNT: Limit(account, window=HOUR)}
+        {scope: Limit() for scope in LimitScope} | {LimitScope.TRAFFIC_ACCOUNT: Limit(account, window=HOUR)}
     )
-    return Limiter(redis, key_prefix=prefix, traffic_account_id="account", limits=lambda: limits, refreshes=Limit(0))
+    return Limiter(redis, key_prefix=prefix, traffic_account_id="account", limits=lambda: limits, refreshes=Limit())
 
 
 @asynccontextmanager
@@ -64,7 +64,7 @@ async def test_a_question_that_finds_no_slot_in_time_is_not_asked(
 async def test_a_question_nobody_wants_any_more_is_not_asked(
     redis: Redis, redis_key_prefix: str, simulator: Provider
 ) -> None:
-    limiter = limiter_of(redis, redis_key_prefix, account=0)
+    limiter = limiter_of(redis, redis_key_prefix, account=None)
     async with questions_of(limiter, simulator, QuestionKind.REFRESH) as questions:
         assert await questions.ask("nobody's", SOON, wanted=lambda: False) is None
     assert asked(simulator) == 0
@@ -73,7 +73,7 @@ async def test_a_question_nobody_wants_any_more_is_not_asked(
 async def test_no_more_questions_are_under_way_than_may_be_at_once(
     redis: Redis, redis_key_prefix: str, simulator: Provider
 ) -> None:
-    limiter = limiter_of(redis, redis_key_prefix, account=0)
+    limiter = limiter_of(redis, redis_key_prefix, account=None)
     answering = timedelta(seconds=0.2)
     slow = Behaviour(latency=Latency(constant_seconds=answering.total_seconds()))
     simulator.script(slow, repeat=6, match=Match(path="get"))
@@ -88,7 +88,7 @@ async def test_no_more_questions_are_under_way_than_may_be_at_once(
 async def test_a_429_to_any_question_lets_the_refreshes_rest_and_sends_go_on(
     redis: Redis, redis_key_prefix: str, simulator: Provider
 ) -> None:
-    limiter = limiter_of(redis, redis_key_prefix, account=0)
+    limiter = limiter_of(redis, redis_key_prefix, account=None)
     simulator.script(Behaviour(status=429, retry_after="seconds", retry_after_seconds=60), match=Match(path="get"))
     async with questions_of(limiter, simulator, QuestionKind.EVIDENCE) as questions:
         result = await questions.ask("nobody's", SOON)

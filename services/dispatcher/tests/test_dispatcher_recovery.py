@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2
+from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.settings import Settings
 from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency
@@ -150,7 +151,7 @@ async def test_without_redis_nothing_is_sent_and_everything_goes_on_when_it_is_b
             await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 20})
 
             await asyncio.to_thread(valkey.kill)
-            await submit(dispatcher, phones(20, first=447_700_900_000))
+            head = await submit(dispatcher, phones(20, first=447_700_900_000))
 
             async def stopped() -> bool:
                 stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
@@ -158,11 +159,14 @@ async def test_without_redis_nothing_is_sent_and_everything_goes_on_when_it_is_b
 
             await eventually(stopped)
             assert simulator.times_accepted() == {1: 20}
+            hold = await dispatcher.hold(head)
+            assert (hold.reason, hold.HasField("since")) == (types_pb2.HOLD_REASON_PACING_UNAVAILABLE, True)
 
             await asyncio.to_thread(valkey.start)
             await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 40})
             assert simulator.times_accepted() == {1: 40}
             assert {batch.attempts for batch in await dispatcher.batches()} == {1}
+            assert (await dispatcher.hold(head)).reason == types_pb2.HOLD_REASON_UNSPECIFIED
     finally:
         await asyncio.to_thread(valkey.remove)
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from sqlalchemy import text
 
-from bulksms.dispatcher.v1 import dispatch_pb2, messages_pb2, queue_pb2
+from bulksms.dispatcher.v1 import messages_pb2, queue_pb2
 from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.batches import Lane
 from bulksms_dispatcher.settings import Settings
@@ -53,11 +53,6 @@ async def go(dispatcher: Dispatcher, **changes: Any) -> list[queue_pb2.Stop]:
     return list(response.stops)
 
 
-async def hold(dispatcher: Dispatcher, campaign_id: str, tenant_id: str = TENANT) -> Any:
-    request = dispatch_pb2.GetCampaignHoldRequest(tenant_id=tenant_id, campaign_id=campaign_id)
-    return await dispatcher.dispatch.GetCampaignHold(request)
-
-
 async def send_single(dispatcher: Dispatcher, phone: int, **changes: Any) -> messages_pb2.Message:
     """With a caller who does not wait long for what is stopped."""
     values: dict[str, Any] = {
@@ -82,7 +77,7 @@ async def test_what_a_stopped_tenant_has_waits_and_says_so_and_goes_out_when_sen
 
     batches = await dispatcher.batches(tenant_id=TENANT)
     assert [(batch.state, why(batch)) for batch in batches] == [(queue_pb2.BATCH_STATE_READY, "STOPPED")] * 2
-    held = await hold(dispatcher, head.campaign_id)
+    held = await dispatcher.hold(head)
     assert (held.reason, held.description) == (types_pb2.HOLD_REASON_STOPPED, "complaints")
     assert held.since == stopped.stopped_at
     stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
@@ -94,7 +89,7 @@ async def test_what_a_stopped_tenant_has_waits_and_says_so_and_goes_out_when_sen
     assert await go(dispatcher, **TENANT_STOP) == []
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 30})
     assert simulator.times_accepted() == {1: 30}
-    assert (await hold(dispatcher, head.campaign_id)).reason == types_pb2.HOLD_REASON_UNSPECIFIED
+    assert (await dispatcher.hold(head)).reason == types_pb2.HOLD_REASON_UNSPECIFIED
 
 
 async def test_a_stop_holds_for_single_messages_too_and_one_of_a_class_lets_the_other_class_go(
@@ -120,7 +115,7 @@ async def test_another_traffic_account_s_stop_concerns_nobody_here(dispatcher: D
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 5})
     await stop(dispatcher, scope=queue_pb2.STOP_SCOPE_TRAFFIC_ACCOUNT, key=ACCOUNT)
     head = await submit(dispatcher, phones(5, first=447_700_900_000))
-    assert (await hold(dispatcher, head.campaign_id)).reason == types_pb2.HOLD_REASON_STOPPED
+    assert (await dispatcher.hold(head)).reason == types_pb2.HOLD_REASON_STOPPED
     left = await go(dispatcher, scope=queue_pb2.STOP_SCOPE_TRAFFIC_ACCOUNT, key=ACCOUNT)
     assert [one.key for one in left] == ["another"]
     await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
@@ -131,9 +126,9 @@ async def test_a_stop_survives_a_restart(configure: Callable[..., Settings], sim
         await stop(before, **EVERYTHING)
         head = await submit(before, phones(10))
     async with serving(configure()) as after:
-        assert (await hold(after, head.campaign_id)).reason == types_pb2.HOLD_REASON_STOPPED
+        assert (await after.hold(head)).reason == types_pb2.HOLD_REASON_STOPPED
         other = await submit(after, phones(10, first=447_700_900_000), header(tenant_id="other"))
-        assert (await hold(after, other.campaign_id, "other")).reason == types_pb2.HOLD_REASON_STOPPED
+        assert (await after.hold(other)).reason == types_pb2.HOLD_REASON_STOPPED
         assert simulator.stats().requests == 0
         await go(after, **EVERYTHING)
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 20})

@@ -166,7 +166,7 @@ class _Composition:
             traffic_account_id=self._account,
             limits=self._limits,
             slowdown=self._settings.slowdown,
-            refreshes=Limit(self._settings.status_refresh_max),
+            refreshes=Limit(self._settings.status_refresh_max or None),
         )
 
     @cached_property
@@ -329,7 +329,7 @@ class _Composition:
         singles = SingleSends(database, self._ledger, self._message_signals, self._clock, notify=notify)
         # Their slots are not the refresher's: who asks waits for the result.
         statuses = StatusQuestions(database, self._questions(QuestionKind.REFRESH, "statuses"), self._awaited)
-        holds = CampaignHolds(database, self._gate, self._account)
+        holds = CampaignHolds(database, self._gate, self._limits, self._account)
         dispatch = DispatchServicer(database, intake, CampaignControl(database, self._on_change), holds)
         messages = MessageServicer(database, singles, statuses, DeliveryEvidenceIntake(database, self._evidence))
         queue = QueueServicer(

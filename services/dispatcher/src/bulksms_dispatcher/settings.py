@@ -21,6 +21,9 @@ __all__ = ["Settings"]
 # What an armed batch needs beyond the provider's response: marking it late, and a pause of the process.
 _LEASE_MARGIN_SECONDS = 10.0
 
+# Of a limit: 0 lets nothing through.
+MaxRequests = Annotated[int, Field(ge=0)] | Literal["unlimited"]
+
 
 class Settings(ServiceSettings):
     """Field `x_y` is the variable `X_Y`; the README has the table."""
@@ -54,11 +57,11 @@ class Settings(ServiceSettings):
     use_bulk_sms: bool = True
     backlog_limit: int = Field(20_000_000, ge=1)
 
-    rate_limit_traffic_account_max: int = Field(100, ge=0)
+    rate_limit_traffic_account_max: MaxRequests = 100
     rate_limit_traffic_account_window_ms: int = Field(1000, ge=1)
-    rate_limit_tenant_max: int = Field(50, ge=0)
+    rate_limit_tenant_max: MaxRequests = 50
     rate_limit_tenant_window_ms: int = Field(1000, ge=1)
-    queue_rate_max: int = Field(0, ge=0)
+    queue_rate_max: MaxRequests = "unlimited"
     queue_rate_window_ms: int = Field(1000, ge=1)
     rate_limit_arrival_grace_ms: int = Field(40, ge=0, le=4000)
 
@@ -184,5 +187,5 @@ class Settings(ServiceSettings):
         )
 
 
-def _limit(max_requests: int, window_ms: int) -> Limit:
-    return Limit(max_requests, window=timedelta(milliseconds=window_ms))
+def _limit(max_requests: MaxRequests, window_ms: int) -> Limit:
+    return Limit(None if max_requests == "unlimited" else max_requests, window=timedelta(milliseconds=window_ms))

@@ -20,10 +20,10 @@ class LimitScope(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most so many in any window of this length; 0 means no limit."""
+    """At most so many in any window of this length; None means no limit, and 0 that nothing may be sent."""
 
-    max_requests: int
-    max_messages: int = 0
+    max_requests: int | None = None
+    max_messages: int | None = None
     window: timedelta = timedelta(seconds=1)
     version: int = 0
     """How often an operator has set it; 0: it is the settings' own."""
@@ -32,6 +32,16 @@ class Limit:
     def etag(self) -> str:
         """Another after every change."""
         return str(self.version)
+
+    @property
+    def is_none_allowed(self) -> bool:
+        """True when nothing may be sent."""
+        return self.max_requests == 0 or self.max_messages == 0
+
+    @property
+    def is_unlimited(self) -> bool:
+        """True when nothing is counted."""
+        return self.max_requests is None and self.max_messages is None
 
     def allows_as_much_as(self, other: Limit) -> bool:
         """The same but for the version."""
@@ -53,6 +63,11 @@ class Limits:
 
     defaults: Mapping[LimitScope, Limit]
     overrides: Mapping[tuple[LimitScope, str], Limit] = field(default_factory=dict)
+
+    def forbidding(self, traffic_account_id: str, tenant_id: str) -> LimitScope | None:
+        """The scope whose limit lets nothing of this tenant through at all; None when none does."""
+        keys = {LimitScope.TRAFFIC_ACCOUNT: traffic_account_id, LimitScope.TENANT: tenant_id, LimitScope.GLOBAL: ""}
+        return next((scope for scope, key in keys.items() if self.of(scope, key).is_none_allowed), None)
 
     def of(self, scope: LimitScope, key: str) -> Limit:
         """The limit in force; an override with an empty key replaces the scope's default."""

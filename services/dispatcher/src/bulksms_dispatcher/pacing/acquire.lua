@@ -8,7 +8,8 @@
 -- KEYS: a sorted set per scope, the account's first; the account's slowdown; every block that applies.
 -- ARGV: id, messages, how long a permit may wait to be begun, how far ahead it may be given, the time a slowed account
 -- takes to come back by its whole rate, the share of the account's limits that is for this kind of request, number of
--- scopes; then per scope: max requests (0: no limit), max messages (0: no limit), window. Times in microseconds.
+-- scopes; then per scope: max requests, max messages (each -1: no limit; 0: none may be sent), window. Times in
+-- microseconds.
 -- Answers {1, microseconds until it may be sent, 0} or, refused, {0, microseconds to wait, the scope (0: a block)}.
 local id, messages = ARGV[1], tonumber(ARGV[2])
 local ttl, ahead, recovery = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -42,8 +43,8 @@ local function limits_of(scope)
   local max_messages = tonumber(ARGV[scope * 3 + 6])
   if scope == 1 and share < 1 then
     -- Never less than one: the account must go on to find out that it may.
-    max_requests = max_requests > 0 and math.max(1, math.floor(max_requests * share)) or 0
-    max_messages = max_messages > 0 and math.max(1, math.floor(max_messages * share)) or 0
+    max_requests = max_requests > 0 and math.max(1, math.floor(max_requests * share)) or max_requests
+    max_messages = max_messages > 0 and math.max(1, math.floor(max_messages * share)) or max_messages
   end
   return max_requests, max_messages, tonumber(ARGV[scope * 3 + 7])
 end
@@ -60,7 +61,7 @@ local function free_at(key, max_requests, max_messages, window)
   end
   -- A request larger than the limit passes alone, when the window is empty: else it would wait for ever.
   local wanted = math.min(messages, max_messages)
-  if wanted > 0 then
+  if max_messages > 0 and wanted > 0 then
     local entries = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
     local sum, weights = wanted, {}
     for i = 1, #entries, 2 do
@@ -76,6 +77,14 @@ local function free_at(key, max_requests, max_messages, window)
     end
   end
   return at
+end
+
+-- Where none may be sent, no slot ever becomes free: it is asked again a window later.
+for scope = 1, scopes do
+  local max_requests, max_messages, window = limits_of(scope)
+  if max_requests == 0 or (max_messages == 0 and messages > 0) then
+    return {0, math.max(SHORTEST_WAIT, window), scope}
+  end
 end
 
 local begins_at, longest, refused_by = now, 0, 0

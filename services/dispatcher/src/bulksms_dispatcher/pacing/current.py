@@ -39,7 +39,7 @@ class CurrentLimits:
         """
         async with self._database.begin() as connection:
             saved = await storage.save_override(connection, scope, key, limit, etag)
-        present = (await self.read()).overrides.get((scope, key), Limit(0))
+        present = (await self.read()).overrides.get((scope, key), Limit())
         if not saved and not present.allows_as_much_as(limit):
             raise errors.conflict(
                 "ETAG_MISMATCH",

@@ -157,13 +157,13 @@ class Limiter:
             len(scopes),
         ]
         for _, _, limit in scopes:
-            arguments += [limit.max_requests, limit.max_messages, _microseconds(limit.window)]
+            arguments += [_or_none(limit.max_requests), _or_none(limit.max_messages), _microseconds(limit.window)]
         asked_at = self._clock.monotonic()
         # redis-py loads the script again when Redis has forgotten it (NOSCRIPT after a restart or FLUSHALL).
         granted, wait, number = await self._ask(self._acquire_script(keys=[*keys, *others], args=arguments))
         if not granted:
             return Throttled(timedelta(microseconds=wait), scopes[number - 1][0] if number else None)
-        limited = tuple(key for _, key, limit in scopes if limit.max_requests or limit.max_messages)
+        limited = tuple(key for _, key, limit in scopes if not limit.is_unlimited)
         # Redis decided between the two moments: it begins by the later one, and ends by the earlier.
         return Permit(
             f"{name}:{messages}",
@@ -189,6 +189,11 @@ class Limiter:
             return await question
         except (RedisError, OSError, TimeoutError) as error:
             raise PacingUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
+
+def _or_none(maximum: int | None) -> int:
+    """As the scripts have it: no limit is -1."""
+    return -1 if maximum is None else maximum
 
 
 def _microseconds(duration: timedelta) -> int:

@@ -205,17 +205,17 @@ def _stop_order(request: pb.StopSendingRequest | pb.ResumeSendingRequest, contex
 
 def _limit(check: ArgumentCheck, wanted: pb.RateLimit) -> Limit:
     """What is unset is not limited."""
-    if wanted.HasField("max_requests"):
-        check.number("limit.max_requests", wanted.max_requests, minimum=1, maximum=MAX_REQUESTS)
-    if wanted.HasField("max_messages"):
-        check.number("limit.max_messages", wanted.max_messages, minimum=1, maximum=MAX_MESSAGES)
+    max_requests = wanted.max_requests if wanted.HasField("max_requests") else None
+    max_messages = wanted.max_messages if wanted.HasField("max_messages") else None
+    check.number("limit.max_requests", max_requests or 0, minimum=0, maximum=MAX_REQUESTS)
+    check.number("limit.max_messages", max_messages or 0, minimum=0, maximum=MAX_MESSAGES)
     window = wanted.window
     if not (0 <= window.seconds <= MAX_WINDOW.total_seconds() and _MILLISECOND <= window.ToTimedelta() <= MAX_WINDOW):
         check.wrong("limit.window", "must be 1 ms to 1 h")
-        return Limit(0)
+        return Limit()
     if window.ToTimedelta() % _MILLISECOND or window.nanos % 1000:
         check.wrong("limit.window", "must be whole milliseconds")
-    return Limit(wanted.max_requests, wanted.max_messages, window.ToTimedelta())
+    return Limit(max_requests, max_messages, window.ToTimedelta())
 
 
 def _operator(context: Context) -> str:

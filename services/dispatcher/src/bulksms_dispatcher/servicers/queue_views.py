@@ -87,8 +87,8 @@ def rate_limit_view(scope: LimitScope, key: str, limit: Limit) -> pb.RateLimit:
     return pb.RateLimit(
         scope=pb.RateLimitScope.ValueType(scope),
         key=key,
-        max_requests=limit.max_requests or None,
-        max_messages=limit.max_messages or None,
+        max_requests=limit.max_requests,
+        max_messages=limit.max_messages,
         window=duration(limit.window.total_seconds()),
         etag=limit.etag,
     )

@@ -30,6 +30,15 @@ __all__ = ["Preparation", "Prepared"]
 # waiting with others, and a pause must stop sends within a second.
 _WAIT_SECONDS = 0.25
 
+PACING_UNAVAILABLE = "PACING_UNAVAILABLE"
+# What a batch that found no slot says of itself while it waits.
+_WAITS_FOR = {
+    None: "ACCOUNT_RESTING",
+    LimitScope.TRAFFIC_ACCOUNT: "TRAFFIC_ACCOUNT_LIMIT",
+    LimitScope.TENANT: "TENANT_LIMIT",
+    LimitScope.GLOBAL: "GLOBAL_LIMIT",
+}
+
 _log = logs.get_logger("bulksms.dispatcher.preparation")
 
 
@@ -86,13 +95,14 @@ class Preparation:
         try:
             permit = await self._ask_for_permit(batch)
         except BaseException as error:
-            await self._recorder.hand_back(batch)
-            if isinstance(error, PacingUnavailable):
+            away = isinstance(error, PacingUnavailable)
+            await self._recorder.hand_back(batch, reason=PACING_UNAVAILABLE if away else "")
+            if away:
                 _log.warning("batch handed back: no pacing", batch_id=str(batch.batch_id))
             raise
         if isinstance(permit, Throttled):
             self._metrics.pacing_waits.add(1, {"scope": permit.scope.name if permit.scope else "BLOCKED"})
-            await self._recorder.hand_back(batch, delay=permit.wait)
+            await self._recorder.hand_back(batch, delay=permit.wait, reason=_WAITS_FOR[permit.scope])
         return permit
 
     async def prepare(self, batch: LeasedBatch) -> Prepared | None:

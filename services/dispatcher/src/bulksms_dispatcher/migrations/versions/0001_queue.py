@@ -303,8 +303,9 @@ STATEMENTS = (
     CREATE TABLE rate_limits (
         scope smallint NOT NULL,
         key text NOT NULL,
-        max_requests bigint NOT NULL,
-        max_messages bigint NOT NULL,
+        -- None: no limit; 0: nothing may be sent.
+        max_requests bigint,
+        max_messages bigint,
         window_ms bigint NOT NULL,
         version bigint NOT NULL DEFAULT 1,
         updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
