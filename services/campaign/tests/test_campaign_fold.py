@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
 from bulksms_campaign.domain.counters import Counters, Transition, counted, movement
-from bulksms_campaign.domain.recipients import Fact, Known, RecipientStatus, status_of
+from bulksms_campaign.domain.recipients import Fact, Known, RecipientStatus, description_of, reason_of, status_of
 from bulksms_campaign.storage.folding import recorded_epoch_sql, recorded_facts_sql, status_sql
 from servicekit.database import Database
 
@@ -67,6 +68,32 @@ def test_moving_the_counters_is_the_same_as_counting_again(
     assert moved.queued + moved.sent + moved.failed + moved.unconfirmed + moved.cancelled == len(recipients)
 
 
+def test_accepted_under_an_id_that_is_somebody_elses_is_unconfirmed_and_paid_for() -> None:
+    facts = Fact.AMBIGUOUS | Fact.ACCEPTED | Fact.ID_REFUSED
+    assert status_of(facts) is RecipientStatus.UNCONFIRMED
+    assert counted(facts, 1, 1) == Counters(total=1, unconfirmed=1, accepted=1, accepted_units=1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (Fact.NONE, ("", "")),
+        (Fact.AMBIGUOUS, ("AMBIGUOUS", "of the request")),
+        (Fact.AMBIGUOUS | Fact.ACCEPTED, ("", "")),
+        (Fact.ACCEPTED | Fact.NOT_DELIVERED, ("NOT_DELIVERED", "of the report")),
+        (Fact.ACCEPTED | Fact.NOT_DELIVERED | Fact.DELIVERED, ("", "")),
+        (Fact.FAILED, ("PROVIDER_REJECTED", "of the request")),
+        (Fact.FAILED | Fact.ACCEPTED, ("", "")),
+        (Fact.CANCELLED, ("CAMPAIGN_CANCELLED", "of the request")),
+        (Fact.OPTED_OUT, ("OPTED_OUT", "of the request")),
+        (Fact.ACCEPTED | Fact.ID_REFUSED, ("ID_KNOWN", "of the request")),
+    ],
+)
+def test_reason_and_words_are_those_of_the_status_shown(facts: Fact, said: tuple[str, str]) -> None:
+    words = description_of(facts, "of the request", "of the report")
+    assert (reason_of(facts, "PROVIDER_REJECTED"), words) == said
+
+
 async def test_sql_folds_as_python_does(campaign_database: Database) -> None:
     rng = random.Random(7)
     cases = [
@@ -76,7 +103,7 @@ async def test_sql_folds_as_python_does(campaign_database: Database) -> None:
         for epoch, epoch_of_fact in ((1, 1), (1, 2), (2, 1))
     ]
     cases += [
-        (rng.randrange(2048), int(rng.choice(FACTS)), rng.randrange(1, 4), rng.randrange(1, 4)) for _ in range(2000)
+        (rng.randrange(4096), int(rng.choice(FACTS)), rng.randrange(1, 4), rng.randrange(1, 4)) for _ in range(2000)
     ]
     facts_sql = recorded_facts_sql("f", "e", "n", "ne")
     query = text(

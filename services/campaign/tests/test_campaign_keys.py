@@ -28,6 +28,7 @@ ACROSS_TENANTS = {
         "_CLAIM",
     ): "a worker takes the task that is due longest, whichever tenant's it is; by the clock at that moment",
     ("reports", "_FIND"): "a delivery report names the provider's message and no tenant",
+    ("message_ids", "_HELD_BY_OTHERS"): "the provider's ids are one space, so an id may be another tenant's",
 }
 """Statements that look at several tenants' rows: (module, name) and the reason."""
 

@@ -72,7 +72,7 @@ def contribution(facts: Fact) -> Counters:
         unconfirmed=int(status is RecipientStatus.UNCONFIRMED),
         cancelled=int(status is RecipientStatus.CANCELLED),
         delivered=int(status is RecipientStatus.DELIVERED),
-        ambiguous=int(status is RecipientStatus.UNCONFIRMED and not facts & Fact.UNRESOLVED),
+        ambiguous=int(status is RecipientStatus.UNCONFIRMED and not facts & (Fact.UNRESOLVED | Fact.ID_REFUSED)),
     )
 
 

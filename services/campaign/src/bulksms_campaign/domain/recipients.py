@@ -41,17 +41,28 @@ class Fact(IntFlag):
     UNRESOLVED = 256
     AMBIGUOUS = 512
     REPORTED_OTHER = 1024
+    ID_REFUSED = 2048  # accepted under an id that is somebody else's: no report can tell what became of it
 
 
 # Facts that are true whatever the epoch.
-LASTING = Fact.ACCEPTED | Fact.REPORTED_SENT | Fact.DELIVERED | Fact.NOT_DELIVERED | Fact.EXPIRED | Fact.REPORTED_OTHER
+LASTING = (
+    Fact.ACCEPTED
+    | Fact.REPORTED_SENT
+    | Fact.DELIVERED
+    | Fact.NOT_DELIVERED
+    | Fact.EXPIRED
+    | Fact.REPORTED_OTHER
+    | Fact.ID_REFUSED
+)
 
 # The first rule that matches decides. A late REPORTED_SENT never hides DELIVERED; a delivery beats a report of
-# failure (providers correct themselves upwards only); what the provider accepted beats what we thought before;
+# failure (providers correct themselves upwards only); what the provider accepted beats what we thought before, but for
+# an id that is somebody else's, which may as well have been theirs again;
 # CANCELLED and FAILED are proofs of not having been sent and beat ambiguity of the same epoch.
 STATUS_RULES: tuple[tuple[Fact, RecipientStatus], ...] = (
     (Fact.DELIVERED, RecipientStatus.DELIVERED),
     (Fact.NOT_DELIVERED | Fact.EXPIRED, RecipientStatus.FAILED),
+    (Fact.ID_REFUSED, RecipientStatus.UNCONFIRMED),
     (Fact.ACCEPTED | Fact.REPORTED_SENT | Fact.REPORTED_OTHER, RecipientStatus.SENT),
     (Fact.FAILED | Fact.OPTED_OUT, RecipientStatus.FAILED),
     (Fact.CANCELLED, RecipientStatus.CANCELLED),
@@ -97,17 +108,36 @@ def status_of(facts: Fact) -> RecipientStatus:
     return RecipientStatus.QUEUED
 
 
-def reason_of(facts: Fact, reported_reason: str) -> str:
-    """The machine reason of a status: what the dispatcher said, or what the report means."""
-    status = status_of(facts)
-    if status is RecipientStatus.FAILED and facts & (Fact.NOT_DELIVERED | Fact.EXPIRED):
-        return "NOT_DELIVERED" if facts & Fact.NOT_DELIVERED else "EXPIRED"
-    if status in (RecipientStatus.QUEUED, RecipientStatus.SENT, RecipientStatus.DELIVERED):
-        return ""
-    if status is RecipientStatus.UNCONFIRMED:
-        return "UNRESOLVED" if facts & Fact.UNRESOLVED else "AMBIGUOUS"
-    if status is RecipientStatus.CANCELLED:
-        return "CAMPAIGN_CANCELLED"
-    if facts & Fact.OPTED_OUT and not facts & Fact.FAILED:
-        return "OPTED_OUT"
-    return reported_reason
+def reason_of(facts: Fact, outcome_reason: str) -> str:
+    """The machine reason of the status that these facts make; `outcome_reason` is the dispatcher's of a failure."""
+    for mask, reason in _REASONS.get(status_of(facts), ()):
+        if facts & mask:
+            return outcome_reason if reason is None else reason
+    return ""
+
+
+def description_of(facts: Fact, outcome_description: str, report_description: str) -> str:
+    """The provider's words about the status that these facts make, and about no other: of a success there are none."""
+    match status_of(facts):
+        case RecipientStatus.FAILED if facts & (Fact.NOT_DELIVERED | Fact.EXPIRED):
+            return report_description
+        case RecipientStatus.FAILED | RecipientStatus.UNCONFIRMED | RecipientStatus.CANCELLED:
+            return outcome_description
+    return ""
+
+
+# The first fact that is among them names the reason; None: the dispatcher's own.
+_REASONS: dict[RecipientStatus, tuple[tuple[Fact, str | None], ...]] = {
+    RecipientStatus.FAILED: (
+        (Fact.NOT_DELIVERED, "NOT_DELIVERED"),
+        (Fact.EXPIRED, "EXPIRED"),
+        (Fact.FAILED, None),
+        (Fact.OPTED_OUT, "OPTED_OUT"),
+    ),
+    RecipientStatus.UNCONFIRMED: (
+        (Fact.ID_REFUSED, "ID_KNOWN"),
+        (Fact.UNRESOLVED, "UNRESOLVED"),
+        (Fact.AMBIGUOUS, "AMBIGUOUS"),
+    ),
+    RecipientStatus.CANCELLED: ((Fact.CANCELLED, "CAMPAIGN_CANCELLED"),),
+}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from bulksms_campaign.domain.recipients import Fact
@@ -18,6 +19,28 @@ class OutcomeGroup(NamedTuple):
     description: str
     phones: Sequence[int]
     provider_message_ids: Sequence[str]
+
+
+def repeated_ids(groups: Iterable[OutcomeGroup]) -> set[str]:
+    """Ids that these groups give to more than one recipient."""
+    times = Counter(message_id for group in groups for message_id in group.provider_message_ids)
+    return {message_id for message_id, number in times.items() if number > 1}
+
+
+def with_refused_ids(groups: Iterable[OutcomeGroup], refused: Collection[str]) -> list[OutcomeGroup]:
+    """The groups, but whoever was given a refused id in groups of their own: accepted, nobody knows under which id."""
+    parted: list[OutcomeGroup] = []
+    for group in groups:
+        if not any(message_id in refused for message_id in group.provider_message_ids):
+            parted.append(group)
+            continue
+        pairs = list(zip(group.phones, group.provider_message_ids, strict=True))
+        kept = [pair for pair in pairs if pair[1] not in refused]
+        others = [phone for phone, message_id in pairs if message_id in refused]
+        phones, ids = [phone for phone, _ in kept], [message_id for _, message_id in kept]
+        parted.append(group._replace(phones=phones, provider_message_ids=ids))
+        parted.append(group._replace(fact=group.fact | Fact.ID_REFUSED, phones=others, provider_message_ids=[]))
+    return parted
 
 
 class MessageReport(NamedTuple):

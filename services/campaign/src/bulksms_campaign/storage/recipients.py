@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.counters import Counters, counted
 from bulksms_campaign.domain.enqueues import Chunk, EnqueueKey
-from bulksms_campaign.domain.recipients import Fact, RecipientStatus
+from bulksms_campaign.domain.recipients import Fact, RecipientStatus, description_of
 from servicekit.bulk import fetch_long, raw
 
 RECOUNT_LIMIT = timedelta(minutes=10)
@@ -163,12 +163,11 @@ async def recount(connection: AsyncConnection, tenant_id: str, campaign_id: UUID
 
 def _recipient(row: Any) -> RecipientRow:
     facts = Fact(row["facts"])
-    reported = facts & (Fact.NOT_DELIVERED | Fact.EXPIRED)
     return RecipientRow(
         phone=row["phone"],
         facts=facts,
         reason=row["reason"] or "",
-        description=(row["report_description"] if reported else row["description"]) or "",
+        description=description_of(facts, row["description"] or "", row["report_description"] or ""),
         provider_message_id=row["provider_message_id"] or "",
         updated_at=row["updated_at"],
         enqueue_number=row["enqueue_number"],

@@ -16,16 +16,19 @@ from bulksms_campaign.storage.folding import status_sql
 from servicekit.bulk import raw
 
 # Of whatever tenant: a report says no more than the provider's message id. LATERAL with OFFSET 0 is a fence: one look
-# into the hash index per id, never a join with the whole table.
+# into the hash index per id, never a join with the whole table. Results recorded at the same moment may both have been
+# given an id that neither could see with the other: its reports are about one of two people, and nobody knows which.
 _FIND = """
-    SELECT i.now, r.tenant_id, r.campaign_id, r.enqueue_number, r.launched_on, array_agg(r.phone)
+    SELECT i.now, r.tenant_id, r.campaign_id, r.enqueue_number, r.launched_on,
+        array_agg(r.phone) FILTER (WHERE r.holders = 1), array_agg(r.provider_message_id) FILTER (WHERE r.holders > 1)
     FROM (SELECT clock_timestamp() AS now) i LEFT JOIN (
-        unnest($1::text[]) AS t (provider_message_id)
+        SELECT h.*, t.provider_message_id, count(*) OVER (PARTITION BY t.provider_message_id) AS holders
+        FROM unnest($1::text[]) AS t (provider_message_id)
         CROSS JOIN LATERAL (
             SELECT tenant_id, campaign_id, enqueue_number, launched_on, phone FROM recipients
             WHERE provider_message_id = t.provider_message_id OFFSET 0
-        ) r
-    ) ON true
+        ) h
+    ) r ON true
     GROUP BY 1, 2, 3, 4, 5 ORDER BY 2, 3, 4, 5
 """
 
@@ -49,6 +52,8 @@ class RecordedReports(NamedTuple):
     """What reports did: which message ids are known, and by enqueue the changes and the phones that changed."""
 
     known: set[str]
+    mixed_up: set[str]
+    """Known ids that more than one recipient has: nothing was recorded of them."""
     transitions: dict[EnqueueKey, list[Transition]]
     changed: dict[EnqueueKey, list[int]]
     now: datetime
@@ -65,12 +70,14 @@ async def record_reports(
     """Record delivery reports by message id; with a tenant, other tenants' messages are as good as unknown."""
     driver = await raw(connection)
     found = await driver.fetch(_FIND, list(reports))
-    recorded = RecordedReports(set(), {}, {}, found[0]["now"])
-    for _, *key, phones in found:
+    recorded = RecordedReports(set(), set(), {}, {}, found[0]["now"])
+    for _, *key, phones, mixed_up in found:
         enqueue = EnqueueKey(*key)
         if enqueue.launched_on is None or tenant_id not in {"", enqueue.tenant_id}:
             continue
-        rows = await driver.fetch(_LOCK, *enqueue, phones)
+        recorded.mixed_up.update(mixed_up or ())
+        recorded.known.update(mixed_up or ())
+        rows = await driver.fetch(_LOCK, *enqueue, phones or [])
         transitions, writes = _fold(rows, reports, recorded.known)
         for (fact, description), written in writes.items():
             await driver.execute(_RECORD, *enqueue, written, fact, description, recorded.now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 from uuid import UUID
 
 from opentelemetry import metrics, trace
@@ -13,19 +14,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bulksms_campaign.domain.campaigns import UNDER_WAY, campaign_not_found
 from bulksms_campaign.domain.counters import movement
 from bulksms_campaign.domain.enqueues import EnqueueKey
-from bulksms_campaign.domain.results import MessageReport, OutcomeGroup
+from bulksms_campaign.domain.results import MessageReport, OutcomeGroup, repeated_ids, with_refused_ids
 from bulksms_campaign.storage.batches import BatchRow, TouchedBatch, read_batches_of, upsert_batch
 from bulksms_campaign.storage.counters import move_counters
 from bulksms_campaign.storage.enqueues import ResultTarget, read_result_target
+from bulksms_campaign.storage.message_ids import read_ids_of_others
 from bulksms_campaign.storage.reports import RecordedReports, record_reports
 from bulksms_campaign.storage.results import read_awaited, record_outcomes
 from bulksms_campaign.storage.tasks import TaskKind, ask_for_task
 from bulksms_campaign.use_cases.signals import Signals
+from servicekit import logs
 from servicekit.database import Database
 from servicekit.telemetry import context_from_traceparent
 
+_log = logs.get_logger("bulksms.campaign.results")
+
 MAX_BATCH_SPANS = 50
 """Batches of one call whose traces get a span of it; more than a call of 5,000 reports touches in practice."""
+
+
+class _RecordedBatch(NamedTuple):
+    changed: int = 0
+    refused_ids: int = 0
+    may_end: bool = False
 
 
 class Results:
@@ -38,26 +49,31 @@ class Results:
         meter = metrics.get_meter("bulksms.campaign.results")
         self._outcomes = meter.create_counter("campaign.recipient_changes", description="Recipients changed, by source")
         self._unknown = meter.create_counter("campaign.unknown_reports", description="Reports for unknown message ids")
+        self._mixed_up = meter.create_counter(
+            "campaign.message_ids_refused", description="Message ids that the provider gave to more than one message"
+        )
 
     async def record_batch(self, batch: BatchRow, groups: Sequence[OutcomeGroup]) -> int:
         """Record the outcomes of one batch; returns how many recipients changed. CAMPAIGN_NOT_FOUND."""
 
-        async def body(connection: AsyncConnection) -> tuple[int, bool]:
+        async def body(connection: AsyncConnection) -> _RecordedBatch:
             key, target = await _target(connection, batch.tenant_id, batch.campaign_id, batch.enqueue_number)
             if key is None:
-                return 0, False
-            transitions = await record_outcomes(connection, key, batch.epoch, groups, target.now)
+                return _RecordedBatch()
+            refused = await _refused_ids(connection, key, groups)
+            safe = with_refused_ids(groups, refused) if refused else groups
+            transitions = await record_outcomes(connection, key, batch.epoch, safe, target.now)
             await upsert_batch(connection, batch, target.now)
             if not transitions:
-                return 0, False
+                return _RecordedBatch()
             counters = await move_counters(connection, key, movement(transitions), target.now)
             may_end = counters.all_tried and target.state in UNDER_WAY
             if may_end:
                 await ask_for_task(connection, TaskKind.COMPLETE, batch.tenant_id, batch.campaign_id, target.now)
-            return sum(change.recipients for change in transitions), may_end
+            return _RecordedBatch(sum(change.recipients for change in transitions), len(refused), may_end)
 
         with self._span_in(batch.traceparent, "campaign.record_batch") as span:
-            changed, may_end = await self._database.run_transaction(body)
+            changed, refused_ids, may_end = await self._database.run_transaction(body)
             span.set_attributes(
                 {
                     "bulksms.campaign_id": str(batch.campaign_id),
@@ -66,6 +82,8 @@ class Results:
                 }
             )
         self._outcomes.add(changed, {"source": "dispatcher"})
+        if refused_ids:
+            self._raise_mix_up(refused_ids, campaign_id=str(batch.campaign_id), batch_id=str(batch.batch_id))
         if may_end:
             self._signals.complete.notify()
         return changed
@@ -85,9 +103,15 @@ class Results:
         recorded = await self._database.run_transaction(body)
         self._outcomes.add(recorded.number_changed, {"source": "reports"})
         self._unknown.add(len(reports) - len(recorded.known))
+        if recorded.mixed_up:
+            self._raise_mix_up(len(recorded.mixed_up), source="reports")
         if recorded.changed:
             await self._trace_batches(recorded.changed)
         return recorded.known, recorded.number_changed
+
+    def _raise_mix_up(self, ids: int, **where: str) -> None:
+        self._mixed_up.add(ids)
+        _log.error("the provider gave a message id twice", ids=ids, **where)
 
     async def list_awaited(
         self, tenant_id: str, campaign_id: UUID, enqueue_number: int, *, after: int, last: int, limit: int
@@ -123,6 +147,14 @@ class Results:
         context = context_from_traceparent(traceparent) if traceparent else None
         links = [Link(caller)] if caller.is_valid else []
         return self._tracer.start_as_current_span(name, context=context, kind=SpanKind.INTERNAL, links=links)
+
+
+async def _refused_ids(connection: AsyncConnection, key: EnqueueKey, groups: Sequence[OutcomeGroup]) -> set[str]:
+    """Ids that are somebody else's already, or that two recipients of these groups were given."""
+    named = [group for group in groups if group.provider_message_ids]
+    ids = [message_id for group in named for message_id in group.provider_message_ids]
+    phones = [phone for group in named for phone in group.phones]
+    return repeated_ids(named) | await read_ids_of_others(connection, key, ids, phones)
 
 
 async def _target(
