@@ -19,7 +19,7 @@ from bulksms_client.channels import service_config
 LIBRARY = Path(__file__).resolve().parent.parent
 PUBLIC = [campaign_pb2, contacts_pb2, ledger_pb2, messages_pb2, queue_pb2]
 # Called by services only.
-INTERNAL = {"RecordDeliveryEvidence", "BatchCapture"}
+INTERNAL = {"RecordDeliveryEvidence", "BatchCapture", "BatchAuthorize", "BatchWithdraw", "BatchVoid"}
 GROUPS = ["campaigns", "contacts", "credits", "messages", "queue"]
 
 

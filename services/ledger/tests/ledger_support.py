@@ -68,7 +68,13 @@ class Tenant:
         )
 
     async def reserve(
-        self, units: int, *, reservation_id: str = "", request_id: str = "", campaign_id: str = ""
+        self,
+        units: int,
+        *,
+        reservation_id: str = "",
+        request_id: str = "",
+        campaign_id: str = "",
+        enqueue_number: int = 0,
     ) -> pb.ReserveResponse:
         return await self.stub.Reserve(
             pb.ReserveRequest(
@@ -77,6 +83,7 @@ class Tenant:
                 reservation_id=reservation_id or self.ids(),
                 units=units,
                 campaign_id=campaign_id,
+                enqueue_number=enqueue_number,
             )
         )
 

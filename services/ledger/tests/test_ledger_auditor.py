@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_ledger.app import SERVICE
+from bulksms_ledger.storage.tables import METADATA
 from bulksms_ledger.use_cases.audit_round import PIECE
 from bulksms_ledger.workers.auditor import Auditor
 from devstack.eventually import eventually
@@ -202,5 +203,6 @@ async def restore(url: str) -> None:
         "UPDATE accounts SET available = kept.available, entry_hash = kept.entry_hash FROM kept_accounts AS kept"
     ]
     for table in TABLES[1:]:
-        statements += [f"DELETE FROM {table}", f"INSERT INTO {table} SELECT * FROM kept_{table}"]
+        names = ", ".join(column.name for column in METADATA.tables[table].columns if column.name != "is_live")
+        statements += [f"DELETE FROM {table}", f"INSERT INTO {table} ({names}) SELECT {names} FROM kept_{table}"]
     await behind_the_ledgers_back(url, ";".join(statements))

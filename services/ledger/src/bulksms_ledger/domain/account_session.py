@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
-from bulksms_ledger.domain import refusals
+from bulksms_ledger.domain import attempt_decisions, refusals
 from bulksms_ledger.domain.accounts import Account
-from bulksms_ledger.domain.decisions import State, apply
+from bulksms_ledger.domain.attempt_decisions import AttemptState
+from bulksms_ledger.domain.attempts import AttemptOutcome, AttemptRequest, Authorize, Void
+from bulksms_ledger.domain.authorizations import Authorization, Name
+from bulksms_ledger.domain.decisions import State, apply, instant
 from bulksms_ledger.domain.entries import Entry
 from bulksms_ledger.domain.lots import Lot, Lots
 from bulksms_ledger.domain.operations import (
@@ -17,11 +22,15 @@ from bulksms_ledger.domain.operations import (
     Decision,
     OperationResult,
     RecordedOperation,
+    Release,
+    Request,
     SetSubscription,
     differing_fields,
 )
+from bulksms_ledger.domain.positions import Positions
 from bulksms_ledger.domain.refusals import DomainRefusal
-from bulksms_ledger.domain.reservations import AllocatedReservation
+from bulksms_ledger.domain.reservations import AllocatedReservation, ReservationState
+from bulksms_ledger.domain.taken_positions import TakenPositions
 
 
 class AccountSession:
@@ -35,6 +44,7 @@ class AccountSession:
         reservations: Iterable[AllocatedReservation],
         operations: Iterable[RecordedOperation],
         source_refs: Iterable[str],
+        authorizations: Iterable[Authorization] = (),
     ) -> None:
         self.account = account
         self._lots = self._loaded_lots = lots
@@ -44,19 +54,28 @@ class AccountSession:
         self._operations = {recorded.operation.request_id.int: recorded for recorded in operations}
         self._source_refs = frozenset(source_refs)
         self._touched: set[int] = set()
+        self._authorizations = {one.name: one for one in authorizations}
+        self._loaded_authorizations = frozenset(self._authorizations)
+        self._touched_authorizations: set[Name] = set()
+        self._taken: defaultdict[int, TakenPositions] = defaultdict(TakenPositions)
+        for (reservation, attempt), one in self._authorizations.items():
+            self._taken[reservation].take(attempt, one.taken)
         self.entries: list[Entry] = []
         self.recorded: list[RecordedOperation] = []
         self.subscription_changes: list[SetSubscription] = []
 
-    def decide(self, operation: AnyOperation, now: datetime) -> Decision:
-        """Decide one operation, or answer as its first time did."""
-        request_number = operation.request_id.int
-        known = self._operations.get(request_number)
-        if known is not None:
-            return _replay(known, operation)
+    def decide(self, request: Request, now: datetime) -> Decision:
+        """Decide one request, or answer as its first time did."""
+        if isinstance(request, AttemptRequest):
+            return Decision(self._decide_attempt(request, instant(self.account, now)), replayed=False)
+        known = self._operations.get(request.request_id.int)
+        return self._carry_out(request, now) if known is None else _replay(known, request)
+
+    def _carry_out(self, operation: AnyOperation, now: datetime) -> Decision:
         reservation_id: UUID | None = getattr(operation, "reservation_id", None)
         allocated = self._reservations.get(reservation_id.int) if reservation_id is not None else None
-        state, step = apply(State(self.account, self._lots, allocated, self._source_refs), operation, now)
+        state = State(self.account, self._lots, allocated, self._source_refs, self._authorization_of(operation))
+        state, step = apply(state, operation, now)
         self._lots_have_moved |= state.lots is not self._lots
         self.account, self._lots, self._source_refs = state.account, state.lots, state.source_refs
         self.entries.extend(step.entries)
@@ -65,16 +84,95 @@ class AccountSession:
             if not outcome.is_kept:
                 return Decision(outcome, False)
         elif state.allocated is not None:
-            number = state.allocated.reservation.reservation_id.int
-            self._reservations[number] = state.allocated
-            self._touched.add(number)
+            self._keep(state.allocated, state.authorization)
         elif isinstance(operation, SetSubscription):
             self.subscription_changes.append(operation)
         is_capture = type(operation) is Capture and type(outcome) is OperationResult
         recorded = RecordedOperation(operation, outcome, step.entries[-1].version if is_capture else 0)
-        self._operations[request_number] = recorded
+        self._operations[operation.request_id.int] = recorded
         self.recorded.append(recorded)
         return Decision(outcome, False)
+
+    def _authorization_of(self, operation: AnyOperation) -> Authorization | None:
+        if not isinstance(operation, Capture | Release) or operation.attempt_id is None:
+            return None
+        return self._authorizations.get((operation.reservation_id.int, operation.attempt_id.int))
+
+    def _decide_attempt(self, asked: AttemptRequest, at: datetime) -> AttemptOutcome | DomainRefusal:
+        allocated = self._reservations.get(asked.reservation_id.int)
+        if allocated is None:
+            return refusals.reservation_not_found(asked.tenant_id, asked.reservation_id)
+        known = self._authorizations.get((asked.reservation_id.int, asked.attempt_id.int))
+        state = AttemptState(self.account, allocated, known, partial(self._holders, asked.reservation_id))
+        if isinstance(asked, Authorize):
+            return self._authorize(state, asked, at)
+        if isinstance(asked, Void):
+            return self._void(state, asked, at)
+        after, outcome = attempt_decisions.withdraw(state, asked, at)
+        self._keep(allocated, after)
+        return outcome
+
+    def _authorize(self, state: AttemptState, asked: Authorize, at: datetime) -> AttemptOutcome | DomainRefusal:
+        after = attempt_decisions.authorize(state, asked, at)
+        if isinstance(after, DomainRefusal):
+            return after
+        if after is not state.authorization:
+            self._keep(state.allocated.authorize(asked.units, asked.snapshot_digest), after)
+        return AttemptOutcome.AUTHORIZED
+
+    def _void(self, state: AttemptState, asked: Void, at: datetime) -> AttemptOutcome | DomainRefusal:
+        after = attempt_decisions.void(state, asked, at)
+        if isinstance(after, DomainRefusal):
+            return after
+        allocated, before = state.allocated, state.authorization
+        returned = before.authorized - after.authorized if before is not None else 0
+        if returned and allocated.reservation.state is ReservationState.CLOSED:
+            self._carry_out(attempt_decisions.void_of_closed(asked, returned), at)
+            allocated = self._reservations[asked.reservation_id.int]  # what the release has left
+        elif returned:
+            allocated = allocated.reopen(returned)
+        self._keep(allocated, after)
+        return AttemptOutcome.VOIDED
+
+    def _holders(self, reservation_id: UUID, asked: Positions) -> list[Authorization]:
+        number = reservation_id.int
+        return [self._authorizations[number, attempt] for attempt in self._taken[number].holders(asked)]
+
+    def _keep(self, allocated: AllocatedReservation, authorization: Authorization | None) -> None:
+        """Take over what a decision has made of a reservation, and of the attempt it was about."""
+        number = allocated.reservation.reservation_id.int
+        if allocated is not self._reservations.get(number):
+            self._reservations[number] = allocated
+            self._touched.add(number)
+        if authorization is None:
+            return
+        name = authorization.name
+        before = self._authorizations.get(name)
+        if authorization is before:
+            return
+        if before is None or before.taken != authorization.taken:
+            taken = self._taken[number]
+            taken.give_back(name[1], before.taken if before is not None else ())
+            taken.take(name[1], authorization.taken)
+        self._authorizations[name] = authorization
+        self._touched_authorizations.add(name)
+
+    @property
+    def reservation_numbers(self) -> dict[UUID, int]:
+        """The numbers that the reservations asked about have in the database; 0 before they are written."""
+        return {one.reservation.reservation_id: one.number for one in self._reservations.values()}
+
+    @property
+    def new_authorizations(self) -> list[Authorization]:
+        """Attempts that the group has heard of first, as they are now."""
+        new = self._touched_authorizations - self._loaded_authorizations
+        return [self._authorizations[name] for name in sorted(new)]
+
+    @property
+    def changed_authorizations(self) -> list[Authorization]:
+        """Attempts from before the group that it moved, as they are now."""
+        changed = self._touched_authorizations & self._loaded_authorizations
+        return [self._authorizations[name] for name in sorted(changed)]
 
     @property
     def changed_reservations(self) -> list[AllocatedReservation]:

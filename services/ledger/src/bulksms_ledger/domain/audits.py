@@ -78,15 +78,15 @@ class Examiner:
         figures = (stored.units, stored.captured, stored.released, stored.refunded)
         if figures != (moved.reserved, moved.captured, moved.released, moved.refunded):
             self._differ(f"reservation {reservation_id} is stored otherwise than its entries say")
-        if stored.units != stored.open + stored.captured + stored.released:
-            self._differ(f"reservation {reservation_id}: units are not open + captured + released")
+        if stored.units != stored.open + stored.authorized + stored.captured + stored.released:
+            self._differ(f"reservation {reservation_id}: units are not open + authorized + captured + released")
         if (stored.state is ReservationState.CLOSED) != (moved.closes == 1) or moved.closes > 1:
             self._differ(f"reservation {reservation_id}: its state is not the one its entries lead to")
         allocations = found.allocations
         allocated = (sum(one.open for one in allocations), sum(one.captured for one in allocations))
-        if allocated != (stored.open, stored.captured - stored.refunded):
+        if allocated != (stored.open + stored.authorized, stored.captured - stored.refunded):
             self._differ(
-                f"reservation {reservation_id}: its lot allocations do not add up to its open and captured credits"
+                f"reservation {reservation_id}: its lot allocations do not add up to its reserved and captured credits"
             )
 
     def compare_totals(self, account: Account, totals: Totals) -> None:
@@ -94,7 +94,7 @@ class Examiner:
         if totals.in_lots != account.available:
             self._differ(f"the lots have {totals.in_lots} available, the account {account.available}")
         if totals.reserved != account.reserved:
-            self._differ(f"open reservations have {totals.reserved} open, the account {account.reserved} reserved")
+            self._differ(f"reservations have {totals.reserved} open or authorized, the account {account.reserved}")
         if totals.captured is not None and totals.captured != account.captured:
             self._differ(f"reservations captured {totals.captured}, the account {account.captured}")
 

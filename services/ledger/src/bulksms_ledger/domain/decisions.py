@@ -10,6 +10,7 @@ import msgspec
 
 from bulksms_ledger.domain import lots, refusals
 from bulksms_ledger.domain.accounts import Account, Subscription
+from bulksms_ledger.domain.authorizations import Authorization
 from bulksms_ledger.domain.entries import Entry, EntryKind, Evidence
 from bulksms_ledger.domain.lots import Lot, Lots
 from bulksms_ledger.domain.operations import (
@@ -38,6 +39,7 @@ class State(msgspec.Struct, frozen=True, gc=False):
     lots: Lots
     allocated: AllocatedReservation | None = None  # of the reservation the operation names, if there is one
     source_refs: frozenset[str] = frozenset()  # those already granted, as far as the operation's is concerned
+    authorization: Authorization | None = None  # of the attempt the operation names, if it was ever authorized
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -54,8 +56,7 @@ def apply(state: State, operation: Operation, now: datetime) -> tuple[State, Ste
     is not kept changes nothing at all: its entries would name a request that is not on record. Time never runs
     backwards within an account, whatever the clocks of the replicas say.
     """
-    last = state.account.last_entry_at
-    at = now if last is None or now > last else last
+    at = instant(state.account, now)
     found = state
     state, before = _expire(state, operation, at)
     decided = _RULES[type(operation)](state, operation, at)
@@ -71,6 +72,12 @@ def apply(state: State, operation: Operation, now: datetime) -> tuple[State, Ste
             entries += after
             result = msgspec.structs.replace(result, balance=state.account.balance(at) if result.balance else None)
     return state, Step(entries, result)
+
+
+def instant(account: Account, now: datetime) -> datetime:
+    """The time of a decision on the account."""
+    last = account.last_entry_at
+    return now if last is None or now > last else last
 
 
 _Decided = tuple[State, tuple[Entry, ...], OperationResult] | DomainRefusal
@@ -136,6 +143,7 @@ def _reserve(state: State, operation: Reserve, at: datetime) -> _Decided:
         open=units,
         opened_version=entry.version,
         created_at=at,
+        enqueue_number=operation.enqueue_number,
     )
     result = OperationResult(reservation=reservation, balance=account.balance(at))
     return (
@@ -146,33 +154,49 @@ def _reserve(state: State, operation: Reserve, at: datetime) -> _Decided:
 
 
 def _capture(state: State, operation: Capture, at: datetime) -> _Decided:
-    allocated, units = state.allocated, operation.units
+    allocated, units, authorization = state.allocated, operation.units, state.authorization
     if allocated is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
-    reservation = allocated.reservation
-    refusal = _refuse_units(reservation, units)
-    if refusal is not None:
-        return refusal
+    if operation.attempt_id is None:
+        refusal = _refuse_units(allocated.reservation, units)
+        if refusal is not None:
+            return refusal
+        after = allocated.capture(units)
+    elif authorization is None:
+        return refusals.attempt_not_found(operation.attempt_id)
+    else:
+        captured = authorization.capture(operation.positions, units)
+        if isinstance(captured, DomainRefusal):
+            return captured
+        authorization, after = captured, allocated.capture_authorized(units)
     account, entry = _enter_for(
-        reservation, state, operation, at, EntryKind.CAPTURE, units, evidence=operation.evidence
+        allocated.reservation, state, operation, at, EntryKind.CAPTURE, units, evidence=operation.evidence
     )
-    allocated = allocated.capture(units)
-    result = OperationResult(None, allocated.reservation)
-    return State(account, state.lots, allocated, state.source_refs), (entry,), result
+    state = State(account, state.lots, after, state.source_refs, authorization)
+    return state, (entry,), OperationResult(None, after.reservation)
 
 
 def _release(state: State, operation: Release, at: datetime) -> _Decided:
-    allocated, units = state.allocated, operation.units
+    allocated, units, authorization = state.allocated, operation.units, state.authorization
     if allocated is None:
         return refusals.reservation_not_found(operation.tenant_id, operation.reservation_id)
-    reservation = allocated.reservation
-    refusal = _refuse_units(reservation, units)
-    if refusal is not None:
-        return refusal
-    account, entry = _enter_for(reservation, state, operation, at, EntryKind.RELEASE, units, reason=operation.reason)
-    allocated, returned = allocated.release(units)
-    state = State(account, lots.put_back(state.lots, returned), allocated, state.source_refs)
-    return state, (entry,), OperationResult(reservation=allocated.reservation)
+    if operation.attempt_id is None:
+        refusal = _refuse_units(allocated.reservation, units)
+        if refusal is not None:
+            return refusal
+        after, returned = allocated.release(units)
+    elif authorization is None:
+        return refusals.attempt_not_found(operation.attempt_id)
+    else:
+        released = authorization.release(units)
+        if isinstance(released, DomainRefusal):
+            return released
+        authorization, (after, returned) = released, allocated.release_authorized(units)
+    account, entry = _enter_for(
+        allocated.reservation, state, operation, at, EntryKind.RELEASE, units, reason=operation.reason
+    )
+    state = State(account, lots.put_back(state.lots, returned), after, state.source_refs, authorization)
+    return state, (entry,), OperationResult(reservation=after.reservation)
 
 
 def _close(state: State, operation: Close, at: datetime) -> _Decided:
@@ -243,7 +267,8 @@ def _expire(state: State, operation: Operation, at: datetime) -> tuple[State, tu
             account, operation, at, EntryKind.EXPIRE, lot.available, reason=f"lot {lot.version} expired"
         )
         entries.append(entry)
-    return State(account, state.lots[len(due) :], state.allocated, state.source_refs), tuple(entries)
+    state = State(account, state.lots[len(due) :], state.allocated, state.source_refs, state.authorization)
+    return state, tuple(entries)
 
 
 _RULES: Final[dict[type[Operation], Callable[[State, Any, datetime], _Decided]]] = {

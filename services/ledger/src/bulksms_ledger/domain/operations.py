@@ -9,7 +9,9 @@ from uuid import UUID
 import msgspec
 
 from bulksms_ledger.domain.accounts import Balance, Subscription, SubscriptionStatus
+from bulksms_ledger.domain.attempts import AttemptOutcome, Authorize, Void, Withdraw
 from bulksms_ledger.domain.entries import Entry, Evidence
+from bulksms_ledger.domain.positions import Positions
 from bulksms_ledger.domain.refusals import DomainRefusal
 from bulksms_ledger.domain.reservations import Reservation
 
@@ -59,22 +61,26 @@ class Reserve(Operation, frozen=True, gc=False, tag="Reserve"):
     reservation_id: UUID
     units: int
     campaign_id: str = ""
+    enqueue_number: int = 0
 
 
 class Capture(Operation, frozen=True, gc=False, tag="Capture"):
-    """Spend credits of a reservation."""
+    """Spend credits of a reservation: an attempt's, for some or all of its unresolved positions; or open ones."""
 
     reservation_id: UUID
     units: int
     evidence: Evidence | None = None
+    attempt_id: UUID | None = None
+    positions: Positions = ()
 
 
 class Release(Operation, frozen=True, gc=False, tag="Release"):
-    """Give credits of a reservation back."""
+    """Give credits of a reservation back: an attempt's, whose positions stay taken; or open ones."""
 
     reservation_id: UUID
     units: int
     reason: str = ""
+    attempt_id: UUID | None = None
 
 
 class Close(Operation, frozen=True, gc=False, tag="Close"):
@@ -120,10 +126,14 @@ AnyOperation = (
 )
 
 
+Request = AnyOperation | Authorize | Withdraw | Void
+"""What may be asked of one account."""
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """The outcome of one request, and whether it is that of an earlier one with the same id."""
 
-    outcome: Outcome
+    outcome: Outcome | AttemptOutcome
     replayed: bool
 
 

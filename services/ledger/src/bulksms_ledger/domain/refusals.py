@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from bulksms_ledger.domain.accounts import Account, Subscription, SubscriptionStatus
+from bulksms_ledger.domain.positions import Positions
 
 
 class RefusalReason(StrEnum):
@@ -27,6 +28,11 @@ class RefusalReason(StrEnum):
     SUBSCRIPTION_INACTIVE = "SUBSCRIPTION_INACTIVE"
     SOURCE_REF_USED = "SOURCE_REF_USED"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    SNAPSHOT_MISMATCH = "SNAPSHOT_MISMATCH"
+    POSITIONS_TAKEN = "POSITIONS_TAKEN"
+    ATTEMPT_ENDED = "ATTEMPT_ENDED"
+    ATTEMPT_CAPTURED = "ATTEMPT_CAPTURED"
+    ATTEMPT_NOT_FOUND = "ATTEMPT_NOT_FOUND"
 
 
 class DomainRefusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="outcome", tag="refusal"):
@@ -36,6 +42,8 @@ class DomainRefusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, t
     message: str
     metadata: dict[str, str] = {}
     field: str = ""  # of an invalid argument
+    captured: Positions = ()  # of POSITIONS_TAKEN: those that were sent to for certain
+    unresolved: Positions = ()  # and those that may have been
 
     @property
     def is_kept(self) -> bool:
@@ -43,9 +51,15 @@ class DomainRefusal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, t
         return self.reason not in _NOT_KEPT
 
 
-# No account, no session to keep it in; the others are about the request itself, not a decision on the account.
+# No account, no session to keep it in; the others are about the request itself, not a decision on the account. An
+# attempt that is not known may be told later, after a restore.
 _NOT_KEPT: Final = frozenset(
-    {RefusalReason.INVALID_ARGUMENT, RefusalReason.ACCOUNT_NOT_FOUND, RefusalReason.REQUEST_ID_REUSED}
+    {
+        RefusalReason.INVALID_ARGUMENT,
+        RefusalReason.ACCOUNT_NOT_FOUND,
+        RefusalReason.REQUEST_ID_REUSED,
+        RefusalReason.ATTEMPT_NOT_FOUND,
+    }
 )
 
 
@@ -88,6 +102,57 @@ def reservation_exceeded(units: int, open_units: int) -> DomainRefusal:
     message = f"{_credits(open_units)} still open in the reservation, {units} asked for: ask for at most {open_units}."
     metadata = {"required": str(units), "open": str(open_units)}
     return DomainRefusal(RefusalReason.RESERVATION_EXCEEDED, message, metadata)
+
+
+def attempt_exceeded(units: int, authorized: int) -> DomainRefusal:
+    """More than is still authorized."""
+    message = (
+        f"{_credits(authorized)} still authorized for the attempt, {units} asked for: ask for at most {authorized}."
+    )
+    metadata = {"required": str(units), "authorized": str(authorized)}
+    return DomainRefusal(RefusalReason.RESERVATION_EXCEEDED, message, metadata)
+
+
+def snapshot_mismatch(reservation_id: UUID) -> DomainRefusal:
+    """Positions counted in another snapshot are other people."""
+    message = (
+        f"The positions of reservation {reservation_id} were counted in another snapshot: "
+        "send nothing, and enqueue anew under another reservation."
+    )
+    return DomainRefusal(RefusalReason.SNAPSHOT_MISMATCH, message, {"reservation_id": str(reservation_id)})
+
+
+def positions_taken(captured: Positions, unresolved: Positions) -> DomainRefusal:
+    """Earlier attempts hold some of the positions."""
+    message = (
+        f"{_people(captured)} been sent to already and {_people(unresolved)} perhaps been sent to "
+        "by an earlier attempt: send to neither."
+    )
+    return DomainRefusal(RefusalReason.POSITIONS_TAKEN, message, captured=captured, unresolved=unresolved)
+
+
+def attempt_ended(attempt_id: UUID) -> DomainRefusal:
+    """Nothing is authorized for it any more."""
+    message = f"Attempt {attempt_id} is void, withdrawn or captured, in whole or for these positions: draw a new one."
+    return DomainRefusal(RefusalReason.ATTEMPT_ENDED, message, {"attempt_id": str(attempt_id)})
+
+
+def attempt_captured(attempt_id: UUID) -> DomainRefusal:
+    """What the provider accepted cannot be taken back."""
+    message = f"Attempt {attempt_id} is captured, in whole or for some of these positions: they cannot be void."
+    return DomainRefusal(RefusalReason.ATTEMPT_CAPTURED, message, {"attempt_id": str(attempt_id)})
+
+
+def attempt_not_found(attempt_id: UUID) -> DomainRefusal:
+    """It was never authorized."""
+    message = f"Attempt {attempt_id} of this reservation was never authorized: correct attempt_id."
+    return DomainRefusal(RefusalReason.ATTEMPT_NOT_FOUND, message, {"attempt_id": str(attempt_id)})
+
+
+def attempt_reused(attempt_id: UUID) -> DomainRefusal:
+    """The attempt is authorized for something else."""
+    message = f"Attempt {attempt_id} is authorized for other positions, units or another snapshot: draw a new one."
+    return DomainRefusal(RefusalReason.REQUEST_ID_REUSED, message, {"attempt_id": str(attempt_id)})
 
 
 def refund_exceeded(units: int, refundable: int) -> DomainRefusal:
@@ -147,6 +212,11 @@ def _subscription_state(subscription: Subscription | None) -> str:
         return f"has a subscription that is {subscription.status.name}"
     ended = "" if subscription.active_until is None else subscription.active_until.isoformat(timespec="seconds")
     return f"has a subscription that ended at {ended}"
+
+
+def _people(taken: Positions) -> str:
+    count = sum(end - first for first, end in taken)
+    return "1 recipient has" if count == 1 else f"{count} recipients have"
 
 
 def _credits(units: int) -> str:

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from bulksms_ledger.domain import lots
 from bulksms_ledger.domain.accounts import Account, Balance
 from bulksms_ledger.domain.chain import Chain
@@ -63,7 +65,7 @@ class Verification:
     def forget_matching(self, stored: Mapping[UUID, AllocatedReservation]) -> None:
         """Forget those of these reservations that are stored as recomputed so far."""
         for reservation_id, allocated in stored.items():
-            if self._reservations.get(reservation_id) == allocated:
+            if self._reservations.get(reservation_id) == as_in_entries(allocated):
                 del self._reservations[reservation_id]
                 self._matching += 1
 
@@ -139,10 +141,12 @@ class Verification:
         elif entry.kind is EntryKind.RELEASE:
             allocated, returned = allocated.release(entry.units)
         elif entry.kind is EntryKind.CLOSE:
-            still_open = allocated.reservation.open
-            if still_open != entry.units:
-                raise LookupError(f"reservation {reservation_id} had {still_open} open, not {entry.units}")
-            allocated, returned = allocated.close(entry.created_at)
+            reserved = allocated.reservation.open
+            if reserved < entry.units:
+                raise LookupError(f"reservation {reservation_id} had {reserved} reserved, not {entry.units}")
+            # The others were authorized, which no entry says.
+            allocated, returned = allocated.authorize(reserved - entry.units, b"").close(entry.created_at)
+            allocated = as_in_entries(allocated)
             self._closed.append(reservation_id)
         else:
             allocated, returned = allocated.refund(entry.units)
@@ -154,7 +158,7 @@ class Verification:
         if stored is None or recomputed is None:
             self._differ(f"reservation {reservation_id} is in entries but not stored")
             return
-        one, other = stored.reservation, recomputed.reservation
+        one, other = as_in_entries(stored).reservation, recomputed.reservation
         differing = [name for name in Reservation.__struct_fields__ if getattr(one, name) != getattr(other, name)]
         if stored.allocations != recomputed.allocations:
             differing.append("allocations")
@@ -166,3 +170,13 @@ class Verification:
     def _differ(self, sentence: str) -> None:
         if len(self.differences) < DIFFERENCES_MAX:
             self.differences.append(sentence)
+
+
+def as_in_entries(allocated: AllocatedReservation) -> AllocatedReservation:
+    """A reservation without what entries do not say: which of its reserved credits are authorized, and for whom.
+
+    That is compared with the authorizations themselves.
+    """
+    stored = allocated.reservation
+    reservation = msgspec.structs.replace(stored, open=stored.open + stored.authorized, authorized=0, enqueue_number=0)
+    return AllocatedReservation(reservation, allocated.allocations)

@@ -10,10 +10,10 @@ from typing import Final, TypeVar
 from bulksms_ledger.domain import refusals
 from bulksms_ledger.domain.account_session import AccountSession
 from bulksms_ledger.domain.operations import (
-    AnyOperation,
     CreateAccount,
     Decision,
     OperationResult,
+    Request,
     differing_fields,
     encode_outcome,
 )
@@ -51,7 +51,7 @@ class AccountWriter:
         self._clock = clock
         self._writing_at_once = asyncio.Semaphore(writing_at_once)
 
-    async def decide(self, tenant_id: str, operations: Sequence[AnyOperation]) -> list[Decision]:
+    async def decide(self, tenant_id: str, operations: Sequence[Request]) -> list[Decision]:
         """Decide the operations in order and commit them together."""
 
         async def decide_once(connection: RawConnection) -> list[Decision]:
@@ -102,9 +102,7 @@ class AccountWriter:
             ) from None
 
 
-async def _decide_in_slices(
-    session: AccountSession, operations: Sequence[AnyOperation], now: datetime
-) -> list[Decision]:
+async def _decide_in_slices(session: AccountSession, operations: Sequence[Request], now: datetime) -> list[Decision]:
     decisions: list[Decision] = []
     for start in range(0, len(operations), _SLICE):
         if start:

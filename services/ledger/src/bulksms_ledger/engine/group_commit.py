@@ -13,11 +13,11 @@ from typing import Final
 
 from opentelemetry import metrics, trace
 
-from bulksms_ledger.domain.operations import AnyOperation, Decision
+from bulksms_ledger.domain.operations import Decision, Request
 from servicekit import errors, logs
 from servicekit.database import as_domain_error
 
-Decide = Callable[[str, Sequence[AnyOperation]], Awaitable[list[Decision]]]
+Decide = Callable[[str, Sequence[Request]], Awaitable[list[Decision]]]
 
 _log = logs.get_logger("bulksms.ledger.group_commit")
 _RETRY_AFTER: Final = timedelta(milliseconds=500)
@@ -30,10 +30,10 @@ _SLICE: Final = 100  # callers answered before the event loop, and with it the n
 
 
 @dataclass(slots=True)
-class _Request:
+class _Waiting:
     """Operations of one caller, and where it waits for their decisions."""
 
-    operations: Sequence[AnyOperation]
+    operations: Sequence[Request]
     decisions: asyncio.Future[list[Decision]]
     span: trace.Span
 
@@ -42,7 +42,7 @@ class _Request:
 class _Queue:
     """What waits for one account; served by one task while there is anything."""
 
-    requests: deque[_Request] = field(default_factory=deque)
+    requests: deque[_Waiting] = field(default_factory=deque)
     operations: int = 0
     expected: int = 0  # as many callers as the last group had: most are its own, come again
 
@@ -86,10 +86,10 @@ class GroupCommit:
             "ledger.group.rejected", unit="{operation}", description="Operations turned away by a full queue"
         )
 
-    async def decide(self, tenant_id: str, operations: Sequence[AnyOperation]) -> list[Decision]:
+    async def decide(self, tenant_id: str, operations: Sequence[Request]) -> list[Decision]:
         """Decide operations on one account; returns when they are durable. Raises OVERLOADED when the queue is full."""
         self._admit(len(operations))
-        request = _Request(operations, asyncio.get_running_loop().create_future(), trace.get_current_span())
+        request = _Waiting(operations, asyncio.get_running_loop().create_future(), trace.get_current_span())
         queue = self._queues.get(tenant_id)
         if queue is None:
             queue = self._queues[tenant_id] = _Queue()
@@ -147,9 +147,9 @@ class GroupCommit:
                 return
             await asyncio.sleep(self._quiet_seconds)
 
-    def _take(self, queue: _Queue) -> list[_Request]:
+    def _take(self, queue: _Queue) -> list[_Waiting]:
         """The next group, at most `group_max` operations, or one request that has more by itself."""
-        group: list[_Request] = []
+        group: list[_Waiting] = []
         size = 0
         while queue.requests and (not group or size + len(queue.requests[0].operations) <= self._group_max):
             request = queue.requests.popleft()
@@ -160,7 +160,7 @@ class GroupCommit:
                 size += len(request.operations)
         return group
 
-    async def _decide_group(self, tenant_id: str, group: Sequence[_Request]) -> None:
+    async def _decide_group(self, tenant_id: str, group: Sequence[_Waiting]) -> None:
         if not group:  # all its callers have gone
             return
         try:
@@ -172,7 +172,7 @@ class GroupCommit:
                 request.decisions.cancel()
             raise
 
-    async def _answer(self, group: Sequence[_Request], decisions: list[Decision]) -> None:
+    async def _answer(self, group: Sequence[_Waiting], decisions: list[Decision]) -> None:
         position = 0
         for number, request in enumerate(group, 1):
             end = position + len(request.operations)
@@ -182,7 +182,7 @@ class GroupCommit:
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
 
-    async def _decide_all(self, tenant_id: str, group: Sequence[_Request]) -> list[Decision]:
+    async def _decide_all(self, tenant_id: str, group: Sequence[_Waiting]) -> list[Decision]:
         operations = [operation for request in group for operation in request.operations]
         self._group_size.record(len(operations))
         # A single caller's group is part of its trace; a shared one is linked from a trace of its own.
@@ -195,7 +195,7 @@ class GroupCommit:
         ):
             return await self._decide(tenant_id, operations)
 
-    async def _fail(self, tenant_id: str, group: Sequence[_Request], error: Exception) -> None:
+    async def _fail(self, tenant_id: str, group: Sequence[_Waiting], error: Exception) -> None:
         known = as_domain_error(error)
         if known is None and len(group) > 1:
             # Something in the group is at fault, which is a bug of ours; the others must not pay for it.
@@ -208,7 +208,7 @@ class GroupCommit:
                 request.decisions.set_exception(known or error)
 
 
-def _links(group: Sequence[_Request]) -> list[trace.Link]:
+def _links(group: Sequence[_Waiting]) -> list[trace.Link]:
     """Links to the callers that are being recorded; as many as a span keeps."""
     recorded = (request.span for request in group if request.span.is_recording())
     return [trace.Link(span.get_span_context()) for span in islice(recorded, _LINKS_MAX)]

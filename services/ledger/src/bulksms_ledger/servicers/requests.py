@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms_ledger.domain.accounts import SubscriptionStatus
+from bulksms_ledger.domain.attempts import Authorize, Void, Withdraw
 from bulksms_ledger.domain.entries import Evidence
 from bulksms_ledger.domain.operations import (
     AdjustCredits,
@@ -18,14 +20,18 @@ from bulksms_ledger.domain.operations import (
     Reserve,
     SetSubscription,
 )
+from bulksms_ledger.domain.positions import NONE, POSITIONS_IN_RESERVATION, Positions
 from servicekit.arguments import ArgumentCheck
 
-CAPTURES_MAX: Final = 1_000
+BATCH_MAX: Final = 1_000
 _UNITS_MAX: Final = 1_000_000_000
 _COUNT_MAX: Final = 2**53  # larger ones are not the same number in every reader of a JSON statement
 _TEXT_MAX: Final = 500
 _REFERENCE_MAX: Final = 200
 _ID_MAX: Final = 64
+_DIGEST_MAX: Final = 64
+_ENQUEUE_NUMBER_MAX: Final = 2**31 - 1
+_RANGES_MAX: Final = 1_000
 
 
 def create_account(request: pb.CreateAccountRequest) -> CreateAccount:
@@ -89,6 +95,7 @@ def reserve(request: pb.ReserveRequest) -> Reserve:
             check.uuid("reservation_id", request.reservation_id),
             _units(check, request.units),
             check.text("campaign_id", request.campaign_id, maximum=_ID_MAX),
+            _enqueue_number(check, request.enqueue_number),
         )
     )
 
@@ -103,6 +110,8 @@ def capture(request: pb.CaptureRequest) -> Capture:
             check.uuid("reservation_id", request.reservation_id),
             _units(check, request.units),
             _evidence(check, request.evidence) if request.HasField("evidence") else None,
+            check.optional_uuid("attempt_id", request.attempt_id),
+            _attempts_positions(check, request),
         )
     )
 
@@ -117,6 +126,7 @@ def release(request: pb.ReleaseRequest) -> Release:
             check.uuid("reservation_id", request.reservation_id),
             _units(check, request.units),
             check.text("reason", request.reason, maximum=_TEXT_MAX),
+            check.optional_uuid("attempt_id", request.attempt_id),
         )
     )
 
@@ -148,6 +158,54 @@ def refund(request: pb.RefundRequest) -> Refund:
     )
 
 
+def authorize(request: pb.Authorization) -> Authorize:
+    """The attempt that wants to send."""
+    check = ArgumentCheck()
+    if not 1 <= len(request.snapshot_digest) <= _DIGEST_MAX:
+        check.wrong("snapshot_digest", f"must be 1 to {_DIGEST_MAX} bytes")
+    if not request.positions:
+        check.wrong("positions", "are required: the recipients of the request")
+    return check.passed(
+        Authorize(
+            check.tenant_id(request.tenant_id),
+            check.uuid("reservation_id", request.reservation_id),
+            check.uuid("attempt_id", request.attempt_id),
+            check.text("campaign_id", request.campaign_id, maximum=_ID_MAX),
+            _enqueue_number(check, request.enqueue_number),
+            request.snapshot_digest,
+            _positions(check, request.positions),
+            _units(check, request.units),
+        )
+    )
+
+
+def withdraw(request: pb.AttemptRef) -> Withdraw:
+    """The attempt whose worker is gone."""
+    check = ArgumentCheck()
+    return check.passed(
+        Withdraw(
+            check.tenant_id(request.tenant_id),
+            check.uuid("reservation_id", request.reservation_id),
+            check.uuid("attempt_id", request.attempt_id),
+        )
+    )
+
+
+def void(request: pb.Void) -> Void:
+    """The attempt that has not sent."""
+    check = ArgumentCheck()
+    least, most = (1, _UNITS_MAX) if request.positions else (0, 0)
+    return check.passed(
+        Void(
+            check.tenant_id(request.tenant_id),
+            check.uuid("reservation_id", request.reservation_id),
+            check.uuid("attempt_id", request.attempt_id),
+            _positions(check, request.positions),
+            check.number("units", request.units, minimum=least, maximum=most),
+        )
+    )
+
+
 def tenant(tenant_id: str) -> str:
     """The tenant id of a request that names nothing else to check."""
     check = ArgumentCheck()
@@ -156,6 +214,32 @@ def tenant(tenant_id: str) -> str:
 
 def _units(check: ArgumentCheck, value: int) -> int:
     return check.number("units", value, minimum=1, maximum=_UNITS_MAX)
+
+
+def _enqueue_number(check: ArgumentCheck, value: int) -> int:
+    return check.number("enqueue_number", value, minimum=0, maximum=_ENQUEUE_NUMBER_MAX)
+
+
+def _attempts_positions(check: ArgumentCheck, request: pb.CaptureRequest) -> Positions:
+    if request.positions and not request.attempt_id:
+        check.wrong("positions", "are those of an attempt: name it, too")
+    return _positions(check, request.positions)
+
+
+def _positions(check: ArgumentCheck, ranges: Sequence[pb.PositionRange]) -> Positions:
+    if len(ranges) > _RANGES_MAX:
+        check.wrong("positions", f"must be at most {_RANGES_MAX} ranges")
+        return NONE
+    behind_previous = -1
+    for one in ranges:
+        if not behind_previous < one.first <= one.last < POSITIONS_IN_RESERVATION:
+            check.wrong(
+                "positions",
+                f"must be ascending ranges that do not touch, from 0 to {POSITIONS_IN_RESERVATION - 1}, first to last",
+            )
+            return NONE
+        behind_previous = one.last + 1
+    return tuple([(one.first, one.last + 1) for one in ranges])
 
 
 def _expected_captured(check: ArgumentCheck, request: pb.CloseRequest) -> int:

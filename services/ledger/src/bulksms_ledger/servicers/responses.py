@@ -9,8 +9,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms_ledger.domain.accounts import Account, Balance, Subscription
+from bulksms_ledger.domain.attempts import AttemptOutcome, AttemptRequest
 from bulksms_ledger.domain.entries import Entry, Evidence
 from bulksms_ledger.domain.operations import Capture, Decision
+from bulksms_ledger.domain.positions import Positions
 from bulksms_ledger.domain.refusals import DomainRefusal, RefusalReason
 from bulksms_ledger.domain.reservations import Reservation
 from servicekit.arguments import invalid_field
@@ -84,6 +86,8 @@ def reservation(value: Reservation) -> pb.Reservation:
         refunded=value.refunded,
         created_at=timestamp(value.created_at),
         closed_at=optional_timestamp(value.closed_at),
+        authorized=value.authorized,
+        enqueue_number=value.enqueue_number,
     )
 
 
@@ -124,6 +128,48 @@ def invalid_capture(capture: pb.CaptureRequest, error: DomainError) -> pb.Captur
     return pb.CaptureResult(request_id=capture.request_id, refusal=refusal)
 
 
+def authorization_result(asked: AttemptRequest, decision: Decision) -> pb.AuthorizationResult:
+    """Whether one attempt of a batch may send."""
+    if isinstance(decision.outcome, DomainRefusal):
+        return pb.AuthorizationResult(attempt_id=str(asked.attempt_id), refusal=_refusal(decision.outcome))
+    return pb.AuthorizationResult(attempt_id=str(asked.attempt_id), authorized=_AUTHORIZED)
+
+
+def withdraw_result(asked: AttemptRequest, decision: Decision) -> pb.WithdrawResult:
+    """Whether one attempt of a batch may have been sent."""
+    attempt_id, outcome = str(asked.attempt_id), decision.outcome
+    if isinstance(outcome, DomainRefusal):
+        return pb.WithdrawResult(attempt_id=attempt_id, refusal=_refusal(outcome))
+    if outcome is AttemptOutcome.AUTHORIZED:
+        return pb.WithdrawResult(attempt_id=attempt_id, authorized=_AUTHORIZED)
+    return pb.WithdrawResult(attempt_id=attempt_id, withdrawn=_WITHDRAWN)
+
+
+def void_result(asked: AttemptRequest, decision: Decision) -> pb.VoidResult:
+    """What became of one void of a batch."""
+    if isinstance(decision.outcome, DomainRefusal):
+        return pb.VoidResult(attempt_id=str(asked.attempt_id), refusal=_refusal(decision.outcome))
+    return pb.VoidResult(attempt_id=str(asked.attempt_id), voided=_VOIDED)
+
+
+def invalid_attempt(error: DomainError) -> pb.AuthorizationRefusal:
+    """One attempt of a batch that is named wrongly."""
+    return pb.AuthorizationRefusal(reason=_reason(RefusalReason.INVALID_ARGUMENT), message=error.message)
+
+
+def _refusal(refusal: DomainRefusal) -> pb.AuthorizationRefusal:
+    return pb.AuthorizationRefusal(
+        reason=_reason(refusal.reason),
+        message=refusal.message,
+        captured=_ranges(refusal.captured),
+        unresolved=_ranges(refusal.unresolved),
+    )
+
+
+def _ranges(positions: Positions) -> list[pb.PositionRange]:
+    return [pb.PositionRange(first=first, last=end - 1) for first, end in positions]
+
+
 def _reason(reason: RefusalReason) -> pb.RefusalReason.ValueType:
     return pb.RefusalReason.Value(f"REFUSAL_REASON_{reason.value}")
 
@@ -139,6 +185,9 @@ def _evidence(value: Evidence) -> pb.CaptureEvidence:
 
 
 _CAPTURED: Final = pb.Captured()
+_AUTHORIZED: Final = pb.Authorized()
+_WITHDRAWN: Final = pb.Withdrawn()
+_VOIDED: Final = pb.Voided()
 _CATEGORIES: Final = {
     RefusalReason.ACCOUNT_NOT_FOUND: Category.NOT_FOUND,
     RefusalReason.RESERVATION_NOT_FOUND: Category.NOT_FOUND,
@@ -151,4 +200,6 @@ _CATEGORIES: Final = {
     RefusalReason.SUBSCRIPTION_INACTIVE: Category.FORBIDDEN,
     RefusalReason.SOURCE_REF_USED: Category.ALREADY_EXISTS,
     RefusalReason.REQUEST_ID_REUSED: Category.ALREADY_EXISTS,
+    RefusalReason.ATTEMPT_ENDED: Category.WRONG_STATE,
+    RefusalReason.ATTEMPT_NOT_FOUND: Category.NOT_FOUND,
 }

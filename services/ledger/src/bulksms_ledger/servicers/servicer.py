@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1 import ledger_pb2_grpc
 from bulksms_ledger.domain import refusals
 from bulksms_ledger.domain.accounts import Account
-from bulksms_ledger.domain.operations import AnyOperation, Capture, Decision, OperationResult
+from bulksms_ledger.domain.operations import AnyOperation, Decision, OperationResult, Request
 from bulksms_ledger.domain.refusals import DomainRefusal
 from bulksms_ledger.domain.reservations import ReservationState
 from bulksms_ledger.engine.account_writer import AccountWriter
@@ -17,7 +18,7 @@ from bulksms_ledger.engine.group_commit import GroupCommit
 from bulksms_ledger.servicers import requests, responses
 from bulksms_ledger.storage.reading import Reader
 from bulksms_ledger.use_cases.account_verification import verify_account
-from bulksms_ledger.use_cases.batch_capture import capture_all
+from bulksms_ledger.use_cases.batches import decide_all
 from servicekit.arguments import ArgumentCheck
 from servicekit.clock import Clock
 from servicekit.database import Database
@@ -27,6 +28,9 @@ from servicekit.paging import Listing, position, word
 # grpc calls every method with the message and its context; errors are raised, so no method needs the context.
 Context = Any
 T = TypeVar("T")
+M = TypeVar("M")  # a message of a batch
+Q = TypeVar("Q", bound=Request)  # what it asks for
+R = TypeVar("R")  # its result
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
@@ -98,16 +102,35 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return pb.CaptureResponse(reservation=responses.reservation(_present(result.reservation)), replayed=replayed)
 
     async def BatchCapture(self, request: pb.BatchCaptureRequest, context: Context) -> pb.BatchCaptureResponse:
-        check = ArgumentCheck()
-        if not 1 <= len(request.captures) <= requests.CAPTURES_MAX:
-            check.wrong("captures", f"must be at least 1 and at most {requests.CAPTURES_MAX}")
-        checked = check.passed([_capture_or_refusal(capture) for capture in request.captures])
-        decisions = iter(await capture_all(self._group_commit, [one for one in checked if isinstance(one, Capture)]))
-        return pb.BatchCaptureResponse(
-            results=[
-                responses.capture_result(one, next(decisions)) if isinstance(one, Capture) else one for one in checked
-            ]
+        results = await self._decide_batch(
+            "captures", request.captures, requests.capture, responses.capture_result, responses.invalid_capture
         )
+        return pb.BatchCaptureResponse(results=results)
+
+    async def BatchAuthorize(self, request: pb.BatchAuthorizeRequest, context: Context) -> pb.BatchAuthorizeResponse:
+        def invalid(asked: pb.Authorization, error: DomainError) -> pb.AuthorizationResult:
+            return pb.AuthorizationResult(attempt_id=asked.attempt_id, refusal=responses.invalid_attempt(error))
+
+        results = await self._decide_batch(
+            "authorizations", request.authorizations, requests.authorize, responses.authorization_result, invalid
+        )
+        return pb.BatchAuthorizeResponse(results=results)
+
+    async def BatchWithdraw(self, request: pb.BatchWithdrawRequest, context: Context) -> pb.BatchWithdrawResponse:
+        def invalid(asked: pb.AttemptRef, error: DomainError) -> pb.WithdrawResult:
+            return pb.WithdrawResult(attempt_id=asked.attempt_id, refusal=responses.invalid_attempt(error))
+
+        results = await self._decide_batch(
+            "attempts", request.attempts, requests.withdraw, responses.withdraw_result, invalid
+        )
+        return pb.BatchWithdrawResponse(results=results)
+
+    async def BatchVoid(self, request: pb.BatchVoidRequest, context: Context) -> pb.BatchVoidResponse:
+        def invalid(asked: pb.Void, error: DomainError) -> pb.VoidResult:
+            return pb.VoidResult(attempt_id=asked.attempt_id, refusal=responses.invalid_attempt(error))
+
+        results = await self._decide_batch("voids", request.voids, requests.void, responses.void_result, invalid)
+        return pb.BatchVoidResponse(results=results)
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         result, replayed = await self._decide(requests.release(request))
@@ -209,18 +232,35 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         [decision] = await self._group_commit.decide(operation.tenant_id, [operation])
         return _result(decision)
 
-
-def _capture_or_refusal(request: pb.CaptureRequest) -> Capture | pb.CaptureResult:
-    """One capture of a batch, or what it is answered when a field is wrong."""
-    try:
-        return requests.capture(request)
-    except DomainError as error:
-        return responses.invalid_capture(request, error)
+    async def _decide_batch(
+        self,
+        field: str,
+        messages: Sequence[M],
+        read: Callable[[M], Q],
+        answer: Callable[[Q, Decision], R],
+        invalid: Callable[[M, DomainError], R],
+    ) -> list[R]:
+        """Each message's result, in order; one that is not even a request is answered beside the others."""
+        check = ArgumentCheck()
+        if not 1 <= len(messages) <= requests.BATCH_MAX:
+            check.wrong(field, f"must be at least 1 and at most {requests.BATCH_MAX}")
+        check.finish()
+        asked: list[Q] = []
+        refused: dict[int, R] = {}
+        for index, message in enumerate(messages):
+            try:
+                asked.append(read(message))
+            except DomainError as error:
+                refused[index] = invalid(message, error)
+        answers = iter(map(answer, asked, await decide_all(self._group_commit, asked)))
+        return [refused[index] if index in refused else next(answers) for index in range(len(messages))]
 
 
 def _result(decision: Decision) -> tuple[OperationResult, bool]:
     if isinstance(decision.outcome, DomainRefusal):
         raise responses.error(decision.outcome)
+    if not isinstance(decision.outcome, OperationResult):
+        raise TypeError("an operation has come to what only attempts come to")
     return decision.outcome, decision.replayed
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -11,16 +12,20 @@ import msgspec
 
 from bulksms_ledger.domain.account_session import AccountSession
 from bulksms_ledger.domain.accounts import GENESIS_HASH, Account
+from bulksms_ledger.domain.attempts import Authorize
 from bulksms_ledger.domain.lots import Lots
 from bulksms_ledger.domain.operations import (
     CreateAccount,
     GrantCredits,
     Operation,
     RecordedOperation,
+    Request,
     encode_content,
 )
+from bulksms_ledger.domain.positions import Range, merge
 from bulksms_ledger.domain.reservations import AllocatedReservation
 from bulksms_ledger.storage import statements
+from bulksms_ledger.storage.authorizations import StoredAuthorization, authorization_from_stored, encode_positions
 from bulksms_ledger.storage.records import ENTRY_COLUMNS, OPERATION_COLUMNS, entry_record, operation_record
 from bulksms_ledger.storage.rows import account_from_row, encode_json
 
@@ -50,6 +55,8 @@ class _Loaded(msgspec.Struct, gc=False):
     reservations: list[AllocatedReservation]
     operations: list[RecordedOperation]
     source_refs: list[str]
+    attempts: list[StoredAuthorization]
+    holders: list[StoredAuthorization]
 
 
 async def create_account(connection: RawConnection, operation: CreateAccount, outcome: str, now: datetime) -> bool:
@@ -74,27 +81,48 @@ async def lock_account(connection: RawConnection, tenant_id: str) -> Account | N
     return None if row is None else account_from_row(row)
 
 
-async def load_session(connection: RawConnection, account: Account, operations: Sequence[Operation]) -> AccountSession:
-    """Read what deciding these operations needs, of an account whose row is locked.
+async def load_session(connection: RawConnection, account: Account, requests: Sequence[Request]) -> AccountSession:
+    """Read what deciding these requests needs, of an account whose row is locked.
 
     The lock has come first and in a statement of its own: under READ COMMITTED each statement sees what was committed
     before it began, so whatever is read after the lock is what the transaction before left.
     """
+    asked = _asked_ranges(requests)
     [loaded] = await connection.fetchrow(
         statements.LOAD_SESSION,
         account.tenant_id,
-        list({operation.reservation_id for operation in operations if hasattr(operation, "reservation_id")}),
-        [operation.request_id for operation in operations],
-        [operation.source_ref for operation in operations if isinstance(operation, GrantCredits)],
+        list({request.reservation_id for request in requests if hasattr(request, "reservation_id")}),
+        [request.request_id for request in requests if isinstance(request, Operation)],
+        [request.source_ref for request in requests if isinstance(request, GrantCredits)],
+        list({attempt_id for request in requests if (attempt_id := getattr(request, "attempt_id", None))}),
+        [reservation_id for reservation_id, _, _ in asked],
+        [first for _, first, _ in asked],
+        [behind_last for _, _, behind_last in asked],
     )
     found = _decode_loaded(loaded)
+    ids = {allocated.number: allocated.reservation.reservation_id for allocated in found.reservations}
     return AccountSession(
         account,
         lots=found.lots,
         reservations=found.reservations,
         operations=found.operations,
         source_refs=found.source_refs,
+        # An attempt's id may have been drawn for a reservation that nobody asks about now.
+        authorizations=[
+            authorization_from_stored(one, ids[one.reservation])
+            for one in (*found.attempts, *found.holders)
+            if one.reservation in ids
+        ],
     )
+
+
+def _asked_ranges(requests: Sequence[Request]) -> list[tuple[UUID, int, int]]:
+    """The ranges of positions that anybody wants authorized; neighbours as one."""
+    wanted: defaultdict[UUID, list[Range]] = defaultdict(list)
+    for request in requests:
+        if isinstance(request, Authorize):
+            wanted[request.reservation_id] += request.positions
+    return [(reservation_id, *one) for reservation_id, ranges in wanted.items() for one in merge(ranges)]
 
 
 async def save_session(connection: RawConnection, session: AccountSession, now: datetime) -> None:
@@ -106,8 +134,7 @@ async def save_session(connection: RawConnection, session: AccountSession, now: 
             "entries", records=map(entry_record, session.entries), columns=ENTRY_COLUMNS
         )
         await _save_lots(connection, session)
-    if session.changed_reservations:
-        await _save_reservations(connection, session)
+    await _save_authorizations(connection, session, await _save_reservations(connection, session))
     if session.recorded:
         # In id order: two accounts' groups that reuse each other's ids then wait for one another in one direction only.
         in_id_order = sorted(session.recorded, key=lambda recorded: recorded.operation.request_id.int)
@@ -165,25 +192,53 @@ async def _save_lots(connection: RawConnection, session: AccountSession) -> None
         )
 
 
-async def _save_reservations(connection: RawConnection, session: AccountSession) -> None:
+async def _save_reservations(connection: RawConnection, session: AccountSession) -> dict[UUID, int]:
+    """Write those that are new or have moved; the numbers of all that were asked about."""
+    numbers = session.reservation_numbers
     changed = session.changed_reservations
+    if not changed:
+        return numbers
     reservations = [one.reservation for one in changed]
-    await connection.execute(
+    rows = await connection.fetch(
         statements.UPSERT_RESERVATIONS,
         session.account.tenant_id,
         [reservation.reservation_id for reservation in reservations],
         [reservation.campaign_id for reservation in reservations],
+        [reservation.enqueue_number for reservation in reservations],
         [int(reservation.state) for reservation in reservations],
         [reservation.units for reservation in reservations],
         [reservation.open for reservation in reservations],
+        [reservation.authorized for reservation in reservations],
         [reservation.captured for reservation in reservations],
         [reservation.released for reservation in reservations],
         [reservation.refunded for reservation in reservations],
         [reservation.opened_version for reservation in reservations],
         [encode_json(one.allocations) for one in changed],
+        [one.snapshot_digest for one in changed],
         [reservation.created_at for reservation in reservations],
         [reservation.closed_at for reservation in reservations],
+        [one.number for one in changed],
     )
+    return numbers | {row["reservation_id"]: row["number"] for row in rows}
+
+
+async def _save_authorizations(connection: RawConnection, session: AccountSession, numbers: Mapping[UUID, int]) -> None:
+    for changed in (session.changed_authorizations, session.new_authorizations):
+        if changed:
+            await connection.execute(
+                statements.UPSERT_AUTHORIZATIONS,
+                session.account.tenant_id,
+                [one.attempt_id for one in changed],
+                [numbers[one.reservation_id] for one in changed],
+                [encode_positions(one.taken, numbers[one.reservation_id]) for one in changed],
+                [encode_positions(one.captured_positions, numbers[one.reservation_id]) for one in changed],
+                [one.units for one in changed],
+                [one.authorized for one in changed],
+                [one.captured for one in changed],
+                [one.released for one in changed],
+                [one.voided for one in changed],
+                [one.created_at for one in changed],
+            )
 
 
 _decode_loaded: Final = msgspec.json.Decoder(_Loaded).decode

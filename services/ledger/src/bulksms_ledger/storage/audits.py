@@ -59,7 +59,7 @@ async def movements(
 
 
 async def totals(connection: AsyncConnection, tenant_id: str) -> Totals:
-    """What lots have available and reservations open; both are read through indexes of the open ones only."""
+    """What lots have available and reservations reserved, each read through an index of those that have any."""
     row = (await connection.execute(_TOTALS, {"tenant_id": tenant_id})).one()
     return Totals(int(row.in_lots), int(row.reserved))
 
@@ -114,12 +114,12 @@ CROSS JOIN LATERAL (
 ) AS moved
 """)
 
-_TOTALS: Final = text(f"""
+_TOTALS: Final = text("""
 SELECT
     (SELECT coalesce(sum(available), 0) FROM lots WHERE tenant_id = :tenant_id AND available > 0) AS in_lots,
     (
-        SELECT coalesce(sum(open_units), 0) FROM reservations
-        WHERE tenant_id = :tenant_id AND state = {ReservationState.OPEN:d}
+        SELECT coalesce(sum(open_units + authorized), 0) FROM reservations
+        WHERE tenant_id = :tenant_id AND is_live
     ) AS reserved
 """)
 
@@ -129,7 +129,7 @@ SELECT coalesce(sum(captured - refunded), 0) FROM reservations WHERE tenant_id =
 
 _ABANDONED: Final = text(f"""
 SELECT reservation_id FROM reservations
-WHERE tenant_id = :tenant_id AND state = {ReservationState.OPEN:d} AND created_at < :untouched_since
+WHERE tenant_id = :tenant_id AND is_live AND state = {ReservationState.OPEN:d} AND created_at < :untouched_since
     AND (
         SELECT entries.created_at FROM entries
         WHERE entries.tenant_id = reservations.tenant_id AND entries.reservation_id = reservations.reservation_id

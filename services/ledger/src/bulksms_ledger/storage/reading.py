@@ -69,6 +69,8 @@ class Reader:
         )
         if state is not None:
             query = query.where(reservations.c.state == literal(int(state), literal_execute=True))
+        if state is ReservationState.OPEN:
+            query = query.where(reservations.c.is_live)  # as its index says it
         if before is not None:
             query = query.where(reservations.c.opened_version < before)
         return [reservation_from_row(row) for row in await self._fetch(query)]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from bulksms_ledger.domain.entries import MOVES, Entry
-from bulksms_ledger.domain.operations import OperationResult, RecordedOperation, encode_content, encode_outcome
+from bulksms_ledger.domain.operations import Capture, OperationResult, RecordedOperation, encode_content, encode_outcome
 from bulksms_ledger.storage.rows import encode_json
 
 ENTRY_COLUMNS: Final = (
@@ -16,7 +16,10 @@ ENTRY_COLUMNS: Final = (
 )  # fmt: skip
 OPERATION_COLUMNS: Final = (
     "request_id", "tenant_id", "created_at", "entry_version", "captured", "released", "refunded", "content", "outcome",
+    "authorized", "reservation_state", "attempt_id", "positions",
 )  # fmt: skip
+
+_NONE_OF_CAPTURE: Final = (None,) * 4
 
 
 def entry_record(entry: Entry) -> tuple[Any, ...]:
@@ -52,6 +55,7 @@ def operation_record(recorded: RecordedOperation, now: datetime) -> tuple[Any, .
     operation, outcome = recorded.operation, recorded.outcome
     if (
         recorded.entry_version
+        and isinstance(operation, Capture)
         and isinstance(outcome, OperationResult)
         and (reservation := outcome.reservation) is not None
     ):
@@ -65,6 +69,10 @@ def operation_record(recorded: RecordedOperation, now: datetime) -> tuple[Any, .
             reservation.refunded,
             None,
             None,
+            reservation.authorized,
+            reservation.state,
+            operation.attempt_id,
+            encode_json(operation.positions) if operation.positions else None,
         )
     content, kept = encode_content(operation), encode_outcome(outcome)
-    return (operation.request_id, operation.tenant_id, now, None, None, None, None, content, kept)
+    return (operation.request_id, operation.tenant_id, now, *_NONE_OF_CAPTURE, content, kept, *_NONE_OF_CAPTURE)

@@ -57,12 +57,15 @@ def reservation_from_row(row: Row) -> Reservation:
         refunded=row["refunded"],
         state=_STATES[row["state"]],
         closed_at=row["closed_at"],
+        authorized=row["authorized"],
+        enqueue_number=row["enqueue_number"],
     )
 
 
 def allocated_reservation_from_row(row: Row) -> AllocatedReservation:
     """The reservation of a `reservations` row with its lot allocations."""
-    return AllocatedReservation(reservation_from_row(row), msgspec.convert(row["lot_allocations"], LotAllocations))
+    allocations = msgspec.convert(row["lot_allocations"], LotAllocations)
+    return AllocatedReservation(reservation_from_row(row), allocations, row["snapshot_digest"], row["number"])
 
 
 def entry_from_row(row: Row) -> Entry:

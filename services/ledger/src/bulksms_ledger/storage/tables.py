@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text, Uuid
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, INT8MULTIRANGE, JSONB
 
 METADATA: Final = MetaData()
 _INSTANT: Final = DateTime(timezone=True)
@@ -55,7 +67,8 @@ lots: Final = Table(
     Column("created_at", _INSTANT, nullable=False),
 )
 
-# units = open_units + captured + released; `lot_allocations` says of which lots.
+# units = open_units + authorized + captured + released; `lot_allocations` says of which lots, and `number` where its
+# positions stand among those of all reservations.
 reservations: Final = Table(
     "reservations",
     METADATA,
@@ -65,6 +78,7 @@ reservations: Final = Table(
     Column("state", SmallInteger, nullable=False),
     Column("units", BigInteger, nullable=False),
     Column("open_units", BigInteger, nullable=False),
+    Column("authorized", BigInteger, nullable=False),
     Column("captured", BigInteger, nullable=False),
     Column("released", BigInteger, nullable=False),
     Column("refunded", BigInteger, nullable=False),
@@ -72,6 +86,27 @@ reservations: Final = Table(
     Column("lot_allocations", JSONB, nullable=False),
     Column("created_at", _INSTANT, nullable=False),
     Column("closed_at", _INSTANT),
+    Column("enqueue_number", Integer, nullable=False),
+    Column("snapshot_digest", LargeBinary, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("is_live", Boolean, nullable=False),
+)
+
+# A row per attempt that was ever authorized, and per tombstone. `taken` is what was authorized and is not void.
+authorizations: Final = Table(
+    "authorizations",
+    METADATA,
+    Column("attempt_id", Uuid, primary_key=True),
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
+    Column("reservation_number", BigInteger, primary_key=True),
+    Column("taken", INT8MULTIRANGE, nullable=False),
+    Column("captured_positions", INT8MULTIRANGE, nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("authorized", BigInteger, nullable=False),
+    Column("captured", BigInteger, nullable=False),
+    Column("released", BigInteger, nullable=False),
+    Column("voided", BigInteger, nullable=False),
+    Column("created_at", _INSTANT, nullable=False),
 )
 
 # The history, append-only. The four postings of an entry sum to zero; the figures after it continue the entry before.
@@ -101,8 +136,8 @@ entries: Final = Table(
 )
 
 # Every request decided, append-only: its content tells a repeat from a reuse of the id, its outcome is what it is
-# answered with for ever. Of a capture carried out the entry `entry_version` says what was asked for; only its
-# reservation's figures after it are kept here.
+# answered with for ever. Of a capture carried out the entry `entry_version` says what was asked for; only its attempt,
+# its positions and its reservation's figures after it are kept here.
 operations: Final = Table(
     "operations",
     METADATA,
@@ -115,6 +150,10 @@ operations: Final = Table(
     Column("captured", BigInteger),
     Column("released", BigInteger),
     Column("refunded", BigInteger),
+    Column("authorized", BigInteger),
+    Column("reservation_state", SmallInteger),
+    Column("attempt_id", Uuid),
+    Column("positions", Text),  # JSON
 )
 
 # How far each account has been audited, shared by the auditors of all replicas; what differed, and since when.

@@ -12,6 +12,7 @@ depends_on = None
 # Numbers of states and kinds, as the contract and the domain have them.
 ACTIVE, CANCELLED = 1, 3  # the first and the last subscription status
 OPEN, CLOSED = 1, 2  # reservation states
+POSITIONS = 2**24  # of one reservation
 GRANT, EXPIRE = 1, 8  # the first and the last kind of entry
 
 ACCOUNTS = f"""
@@ -78,6 +79,7 @@ CREATE TABLE reservations (
     state smallint NOT NULL,
     units bigint NOT NULL,
     open_units bigint NOT NULL,
+    authorized bigint NOT NULL,
     captured bigint NOT NULL,
     released bigint NOT NULL,
     refunded bigint NOT NULL,
@@ -85,16 +87,61 @@ CREATE TABLE reservations (
     lot_allocations jsonb NOT NULL,
     created_at timestamptz NOT NULL,
     closed_at timestamptz,
+    enqueue_number integer NOT NULL,
+    snapshot_digest bytea NOT NULL,
+    number bigint NOT NULL,
+    is_live boolean NOT NULL GENERATED ALWAYS AS (state = {OPEN} OR authorized > 0) STORED,
     PRIMARY KEY (tenant_id, reservation_id),
+    CONSTRAINT reservations_number_positive CHECK (number > 0),
     CONSTRAINT reservations_units_positive CHECK (units > 0),
-    CONSTRAINT reservations_units_add_up CHECK (units = open_units + captured + released),
-    CONSTRAINT reservations_parts_not_negative CHECK (open_units >= 0 AND captured >= 0 AND released >= 0),
+    CONSTRAINT reservations_units_add_up CHECK (units = open_units + authorized + captured + released),
+    CONSTRAINT reservations_parts_not_negative CHECK (
+        open_units >= 0 AND authorized >= 0 AND captured >= 0 AND released >= 0),
+    CONSTRAINT reservations_enqueue_number_not_negative CHECK (enqueue_number >= 0),
+    CONSTRAINT reservations_snapshot_digest_length CHECK (octet_length(snapshot_digest) <= 64),
+    CONSTRAINT reservations_authorized_for_a_snapshot CHECK (authorized = 0 OR snapshot_digest <> ''),
     CONSTRAINT reservations_refunded_within_captured CHECK (refunded BETWEEN 0 AND captured),
     CONSTRAINT reservations_state_known CHECK (state IN ({OPEN}, {CLOSED})),
     CONSTRAINT reservations_closed_has_nothing_open CHECK (state = {OPEN} OR open_units = 0),
     CONSTRAINT reservations_closed_has_time CHECK ((state = {CLOSED}) = (closed_at IS NOT NULL))
 ) WITH (fillfactor = 70)
 """
+
+# A row per attempt that was ever authorized, withdrawn or void, kept for ever: a dispatcher's row may come back from
+# any backup. A tombstone has no positions and no units.
+# No position of a reservation is taken by two attempts: all reservations' positions stand on one line of numbers, each
+# with 2^24 of its own from its `number` on, and no two rows may overlap on it. (To compare the reservation as such, the
+# constraint would need the extension btree_gist, which is not everywhere.) The line has room for 2^39 reservations.
+# The attempt stands first in the key: a search by tenant alone, with which no plan shall be tempted, is none then.
+AUTHORIZATIONS = f"""
+CREATE TABLE authorizations (
+    attempt_id uuid NOT NULL,
+    tenant_id text COLLATE "C" NOT NULL,
+    reservation_number bigint NOT NULL,
+    taken int8multirange NOT NULL,
+    captured_positions int8multirange NOT NULL,
+    units bigint NOT NULL,
+    authorized bigint NOT NULL,
+    captured bigint NOT NULL,
+    released bigint NOT NULL,
+    voided bigint NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (attempt_id, tenant_id, reservation_number),
+    CONSTRAINT authorizations_of_a_reservation FOREIGN KEY (tenant_id, reservation_number)
+        REFERENCES reservations (tenant_id, number),
+    CONSTRAINT authorizations_taken_once EXCLUDE USING gist (taken WITH &&),
+    CONSTRAINT authorizations_within_the_reservation CHECK (taken <@ int8multirange(int8range(
+        reservation_number * {POSITIONS}, (reservation_number + 1) * {POSITIONS}))),
+    CONSTRAINT authorizations_captured_is_taken CHECK (captured_positions <@ taken),
+    CONSTRAINT authorizations_units_add_up CHECK (units = authorized + captured + released + voided),
+    CONSTRAINT authorizations_parts_not_negative CHECK (
+        authorized >= 0 AND captured >= 0 AND released >= 0 AND voided >= 0),
+    CONSTRAINT authorizations_authorized_for_somebody CHECK (authorized = 0 OR NOT taken <@ captured_positions),
+    CONSTRAINT authorizations_tombstone_holds_nothing CHECK (units > 0 OR isempty(taken))
+) WITH (fillfactor = 70)
+"""
+
+RESERVATION_NUMBERS = "CREATE SEQUENCE reservation_numbers OWNED BY reservations.number"
 
 # Of a tenant that the statistics do not know PostgreSQL expects one row, whatever index finds it: a capture then read
 # all of the tenant's reservations to find one by its key. Without statistics it expects a 200th of the table.
@@ -137,8 +184,8 @@ CREATE TABLE entries (
 """
 
 # Kept for ever: the request id is the operation's key, its content tells a repeat from a reuse. Of a capture carried
-# out neither content nor outcome is kept, but the entry that has both and the reservation's figures after it: a tenth
-# of the bytes.
+# out neither content nor outcome is kept, but the entry that has most of both, the attempt, and the reservation's
+# figures after it: a tenth of the bytes.
 OPERATIONS = """
 CREATE TABLE operations (
     request_id uuid PRIMARY KEY,
@@ -150,9 +197,15 @@ CREATE TABLE operations (
     captured bigint,
     released bigint,
     refunded bigint,
+    authorized bigint,
+    reservation_state smallint,
+    attempt_id uuid,
+    positions text,
     CONSTRAINT operations_kept_once CHECK (
-        (num_nulls(content, outcome) = 0 AND num_nonnulls(entry_version, captured, released, refunded) = 0)
-        OR (num_nonnulls(content, outcome) = 0 AND num_nulls(entry_version, captured, released, refunded) = 0))
+        (num_nulls(content, outcome) = 0 AND num_nonnulls(
+            entry_version, captured, released, refunded, authorized, reservation_state, attempt_id, positions) = 0)
+        OR (num_nonnulls(content, outcome) = 0
+            AND num_nulls(entry_version, captured, released, refunded, authorized, reservation_state) = 0))
 )
 """
 
@@ -179,8 +232,10 @@ INDEXES = (
      "lots_expiring", "Expiry worker: accounts with lots past their end"),
     ("CREATE UNIQUE INDEX reservations_newest ON reservations (tenant_id, opened_version)",
      "reservations_newest", "ListReservations: newest first"),
-    (f"CREATE INDEX reservations_open ON reservations (tenant_id, opened_version) WHERE state = {OPEN}",
-     "reservations_open", "ListReservations of one state: open ones are few among many"),
+    ("CREATE INDEX reservations_live ON reservations (tenant_id, opened_version) WHERE is_live",
+     "reservations_live", "ListReservations of open ones, and what is reserved: they are few among many"),
+    ("CREATE UNIQUE INDEX reservations_number ON reservations (number, tenant_id)",
+     "reservations_number", "Authorizations name their reservation by its number"),
     ("CREATE INDEX reservations_campaign ON reservations (tenant_id, campaign_id) WHERE campaign_id <> ''",
      "reservations_campaign", "ListEntries of one campaign: its reservations"),
     ("CREATE INDEX entries_reservation ON entries (tenant_id, reservation_id, version) WHERE reservation_id IS NOT NULL",  # noqa: E501
@@ -189,6 +244,10 @@ INDEXES = (
     ("CREATE INDEX audits_found ON audits (tenant_id) WHERE found_at IS NOT NULL",
      "audits_found", "Auditor: whether anything differs anywhere"),
 )  # fmt: skip
+
+TAKEN_ONCE = """
+COMMENT ON INDEX authorizations_taken_once IS 'Who holds any of the positions that are asked for; nobody does twice'
+"""
 
 # The only key without the tenant.
 SPANS_TENANTS = """
@@ -316,6 +375,7 @@ def upgrade() -> None:
         SUBSCRIPTION_EVENTS,
         LOTS,
         RESERVATIONS,
+        RESERVATION_NUMBERS,
         TENANTS_ARE_ALIKE,
         ENTRIES,
         OPERATIONS,
@@ -325,6 +385,8 @@ def upgrade() -> None:
     for statement, name, query in INDEXES:
         op.execute(statement)
         op.execute(f"COMMENT ON INDEX {name} IS '{query}'")
+    op.execute(AUTHORIZATIONS)
+    op.execute(TAKEN_ONCE)
     op.execute(SPANS_TENANTS)
     for statement in (REFUSE_CHANGE, ENTRIES_CONTINUE, ACCOUNT_IS_LAST_ENTRY, OPEN_AN_AUDIT, *TRIGGERS):
         op.execute(statement)
