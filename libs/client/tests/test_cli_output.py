@@ -330,6 +330,11 @@ ANSWERS: list[tuple[str, Any, list[str]]] = [
     ("GetBatch", queue_pb2.GetBatchResponse(attempts=[queue_pb2.Attempt()]), ["queue", "batch", "b1"]),
     ("ListDeadBatches", queue_pb2.ListDeadBatchesResponse(), ["queue", "dead"]),
     ("ResolveBatch", queue_pb2.ResolveBatchResponse(), ["queue", "resolve", "b1", "not-sent", "--evidence", "e"]),
+    (
+        "PreviewResolution",
+        queue_pb2.PreviewResolutionResponse(),
+        ["queue", "resolve-many", "not-sent", "--evidence", "e"],
+    ),
     ("StopSending", queue_pb2.StopSendingResponse(), ["stop", "all", "--reason", "r"]),
     ("ResumeSending", queue_pb2.ResumeSendingResponse(stops=[queue_pb2.Stop()]), ["go", "all", "--reason", "r"]),
     ("GetRateLimits", queue_pb2.GetRateLimitsResponse(limits=[queue_pb2.RateLimit()]), ["queue", "limits"]),
@@ -346,3 +351,22 @@ def test_every_command_answers_even_when_all_is_empty_and_in_json_with_one_docum
     assert printed(bulksms(*command)).strip()
     json.loads(printed(bulksms(*command, "--json")))
     assert [call.method for call in services.calls] == [rpc, rpc]
+
+
+def test_many_batches_are_resolved_only_after_they_were_counted_and_confirmed(services: Any, bulksms: Run) -> None:
+    excluded = [queue_pb2.ExcludedBatches(exclusion=queue_pb2.RESOLUTION_EXCLUSION_TOO_RECENT, batches=2)]
+    plan = queue_pb2.PreviewResolutionResponse(batches=3, recipients=1_500, excluded=excluded, token="t1")
+    services.on("PreviewResolution", plan)
+    services.on("ResolveBatches", queue_pb2.ResolveBatchesResponse(resolved=3))
+    command = ("queue", "resolve-many", "not-sent", "--evidence", "ticket", "--since", "2026-03-01T12:00:00Z")
+    refused = bulksms(*command, stdin=b"n\n")
+    assert refused.exit_code != 0
+    assert "1,500" in refused.stdout
+    assert "TOO_RECENT" in refused.stdout
+    assert [call.method for call in services.calls] == ["PreviewResolution"]
+    assert services.calls[0].request.selection.armed_from.seconds == 1_772_366_400
+
+    assert "resolved" in bulksms(*command, stdin=b"y\n").stdout
+    document = json.loads(printed(bulksms(*command, "--yes", "--json")))
+    assert document["resolved"] == 3
+    assert [call.request.token for call in services.calls if call.method == "ResolveBatches"] == ["t1", "t1"]

@@ -36,6 +36,7 @@ from bulksms_dispatcher.servicers.queue import QueueServicer
 from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.use_cases.awaited_reports import AwaitedReports
 from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
+from bulksms_dispatcher.use_cases.bulk_resolutions import BulkResolutions
 from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
 from bulksms_dispatcher.use_cases.campaign_holds import CampaignHolds
 from bulksms_dispatcher.use_cases.delivery_evidence import DeliveryEvidenceIntake
@@ -332,11 +333,18 @@ class _Composition:
         holds = CampaignHolds(database, self._gate, self._limits, self._account)
         dispatch = DispatchServicer(database, intake, CampaignControl(database, self._on_change), holds)
         messages = MessageServicer(database, singles, statuses, DeliveryEvidenceIntake(database, self._evidence))
+        resolutions = Resolutions(database, self._account, self._on_change)
         queue = QueueServicer(
             database,
             self._gate,
             self._limits,
-            Resolutions(database, self._account, self._on_change),
+            resolutions,
+            BulkResolutions(
+                database,
+                resolutions,
+                traffic_account_id=self._account,
+                evidence_window=timedelta(seconds=self._settings.evidence_window_seconds),
+            ),
             SendingControl(database, self._on_change),
             traffic_account_id=self._account,
         )

@@ -63,6 +63,20 @@ class Queue(Resource):
         )
         return (await self._transport.unary(request, pb.ResolveBatchResponse, timeout=timeout)).batch
 
+    async def preview_resolution(
+        self, selection: pb.BatchSelection, resolution: pb.Resolution.ValueType, *, timeout: float | None = None
+    ) -> pb.PreviewResolutionResponse:
+        """What a statement about many ambiguous batches would concern, and the token to carry it out with."""
+        request = pb.PreviewResolutionRequest(selection=selection, resolution=resolution)
+        return await self._transport.unary(request, pb.PreviewResolutionResponse, timeout=timeout)
+
+    async def resolve_planned(
+        self, token: str, *, evidence: str, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.ResolveBatchesResponse:
+        """Carry out what was previewed; broken off, it goes on when repeated with the same request id."""
+        request = pb.ResolveBatchesRequest(request_id=new_request_id(request_id), token=token, evidence=evidence)
+        return await self._transport.unary(request, pb.ResolveBatchesResponse, timeout=timeout)
+
     async def stop(
         self,
         scope: pb.StopScope.ValueType,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import islice
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
 from bulksms_client.cli import views
-from bulksms_client.cli.arguments import Limit, RequestId, choice, choices
+from bulksms_client.cli.arguments import Limit, RequestId, choice, choices, moment
 from bulksms_client.cli.plain import plain
 from bulksms_client.cli.session import Session, session_of
 
@@ -86,6 +87,54 @@ def resolve(
         batch_id, pb.Resolution.ValueType(resolution), evidence=evidence, request_id=request_id
     )
     session.output.record(resolved, views.BATCH)
+
+
+@app.command()
+def resolve_many(
+    context: typer.Context,
+    resolution: Annotated[
+        int,
+        typer.Argument(parser=choice(pb.Resolution), metavar=choices(pb.Resolution), help="What the provider did."),
+    ],
+    evidence: Annotated[str, typer.Option(help="Where that is known from, for the audit.")],
+    campaign: Annotated[str, typer.Option(metavar="CAMPAIGN_ID", help="Only this campaign's.")] = "",
+    account: Annotated[str, typer.Option(metavar="ACCOUNT", help="Only what this traffic account sent.")] = "",
+    since: Annotated[
+        datetime | None, typer.Option(parser=moment, metavar="TIME", help="Only those armed at this time or later.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(parser=moment, metavar="TIME", help="Only those armed before this time.")
+    ] = None,
+    http_status: Annotated[int | None, typer.Option("--status", help="Only those answered with this status.")] = None,
+    all_tenants: AllTenants = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: what is counted is done.")] = False,
+    request_id: RequestId = None,
+) -> None:
+    """Record an operator's statement about many ambiguous batches: they are counted first, then confirmed."""
+    session = session_of(context)
+    selection = pb.BatchSelection(
+        tenant_id=_tenant(session, all_tenants=all_tenants),
+        campaign_id=campaign,
+        traffic_account_id=account,
+        http_status=http_status,
+    )
+    if since is not None:
+        selection.armed_from.FromDatetime(since)
+    if until is not None:
+        selection.armed_until.FromDatetime(until)
+    known = pb.Resolution.ValueType(resolution)
+    plan = session.client.queue.preview_resolution(selection, known)
+    if not session.output.as_json:
+        session.output.record(plan, views.PLAN)
+        excluded = map(plain, plan.excluded)
+        session.output.table(excluded, views.EXCLUDED, title="left out" if plan.excluded else "")
+    if not plan.batches:
+        session.output.sentence(plain(plan), "nothing of this can be resolved so")
+        return
+    if not yes:
+        typer.confirm(f"Resolve {plan.batches} batches as {pb.Resolution.Name(known)[11:]}?", abort=True, err=True)
+    resolved = session.client.queue.resolve_planned(plan.token, evidence=evidence, request_id=request_id)
+    session.output.record(resolved, views.RESOLVED)
 
 
 @app.command()

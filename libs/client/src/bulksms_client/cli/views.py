@@ -21,12 +21,14 @@ __all__ = [
     "ENQUEUED",
     "ENTRY",
     "EVENT",
+    "EXCLUDED",
     "GRANT",
     "IMPORT",
     "IMPORT_LINE",
     "LANE",
     "MESSAGE",
     "MESSAGE_ROW",
+    "PLAN",
     "PREVIEW",
     "QUEUE",
     "RATE_LIMIT",
@@ -35,6 +37,7 @@ __all__ = [
     "RECOUNT_ROW",
     "REFRESHED",
     "RESERVATION",
+    "RESOLVED",
     "SAMPLE",
     "STATUS",
     "STOP",
@@ -328,6 +331,13 @@ ATTEMPT = (
     Column("reason", "reason"),
     Column("HTTP", "http_status"),
 )
+PLAN = (
+    Column("batches", "batches"),
+    Column("recipients", "recipients"),
+    Column("there are more", "has_more"),
+)
+EXCLUDED = (Column("why", "exclusion"), Column("batches", "batches"))
+RESOLVED = (Column("resolved", "resolved"), Column("left as they are", "left"))
 RATE_LIMIT = (
     Column("scope", "scope"),
     Column("key", "key"),

@@ -3,29 +3,37 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
 from bulksms.dispatcher.v1 import queue_pb2_grpc
-from bulksms_dispatcher.domain.messages import MessageClass
 from bulksms_dispatcher.domain.protocol import BatchState
-from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
-from bulksms_dispatcher.domain.stops import StopKey, StopScope
+from bulksms_dispatcher.domain.rate_limits import LimitScope
 from bulksms_dispatcher.pacing.current import CurrentLimits
 from bulksms_dispatcher.pacing.gate import PacingGate
+from bulksms_dispatcher.servicers.queue_requests import (
+    MAX_KEY,
+    MAX_REASON,
+    operator_of,
+    read_limit,
+    read_resolution,
+    read_selection,
+    read_stop_order,
+)
 from bulksms_dispatcher.servicers.queue_views import (
     attempt_view,
     batch_view,
     duration,
     hold_views,
+    preview_view,
     rate_limit_view,
     stop_view,
 )
 from bulksms_dispatcher.storage import account_holds, queue, stops
 from bulksms_dispatcher.storage import attempts as storage_attempts
-from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolution, Resolutions, no_batch
-from bulksms_dispatcher.use_cases.sending_control import SendingControl, StopOrder
+from bulksms_dispatcher.use_cases.bulk_resolutions import BulkResolution, BulkResolutions
+from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolutions, no_batch
+from bulksms_dispatcher.use_cases.sending_control import SendingControl
 from servicekit.arguments import ArgumentCheck
 from servicekit.database import Database
 from servicekit.paging import Listing, position
@@ -33,13 +41,6 @@ from servicekit.paging import Listing, position
 __all__ = ["QueueServicer"]
 
 Context = Any
-MAX_REASON = 500
-MAX_KEY = 64
-OPERATOR_METADATA = "x-operator"
-_RESOLUTIONS = {pb.RESOLUTION_ACCEPTED: Resolution.ACCEPTED, pb.RESOLUTION_NOT_SENT: Resolution.NOT_SENT}
-# The limiter remembers every permit of a window.
-MAX_REQUESTS, MAX_MESSAGES, MAX_WINDOW = 10_000, 10_000_000, timedelta(hours=1)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
@@ -51,6 +52,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         gate: PacingGate,
         limits: CurrentLimits,
         resolutions: Resolutions,
+        bulk_resolutions: BulkResolutions,
         sending: SendingControl,
         *,
         traffic_account_id: str,
@@ -60,6 +62,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         self._gate = gate
         self._limits = limits
         self._resolutions = resolutions
+        self._bulk_resolutions = bulk_resolutions
         self._sending = sending
         self._account = traffic_account_id
 
@@ -148,22 +151,38 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         request_id = check.request_id(request.request_id)
         batch_id = check.uuid("batch_id", request.batch_id)
         known_from = check.text("evidence", request.evidence, minimum=1, maximum=MAX_REASON)
-        resolution = _RESOLUTIONS.get(request.resolution)
-        if resolution is None:
-            check.wrong("resolution", "must be ACCEPTED or NOT_SENT")
+        resolution = read_resolution(check, request.resolution)
         check.finish()
-        assert resolution is not None  # noqa: S101 - checked above
         record = await self._resolutions.resolve(
-            OperatorResolution(request_id, batch_id, resolution, known_from, _operator(context))
+            OperatorResolution(request_id, batch_id, resolution, known_from, operator_of(context))
         )
         return pb.ResolveBatchResponse(batch=batch_view(record))
 
+    async def PreviewResolution(
+        self, request: pb.PreviewResolutionRequest, context: Context
+    ) -> pb.PreviewResolutionResponse:
+        check = ArgumentCheck()
+        resolution = read_resolution(check, request.resolution)
+        selection = check.passed(read_selection(check, request.selection))
+        return preview_view(*await self._bulk_resolutions.preview(selection, resolution))
+
+    async def ResolveBatches(self, request: pb.ResolveBatchesRequest, context: Context) -> pb.ResolveBatchesResponse:
+        check = ArgumentCheck()
+        request_id = check.request_id(request.request_id)
+        token = check.uuid("token", request.token)
+        known_from = check.text("evidence", request.evidence, minimum=1, maximum=MAX_REASON)
+        check.finish()
+        counts = await self._bulk_resolutions.resolve(
+            BulkResolution(request_id, token, known_from, operator_of(context))
+        )
+        return pb.ResolveBatchesResponse(resolved=counts.resolved, left=counts.left)
+
     async def StopSending(self, request: pb.StopSendingRequest, context: Context) -> pb.StopSendingResponse:
-        stop, in_flight = await self._sending.stop(_stop_order(request, context))
+        stop, in_flight = await self._sending.stop(read_stop_order(request, context))
         return pb.StopSendingResponse(stop=stop_view(stop), in_flight=in_flight)
 
     async def ResumeSending(self, request: pb.ResumeSendingRequest, context: Context) -> pb.ResumeSendingResponse:
-        left = await self._sending.resume(_stop_order(request, context))
+        left = await self._sending.resume(read_stop_order(request, context))
         return pb.ResumeSendingResponse(stops=map(stop_view, left))
 
     async def GetRateLimits(self, request: pb.GetRateLimitsRequest, context: Context) -> pb.GetRateLimitsResponse:
@@ -181,44 +200,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         if wanted.scope == pb.RATE_LIMIT_SCOPE_GLOBAL and wanted.key:
             check.wrong("limit.key", "must be empty for the global limit")
         check.text("limit.key", wanted.key, maximum=MAX_KEY)
-        limit = _limit(check, wanted)
+        limit = read_limit(check, wanted)
         check.finish()
         limit = await self._limits.change(scope, wanted.key, limit, request.etag)
         return pb.SetRateLimitResponse(limit=rate_limit_view(scope, wanted.key, limit))
-
-
-def _stop_order(request: pb.StopSendingRequest | pb.ResumeSendingRequest, context: Context) -> StopOrder:
-    check = ArgumentCheck()
-    request_id = check.request_id(request.request_id)
-    scope = check.required_enum("scope", StopScope, request.scope)
-    if scope is StopScope.TENANT:
-        check.tenant_id(request.key, "key")
-    elif scope is StopScope.TRAFFIC_ACCOUNT:
-        check.text("key", request.key, minimum=1, maximum=MAX_KEY)
-    elif request.key:
-        check.wrong("key", "must be empty where everything is meant")
-    message_class = check.enum("message_class", MessageClass, request.message_class)
-    reason = check.text("reason", request.reason, minimum=1, maximum=MAX_REASON)
-    check.finish()
-    return StopOrder(request_id, StopKey(scope, request.key, message_class), reason, _operator(context))
-
-
-def _limit(check: ArgumentCheck, wanted: pb.RateLimit) -> Limit:
-    """What is unset is not limited."""
-    max_requests = wanted.max_requests if wanted.HasField("max_requests") else None
-    max_messages = wanted.max_messages if wanted.HasField("max_messages") else None
-    check.number("limit.max_requests", max_requests or 0, minimum=0, maximum=MAX_REQUESTS)
-    check.number("limit.max_messages", max_messages or 0, minimum=0, maximum=MAX_MESSAGES)
-    window = wanted.window
-    if not (0 <= window.seconds <= MAX_WINDOW.total_seconds() and _MILLISECOND <= window.ToTimedelta() <= MAX_WINDOW):
-        check.wrong("limit.window", "must be 1 ms to 1 h")
-        return Limit()
-    if window.ToTimedelta() % _MILLISECOND or window.nanos % 1000:
-        check.wrong("limit.window", "must be whole milliseconds")
-    return Limit(max_requests, max_messages, window.ToTimedelta())
-
-
-def _operator(context: Context) -> str:
-    """Who asks, for the audit: who the caller says it is, and where the call comes from."""
-    named = [str(value) for key, value in context.invocation_metadata() or () if key == OPERATOR_METADATA]
-    return f"{' '.join(named)[:100]} {context.peer()[:100]}".strip().replace("\0", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,10 +14,11 @@ from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.account_holds import AccountState, Hold
 from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, Attempt, BatchRecord
 from bulksms_dispatcher.domain.rate_limits import Limit, LimitScope
+from bulksms_dispatcher.domain.resolution_plans import PlanCounts
 from bulksms_dispatcher.domain.stops import Stop
 from bulksms_dispatcher.peers.reasons import reason_number
 
-__all__ = ["attempt_view", "batch_view", "duration", "hold_views", "rate_limit_view", "stop_view"]
+__all__ = ["attempt_view", "batch_view", "duration", "hold_views", "preview_view", "rate_limit_view", "stop_view"]
 
 
 def batch_view(record: BatchRecord) -> pb.Batch:
@@ -91,6 +93,23 @@ def rate_limit_view(scope: LimitScope, key: str, limit: Limit) -> pb.RateLimit:
         max_messages=limit.max_messages,
         window=duration(limit.window.total_seconds()),
         etag=limit.etag,
+    )
+
+
+def preview_view(counts: PlanCounts, token: UUID) -> pb.PreviewResolutionResponse:
+    """A plan as counted."""
+    return pb.PreviewResolutionResponse(
+        batches=counts.batches,
+        recipients=counts.recipients,
+        excluded=[
+            pb.ExcludedBatches(
+                exclusion=pb.ResolutionExclusion.Value(f"RESOLUTION_EXCLUSION_{count.exclusion.name}"),
+                batches=count.batches,
+            )
+            for count in counts.excluded
+        ],
+        has_more=counts.has_more,
+        token=str(token),
     )
 
 

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from uuid import UUID
 
 from bulksms_dispatcher.domain.batches import BatchRecord
 from bulksms_dispatcher.domain.protocol import BatchState
+from bulksms_dispatcher.domain.resolution_plans import Resolution
 from bulksms_dispatcher.domain.unresolved import Unresolved
 from bulksms_dispatcher.storage import evidence, operator_actions, outcomes, queue, unresolved
 from bulksms_dispatcher.storage.operator_actions import OperatorAction
 from servicekit import errors, logs
 from servicekit.database import Database
 
-__all__ = ["OperatorResolution", "Resolution", "Resolutions"]
+__all__ = ["OperatorResolution", "Resolutions", "no_batch"]
 
 _log = logs.get_logger("bulksms.dispatcher.resolutions")
-
-
-class Resolution(Enum):
-    """What an operator knows; the value is the kind of the operator action that is kept."""
-
-    ACCEPTED = "RESOLVE_ACCEPTED"
-    NOT_SENT = "RESOLVE_NOT_SENT"
 
 
 @dataclass(frozen=True, slots=True)

@@ -368,6 +368,19 @@ STATEMENTS = (
         PRIMARY KEY (scope, key, message_class)
     )
     """,
+    # Batches that an operator's statement is meant for, as they were counted to him; for a quarter of an hour.
+    """
+    CREATE TABLE resolution_plans (
+        -- Of whatever tenants the batches are.
+        token uuid PRIMARY KEY,
+        resolution text NOT NULL,
+        tenant_ids text[] NOT NULL,
+        batch_ids uuid[] NOT NULL,
+        epochs bigint[] NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        CHECK (cardinality(tenant_ids) = cardinality(batch_ids) AND cardinality(epochs) = cardinality(batch_ids))
+    )
+    """,
     # Accepted batches whose final reports are still awaited: when the provider is asked about them next.
     """
     CREATE TABLE report_refreshes (
