@@ -10,6 +10,8 @@ from tests.docs.commands import complaint
 from tests.docs.markdown import quoted, shell_commands, split_commands
 from tests.docs.tree import pages, prose_of_code, read
 
+pytestmark = pytest.mark.xdist_group("commands")  # in one process: each program is asked for its options once
+
 
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_every_command_of_a_page_exists_with_its_options_and_arguments(page: PurePosixPath) -> None:

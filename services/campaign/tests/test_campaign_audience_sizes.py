@@ -205,6 +205,7 @@ async def test_a_cached_size_follows(
     assert await cached_size(campaign_database, audience) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_cached_size_is_the_true_one_or_none_whatever_happens(campaign_database: Database, seed: int) -> None:
     random = Random(seed)

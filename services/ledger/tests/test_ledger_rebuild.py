@@ -76,6 +76,7 @@ async def test_a_history_of_many_pages_keeps_only_what_is_open_in_memory(tenant:
     assert await check() == 0
 
 
+@pytest.mark.slow
 async def test_the_command_exits_with_0_1_or_2(tenant: Tenant, ledger_url: str) -> None:
     async def run(*arguments: str, url: str = ledger_url) -> tuple[int, str]:
         command = [sys.executable, "-m", "bulksms_ledger", "rebuild", *arguments]
