@@ -10,6 +10,7 @@ import pytest
 
 from devstack.eventually import eventually
 from servicekit.lifecycle import ComponentEnded, closing, running
+from servicekit.waiting import is_set_within
 from servicekit.worker import PeriodicWorker
 
 FOREVER = timedelta(hours=1)
@@ -197,3 +198,11 @@ async def test_a_component_that_falls_takes_the_process_down_in_order(failure: E
             await asyncio.sleep(PATIENCE)
     assert caught.group_contains(OSError if failure else ComponentEnded)
     assert log == ["+a", "+b", "-b", "-a"]
+
+
+async def test_a_wait_for_an_event_tells_whether_it_came() -> None:
+    event = asyncio.Event()
+    assert not await is_set_within(event, 0.01)
+    asyncio.get_running_loop().call_soon(event.set)
+    assert await is_set_within(event, 60)
+    assert await is_set_within(event, 0), "it is set already"

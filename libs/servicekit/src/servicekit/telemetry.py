@@ -25,6 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from servicekit.settings import ServiceSettings
+from servicekit.waiting import is_set_within
 
 __all__ = ["Telemetry", "context_from_traceparent", "current_traceparent", "link_from_traceparent", "setup"]
 
@@ -119,9 +120,4 @@ async def _in_daemon_thread(blocking: Callable[[], object], bound: timedelta) ->
                 loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=finish, name="telemetry-flush", daemon=True).start()
-    try:
-        async with asyncio.timeout(bound.total_seconds()):
-            await done.wait()
-    except TimeoutError:
-        return False
-    return True
+    return await is_set_within(done, bound.total_seconds())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
@@ -13,6 +12,7 @@ from opentelemetry import metrics
 from servicekit import logs
 from servicekit.backoff import Backoff
 from servicekit.errors import DomainError
+from servicekit.waiting import is_set_within
 
 __all__ = ["PeriodicWorker"]
 
@@ -79,16 +79,16 @@ class PeriodicWorker:
                 more = await self._body()
         except Exception as error:  # noqa: BLE001 - the loop's boundary
             # A notification does not shorten this pause, or a fault that lasts would keep the loop spinning.
-            await _wait(self._stopped, self._pause_after(error))
+            await is_set_within(self._stopped, self._pause_after(error))
             return
         self._failures = 0
         if more:
             # A body that never really waits would keep the loop from everything else.
             await asyncio.sleep(0)
         else:
-            await _wait(self._notified, self._interval)
+            await is_set_within(self._notified, self._interval)
             if self._notified.is_set() and self._linger:
-                await _wait(self._stopped, self._linger)
+                await is_set_within(self._stopped, self._linger)
 
     def _pause_after(self, error: Exception) -> float:
         self._failures += 1
@@ -105,9 +105,3 @@ class PeriodicWorker:
             exc_info=None if isinstance(error, DomainError) else error,
         )
         return pause
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -31,6 +31,7 @@ from servicekit.database import Database
 from servicekit.errors import DomainError
 from servicekit.ids import derived_id
 from servicekit.telemetry import current_traceparent
+from servicekit.waiting import is_set_within
 from smstext.parts import measure
 
 __all__ = ["SingleSend", "SingleSends"]
@@ -187,8 +188,4 @@ class SingleSends:
                 raise errors.conflict("MESSAGE_REFUSED", "Another call with this request id was refused: repeat it.")
             if message.status is not MessageStatus.QUEUED or self._clock.monotonic() >= end:
                 return message
-            try:
-                async with asyncio.timeout(_POLL_SECONDS):
-                    await changed.wait()
-            except TimeoutError:
-                pass
+            await is_set_within(changed, _POLL_SECONDS)

@@ -12,6 +12,7 @@ from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.storage import claims, outcomes
 from servicekit.clock import Clock
 from servicekit.database import Database
+from servicekit.waiting import is_set_within
 
 __all__ = ["Lanes"]
 
@@ -100,11 +101,7 @@ class Lanes:
             await asyncio.sleep(max(self._next_read() - now, 0))
             return
         ends += [end for end in self._tenant_blocked.values() if end > now]
-        try:
-            async with asyncio.timeout(max(min(ends) - now, 0.001)):
-                await signalled.wait()
-        except TimeoutError:
-            pass
+        await is_set_within(signalled, max(min(ends) - now, 0.001))
 
     async def _claim_from(self, lane: Lane) -> LeasedBatch | None:
         try:

@@ -14,6 +14,7 @@ from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.sender import Sender
 from servicekit import logs
 from servicekit.backoff import Backoff
+from servicekit.waiting import is_set_within
 
 __all__ = ["SenderPool"]
 
@@ -64,11 +65,11 @@ class SenderPool:
                 failures += 1
                 pause = _BACKOFF.after(failures).total_seconds()
                 _log.exception("sender failed and goes on", failures_in_a_row=failures, pause_seconds=pause)
-                await self._pause(pause)
+                await is_set_within(self._stopping, pause)
 
     async def _step(self, at_least: int) -> None:
         if not self._gate.is_open:
-            await self._pause(self._gate.poll_seconds / 4)
+            await is_set_within(self._stopping, self._gate.poll_seconds / 4)
             return
         started_ns = time.time_ns()
         batch = await self._lanes.claim(at_least=at_least)
@@ -88,10 +89,3 @@ class SenderPool:
             self._lanes.block_tenant(tenant_id, throttled.wait)
         else:
             self._lanes.block_all(throttled.wait)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass

@@ -21,6 +21,7 @@ from bulksms_dlr_gateway.storage.spool import Spool
 from servicekit import logs
 from servicekit.clock import Clock
 from servicekit.errors import DomainError
+from servicekit.waiting import is_set_within
 
 __all__ = ["FreshLane", "WaitingLane"]
 
@@ -102,9 +103,7 @@ class FreshLane:
                 if self._in_hand:
                     await asyncio.wait(self._in_hand)
                 return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FRESH_POLL.total_seconds()):
-                    await self._spool.arrived.wait()
+            await is_set_within(self._spool.arrived, _FRESH_POLL.total_seconds())
 
     async def _forward(self, batch: Sequence[SpooledEntry]) -> None:
         try:

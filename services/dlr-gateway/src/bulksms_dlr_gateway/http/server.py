@@ -11,6 +11,7 @@ from bulksms_dlr_gateway.http.connection import Connection, ConnectionLimits
 from bulksms_dlr_gateway.http.messages import Handler
 from servicekit import logs
 from servicekit.settings import Endpoint
+from servicekit.waiting import is_set_within
 
 __all__ = ["HttpServer"]
 
@@ -58,12 +59,8 @@ class HttpServer:
     async def run(self) -> None:
         """Watch over the connections' deadlines until stopped."""
         loop = asyncio.get_running_loop()
-        while not self._stopping.is_set():
-            try:
-                async with asyncio.timeout(_SWEEP_SECONDS):
-                    await self._stopping.wait()
-            except TimeoutError:
-                self._sweep(loop.time())
+        while not await is_set_within(self._stopping, _SWEEP_SECONDS):
+            self._sweep(loop.time())
 
     async def stop(self) -> None:
         """Not ready, no new connections, finish what has begun, cut what outlasts the grace."""
