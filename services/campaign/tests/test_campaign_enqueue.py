@@ -90,6 +90,12 @@ async def test_what_the_ledger_refuses_leaves_the_campaign_as_it_was_and_can_be_
     assert (await service.enqueue(campaign_id, request_id)).created == 10
 
 
+@pytest.mark.parametrize("service_settings", [{"sms_batch_size": "auto", "sms_batch_size_max": 4}])
+async def test_where_batches_follow_the_provider_their_number_is_that_of_the_largest(service: Service) -> None:
+    enqueued = await service.enqueue(await draft(service))
+    assert (enqueued.created, enqueued.enqueued_jobs) == (10, 3)
+
+
 async def test_enqueueing_twice_is_a_wrong_state_and_the_same_request_is_a_repeat(service: Service) -> None:
     campaign_id = await draft(service)
     request_id = str(uuid4())

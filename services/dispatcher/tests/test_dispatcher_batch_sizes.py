@@ -34,6 +34,25 @@ async def test_batches_grow_while_the_provider_responds_well(
     assert simulator.times_accepted() == {1: 2400}
 
 
+async def test_a_submission_is_stored_in_the_largest_batches_and_sent_in_growing_ones(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    async with serving(configure(**AUTO, worker_concurrency=1)) as dispatcher:
+        head = header(text="Hello {{first_name}}", variable_names=["first_name"])
+        await dispatcher.pause(head)
+        numbers = phones(2000)
+        await submit(dispatcher, numbers, head, values=[f"N{number % 1000}" for number in numbers])
+        assert [batch.recipients for batch in await dispatcher.batches()] == [100] * 20
+        await dispatcher.resume(head)
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 2000})
+        assert sum(batch.recipients for batch in await dispatcher.batches()) == 2000
+    sizes = [request.messages for request in simulator.requests()]
+    assert sizes[0] == 20
+    assert max(sizes) == 100, "it grew within one submission"
+    assert simulator.times_accepted() == {1: 2000}
+    assert all(message.text == f"Hello N{int(message.destination) % 1000}" for message in simulator.accepted())
+
+
 @pytest.mark.parametrize("behaviour", [Behaviour(status=413), Behaviour(status=429)], ids=["413", "429"])
 async def test_batches_that_were_cut_too_large_are_cut_again_and_every_recipient_is_sent_to_once(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers, behaviour: Behaviour

@@ -9,8 +9,6 @@ from pydantic import Field, SecretStr
 
 from servicekit.settings import ServiceSettings, Target
 
-_MOST_RECIPIENTS = 5000
-
 
 class Settings(ServiceSettings):
     """Field `x_y` is the variable `X_Y`; the README's table explains each."""
@@ -25,6 +23,7 @@ class Settings(ServiceSettings):
 
     sms_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = 5000
     """The dispatcher's batch size: only to say how many batches an audience makes."""
+    sms_batch_size_max: int = Field(5000, ge=1, le=10_000)
     submit_chunk_size: int = Field(5000, ge=1, le=10_000)
     lease_seconds: float = Field(30.0, ge=1, le=600)
     launch_workers: int = Field(2, ge=1, le=32)
@@ -36,8 +35,8 @@ class Settings(ServiceSettings):
 
     @property
     def estimated_batch_size(self) -> int:
-        """For the number of batches; where the dispatcher's follows the provider, the most it can be."""
-        return _MOST_RECIPIENTS if self.sms_batch_size == "auto" else self.sms_batch_size
+        """For the number of batches; where the dispatcher's follows the provider they are stored with the maximum."""
+        return self.sms_batch_size_max if self.sms_batch_size == "auto" else self.sms_batch_size
 
     @property
     def lease(self) -> timedelta:

@@ -238,6 +238,7 @@ class _Composition:
             worker=self._worker,
             traffic_account_id=self._account,
             use_bulk=self._settings.use_bulk_sms,
+            on_cut=self._queue_signal.notify,
         )
         transmission = Transmission(
             self._database,
@@ -323,7 +324,7 @@ class _Composition:
         intake = Intake(
             database,
             self._clock,
-            batch_size=lambda: self._sizes.current,
+            batch_size=self._sizes.maximum,
             backlog_limit=self._settings.backlog_limit,
             on_stored=notify,
         )

@@ -56,15 +56,20 @@ class BatchSizes:
 
     @property
     def current(self) -> int:
-        """Recipients of a batch that is cut now."""
+        """Recipients of a request that is sent now."""
         return self._size
+
+    @property
+    def maximum(self) -> int:
+        """Recipients of a batch when it is stored: how many of them go out at once is decided when it is sent."""
+        return self._range.max_size
 
     def can_be_cut(self, batch: LeasedBatch) -> bool:
         """True when a smaller part of it could be sent instead."""
         return not self._range.is_fixed and batch.recipients > self._range.min_size
 
     def is_too_large(self, batch: LeasedBatch) -> bool:
-        """True for a batch cut before the size shrank."""
+        """True for a batch larger than what is sent at once just now."""
         return self.can_be_cut(batch) and batch.recipients > self._size
 
     async def refresh_once(self) -> None:

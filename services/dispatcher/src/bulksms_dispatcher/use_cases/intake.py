@@ -46,7 +46,7 @@ class Intake:
         database: Database,
         clock: Clock,
         *,
-        batch_size: Callable[[], int],
+        batch_size: int,
         backlog_limit: int,
         on_stored: Callable[[], None],
     ) -> None:
@@ -61,7 +61,7 @@ class Intake:
     async def submit(self, submission: Submission, parts: AsyncIterator[Chunk | End]) -> SubmissionProgress:
         """Take a stream to its end; what was stored stays stored when it breaks."""
         progress = await self._open(submission)
-        cutter = Cutter(self._batch_size(), len(submission.variable_names), progress)
+        cutter = Cutter(self._batch_size, len(submission.variable_names), progress)
         async for part in parts:
             if isinstance(part, End):
                 return await self._finish(submission, cutter, part)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.rate_limits import LimitScope
-from bulksms_dispatcher.domain.recipients import Recipients, unpack
+from bulksms_dispatcher.domain.recipients import Recipients, pack, unpack
 from bulksms_dispatcher.domain.requests import RenderedRequest, render_alone, render_bulk, render_single
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
@@ -68,6 +68,7 @@ class Preparation:
         worker: str,
         traffic_account_id: str,
         use_bulk: bool,
+        on_cut: Callable[[], None],
     ) -> None:
         self._database = database
         self._limiter = limiter
@@ -78,17 +79,30 @@ class Preparation:
         self._worker = worker
         self._account = traffic_account_id
         self._use_bulk = use_bulk
+        self._on_cut = on_cut
 
-    async def fits(self, batch: LeasedBatch) -> bool:
-        """False for a batch cut before the size shrank: what is too much becomes one of its own, and both go back."""
+    async def cut(self, batch: LeasedBatch) -> LeasedBatch | None:
+        """The batch with as many recipients as are sent at once just now; the others become a READY batch of their own.
+
+        None, and the batch is handed back, when it is not this worker's any more, or its campaign is cancelled.
+        """
         if not self._sizes.is_too_large(batch):
-            return True
+            return batch
         recipients, size = unpack(batch.packed), self._sizes.current
         first, rest = recipients.only(range(size)), recipients.only(range(size, batch.recipients))
-        async with self._database.begin() as connection:
-            await deferrals.split_off(connection, batch, self._worker, first, rest, timedelta(0), reason="")
-        await self._recorder.hand_back(batch)
-        return False
+        try:
+            async with self._database.begin() as connection:
+                done = await deferrals.split_off(connection, batch, self._worker, first, rest, timedelta(0), reason="")
+        except BaseException:
+            # Whatever became of the commit: the row says who is in the batch, and is read again.
+            await self._recorder.hand_back(batch)
+            raise
+        if not done:
+            await self._recorder.hand_back(batch)
+            return None
+        self._on_cut()
+        phones = first.phones
+        return replace(batch, packed=pack(first), recipients=len(phones), first_phone=phones[0], last_phone=phones[-1])
 
     async def take_permit(self, batch: LeasedBatch) -> Permit | Throttled:
         """Throttled, or PacingUnavailable, after the batch was handed back."""

@@ -70,8 +70,10 @@ class Sender:
         Raises PacingUnavailable after handing the batch back. Cancelled in mid-air, the batch is AMBIGUOUS.
         """
         claimed_ns = time.time_ns()
-        if not await self._preparation.fits(batch):
+        cut = await self._preparation.cut(batch)
+        if cut is None:
             return None
+        batch = cut
         permit = await self._preparation.take_permit(batch)
         if isinstance(permit, Throttled):
             return permit
