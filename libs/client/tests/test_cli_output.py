@@ -246,6 +246,38 @@ def test_plain_lines_come_at_intervals_and_when_the_state_changes(bulksms: Run) 
     assert [line.split()[0] for line in lines] == ["SENDING", "SENT", "SENT:"]
 
 
+def test_a_watch_says_what_holds_the_campaign_as_soon_as_something_does(services: Any, bulksms: Run) -> None:
+    held = status(pb.CAMPAIGN_STATE_SENDING, 1_000)
+    held.rate_per_second = 0
+    held.hold.reason = types_pb2.HOLD_REASON_ACCOUNT_REFUSED
+    held.hold.until.FromJsonString("2026-09-21T14:15:00Z")
+
+    def watch(_request: Any, _context: grpc.ServicerContext) -> Iterator[pb.WatchCampaignResponse]:
+        yield pb.WatchCampaignResponse(status=status(pb.CAMPAIGN_STATE_SENDING, 1_000))
+        yield pb.WatchCampaignResponse(status=held)
+        yield pb.WatchCampaignResponse(status=status(pb.CAMPAIGN_STATE_SENT, 10_000), final=True)
+
+    services.on("WatchCampaign", watch)
+    lines = printed(bulksms("campaign", "watch", "0b9c3c52", "--interval", "3600")).splitlines()
+    assert [line.split()[0] for line in lines] == ["SENDING", "SENDING", "SENT", "SENT:"]
+    assert lines[1].endswith("delivered 0  held by ACCOUNT_REFUSED until 14:15:00Z")
+
+
+def test_a_status_says_what_holds_the_campaign(services: Any, bulksms: Run) -> None:
+    held = status(pb.CAMPAIGN_STATE_SENDING, 1_000)
+    held.hold.reason = types_pb2.HOLD_REASON_STOPPED
+    held.hold.since.FromJsonString("2026-09-21T14:13:20Z")
+    held.hold.description = "wrong price"
+    services.on("GetCampaignStatus", pb.GetCampaignStatusResponse(status=held))
+    assert printed(bulksms("campaign", "status", "0b9c3c52")).splitlines()[-5:] == [
+        "held by           STOPPED",
+        "batches wait for  -",
+        "held since        2026-09-21 14:13:20Z",
+        "held until        -",
+        "said              wrong price",
+    ]
+
+
 @pytest.mark.usefixtures("watched")
 def test_in_a_terminal_progress_is_a_bar(bulksms: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -50,6 +50,7 @@ class DispatcherStandIn(DispatchServiceServicer):
         self.down = False
         self.streams = 0
         self.hold: asyncio.Event | None = None
+        self.campaign_hold = dispatch_pb2.GetCampaignHoldResponse()
 
     def _check_up(self) -> None:
         if self.down:
@@ -106,6 +107,10 @@ class DispatcherStandIn(DispatchServiceServicer):
         self._check_up()
         self.cancelled.add(request.campaign_id)
         return dispatch_pb2.CancelCampaignResponse()
+
+    async def GetCampaignHold(self, request: Any, context: Any) -> dispatch_pb2.GetCampaignHoldResponse:
+        self._check_up()
+        return self.campaign_hold
 
     async def RecordOptOuts(self, request: Any, context: Any) -> dispatch_pb2.RecordOptOutsResponse:
         self._check_up()

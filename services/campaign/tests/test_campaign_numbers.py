@@ -13,6 +13,7 @@ from bulksms_campaign.domain.blockers import EnqueueBlocker
 from bulksms_campaign.domain.campaigns import CampaignPriority, CampaignState, MessageClass
 from bulksms_campaign.domain.contact_file.reasons import LineReason
 from bulksms_campaign.domain.events import EventKind
+from bulksms_campaign.domain.holds import HoldReason
 from bulksms_campaign.domain.recipients import RecipientStatus
 from smstext.phone import PhoneProblem
 
@@ -32,6 +33,7 @@ def names(contract: Any) -> dict[str, int]:
         (RecipientStatus, campaign_pb2.RecipientStatus),
         (EventKind, campaign_pb2.CampaignEventKind),
         (EnqueueBlocker, campaign_pb2.EnqueueBlocker),
+        (HoldReason, types_pb2.HoldReason),
     ],
     ids=lambda enum: getattr(enum, "__name__", ""),
 )

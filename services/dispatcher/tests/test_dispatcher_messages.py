@@ -218,7 +218,8 @@ async def test_reports_of_single_messages_are_recorded_and_others_named(dispatch
     for _ in range(2):
         response = await dispatcher.messages.RecordDeliveryEvidence(pb.RecordDeliveryEvidenceRequest(reports=reports))
         assert list(response.unknown_indexes) == [0]
-    assert (await read(dispatcher, first.message_id)).status == pb.MESSAGE_STATUS_DELIVERED
+    delivered = await read(dispatcher, first.message_id)
+    assert (delivered.status, why(delivered), delivered.description) == (pb.MESSAGE_STATUS_DELIVERED, "", "")
     failed = await read(dispatcher, second.message_id)
     assert (failed.status, why(failed), failed.description) == (
         pb.MESSAGE_STATUS_FAILED,

@@ -31,8 +31,9 @@ from bulksms_campaign.workers.launch import Launch
 from bulksms_campaign.workers.opt_out_publisher import OptOutPublisher
 from bulksms_campaign.workers.reservation_closer import ReservationCloser
 from bulksms_campaign.workers.schedule import Schedule
+from bulksms_campaign.workers.standstill import Standstill
 from bulksms_campaign.workers.task_worker import TaskWorker, Work
-from servicekit.clock import SystemClock
+from servicekit.clock import Clock, SystemClock
 from servicekit.database import Database
 from servicekit.grpc.server import build_server
 from servicekit.lifecycle import Component, closing
@@ -85,7 +86,7 @@ async def build(settings: Settings) -> Sequence[Component]:
         database,
         closing("ledger channel", ledger.close),
         closing("dispatcher channel", dispatcher.close),
-        *_workers(settings, database, signals, ledger, dispatcher, enqueue),
+        *_workers(settings, database, signals, ledger, dispatcher, enqueue, clock),
         server,
     ]
 
@@ -97,6 +98,7 @@ def _workers(
     ledger: LedgerPeer,
     dispatcher: DispatcherPeer,
     enqueue: Enqueue,
+    clock: Clock,
 ) -> list[PeriodicWorker]:
     launch = Launch(database, dispatcher, signals, chunk_size=settings.submit_chunk_size)
     workers: list[PeriodicWorker] = []
@@ -119,5 +121,6 @@ def _workers(
         signals.count.listen(worker.notify)
     for worker in add(TaskKind.COMPLETE, Completion(database, signals).work):
         signals.complete.listen(worker.notify)
-    add(TaskKind.START_SCHEDULED, Schedule(database, enqueue).work)
+    add(TaskKind.WATCH_HOLD, Standstill(database, dispatcher, clock).work)
+    add(TaskKind.START_SCHEDULED, Schedule(database, enqueue, clock).work)
     return workers

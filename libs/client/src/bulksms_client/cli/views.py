@@ -118,6 +118,11 @@ STATUS = (
     *(_of("counters", column) for column in COUNTERS),
     Column("rate per second", "rate_per_second"),
     Column("seconds left", "remaining"),
+    Column("held by", "hold.reason"),
+    Column("batches wait for", "hold.batch_reason"),
+    _time("hold.since", "held since"),
+    _time("hold.until", "held until"),
+    Column("said", "hold.description"),
 )
 ENQUEUED = (
     Column("campaign", "campaign.campaign_id"),

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bulksms.campaign.v1 import campaign_pb2 as pb
+from bulksms.types.v1 import types_pb2
 from bulksms_client.cli.output import Output
 from bulksms_client.cli.plain import short_names
 
@@ -66,7 +67,7 @@ class _Bar:
             description=_state(status),
             total=counters.total,
             completed=_done(counters),
-            figures=f"sent {counters.sent:,}  failed {counters.failed:,}{_others(counters)}  {_pace(status)}",
+            figures=f"sent {counters.sent:,}  failed {counters.failed:,}{_others(counters)}  {_going(status)}",
         )
         self._progress.update(
             self._reported,
@@ -77,13 +78,13 @@ class _Bar:
 
 
 class _Lines:
-    """A line when the state changes, else at intervals."""
+    """A line when the state changes, or what holds the campaign, else at intervals."""
 
     def __init__(self, console: Console, interval_seconds: float, monotonic: Callable[[], float]) -> None:
         self._console = console
         self._interval_seconds = interval_seconds
         self._monotonic = monotonic
-        self._state = ""
+        self._said: tuple[str, int] | None = None
         self._next_at = 0.0
 
     def __enter__(self) -> Self:
@@ -94,13 +95,15 @@ class _Lines:
 
     def show(self, status: pb.CampaignStatus) -> None:
         now = self._monotonic()
-        if _state(status) == self._state and now < self._next_at:
+        said = _state(status), status.hold.reason
+        if said == self._said and now < self._next_at:
             return
-        self._state, self._next_at = _state(status), now + self._interval_seconds
+        self._said, self._next_at = said, now + self._interval_seconds
         counters = status.counters
         done = f"{_done(counters):,}/{counters.total:,}"
         self._console.print(
-            f"{self._state:<10} {done:>15}  {_figures(counters)}  {_pace(status)}".rstrip(), soft_wrap=True
+            f"{_state(status):<10} {done:>15}  {_figures(counters)}  {_going(status)}".rstrip(),
+            soft_wrap=True,
         )
 
 
@@ -121,6 +124,19 @@ def _others(counters: pb.CampaignCounters) -> str:
     """Rare outcomes are shown when there are any."""
     shown = f"  unconfirmed {counters.unconfirmed:,}" if counters.unconfirmed else ""
     return f"{shown}  cancelled {counters.cancelled:,}" if counters.cancelled else shown
+
+
+def _going(status: pb.CampaignStatus) -> str:
+    """How fast it is sent, and what keeps it from being sent."""
+    return "  ".join(part for part in (_pace(status), _hold(status)) if part)
+
+
+def _hold(status: pb.CampaignStatus) -> str:
+    if not status.HasField("hold"):
+        return ""
+    reason = short_names(types_pb2.HoldReason.DESCRIPTOR).get(status.hold.reason, str(status.hold.reason))
+    until = f" until {status.hold.until.ToDatetime():%H:%M:%S}Z" if status.hold.HasField("until") else ""
+    return f"held by {reason}{until}"
 
 
 def _pace(status: pb.CampaignStatus) -> str:

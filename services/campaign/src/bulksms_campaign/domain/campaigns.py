@@ -72,6 +72,8 @@ ALLOWED_STATES: dict[Step, frozenset[CampaignState]] = {
     Step.RETRY_FAILED: frozenset({CampaignState.SENT, CampaignState.FAILED}),
 }
 UNDER_WAY = frozenset({CampaignState.SENDING, CampaignState.PAUSED, CampaignState.CANCELLING})
+HOLDABLE = UNDER_WAY | {CampaignState.SCHEDULED}
+"""States in which something may keep a campaign from being sent, or from starting."""
 ENDED = frozenset({CampaignState.SENT, CampaignState.FAILED, CampaignState.CANCELLED})
 
 

@@ -23,3 +23,5 @@ class EventKind(IntEnum):
     RESERVATION_CLOSED = 13
     ENQUEUE_REFUSED = 14
     CLOSE_REFUSED = 15
+    HOLD_BEGAN = 16
+    HOLD_ENDED = 17

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from bulksms.dispatcher.v1.dispatch_pb2 import (
     CancelCampaignRequest,
+    GetCampaignHoldRequest,
     GetSubmissionRequest,
     PauseCampaignRequest,
     RecipientChunk,
@@ -22,6 +23,8 @@ from bulksms.dispatcher.v1.dispatch_pb2 import (
 )
 from bulksms.dispatcher.v1.dispatch_pb2_grpc import DispatchServiceStub
 from bulksms_campaign.domain.enqueues import Chunk
+from bulksms_campaign.domain.holds import Hold, HoldReason
+from bulksms_campaign.peers.reasons import reason_name
 from servicekit.errors import Category, DomainError
 from servicekit.grpc.client import open_channel
 from servicekit.grpc.errors import domain_errors
@@ -36,10 +39,16 @@ _IDEMPOTENT = tuple(
         "PauseCampaign",
         "ResumeCampaign",
         "CancelCampaign",
+        "GetCampaignHold",
         "RecordOptOuts",
         "RemoveOptOuts",
     )
 )
+
+
+_KNOWN_HOLDS = frozenset(int(reason) for reason in HoldReason)
+HOLD_TIMEOUT = timedelta(seconds=1)
+"""Short: a dispatcher that takes longer is as good as away to whoever asks what holds a campaign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,21 @@ class DispatcherPeer:
         )
         with domain_errors("the dispatcher"):
             await self._dispatch.CancelCampaign(request)
+
+    async def hold(self, tenant_id: str, campaign_id: UUID, now: datetime) -> Hold | None:
+        """What keeps a campaign's batches from being sent; None when nothing does. Seen `now` where it has no begin."""
+        request = GetCampaignHoldRequest(tenant_id=tenant_id, campaign_id=str(campaign_id))
+        with domain_errors("the dispatcher"):
+            response = await self._dispatch.GetCampaignHold(request, timeout=HOLD_TIMEOUT.total_seconds())
+        if response.reason not in _KNOWN_HOLDS:  # none, or one that only a later release knows
+            return None
+        return Hold(
+            reason=HoldReason(response.reason),
+            since=response.since.ToDatetime(UTC) if response.HasField("since") else now,
+            until=response.until.ToDatetime(UTC) if response.HasField("until") else None,
+            batch_reason=reason_name(response.batch_reason),
+            description=response.description,
+        )
 
     async def record_opt_outs(self, tenant_id: str, phones: Sequence[int], change_ids: Sequence[UUID]) -> None:
         """Send nothing more to these numbers."""

@@ -21,6 +21,9 @@ from servicekit.grpc.errors import domain_errors
 from servicekit.ids import derived_id
 
 _NAMESPACE = UUID("a3a0c1de-0f6b-4c6e-9f0e-6c1f5a3d2b10")
+LEDGER_UNAVAILABLE = "LEDGER_UNAVAILABLE"
+"""Reason of the error that our caller gets when the ledger did not decide."""
+
 # All calls carry a derived request id, so that repeating any of them is harmless.
 _IDEMPOTENT = ("bulksms.ledger.v1.LedgerService",)
 
@@ -91,7 +94,7 @@ def is_decision(error: DomainError) -> bool:
 def ledger_unavailable(error: DomainError) -> DomainError:
     """The error our caller gets when the ledger did not decide."""
     return unavailable(
-        "LEDGER_UNAVAILABLE",
+        LEDGER_UNAVAILABLE,
         "The ledger did not answer, the credits may be reserved or not: try again with the same request id.",
         retry_after=error.retry_after or timedelta(seconds=1),
         cause=error.reason,

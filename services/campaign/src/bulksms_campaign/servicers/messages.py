@@ -14,8 +14,9 @@ from bulksms_campaign.domain.audiences import Audience, check_audience
 from bulksms_campaign.domain.campaigns import Campaign
 from bulksms_campaign.domain.contacts import Contact
 from bulksms_campaign.domain.counters import Counters
+from bulksms_campaign.domain.holds import Hold
 from bulksms_campaign.domain.recipients import reason_of, status_of
-from bulksms_campaign.servicers.reasons import reason_number
+from bulksms_campaign.peers.reasons import reason_number
 from bulksms_campaign.storage.counters import CampaignCounters
 from bulksms_campaign.storage.events import EventRow
 from bulksms_campaign.storage.imports import ImportLineRow
@@ -102,6 +103,18 @@ def status_message(status: CampaignStatus) -> campaign_pb2.CampaignStatus:
         rate_per_second=status.rate_per_second,
         remaining=duration(status.remaining),
         observed_at=timestamp(status.observed_at),
+        hold=None if status.hold is None else hold_message(status.hold),
+    )
+
+
+def hold_message(hold: Hold) -> campaign_pb2.CampaignHold:
+    """What holds a campaign."""
+    return campaign_pb2.CampaignHold(
+        reason=types_pb2.HoldReason.ValueType(int(hold.reason)),
+        since=timestamp(hold.since),
+        until=timestamp(hold.until),
+        batch_reason=reason_number(hold.batch_reason),
+        description=hold.description,
     )
 
 

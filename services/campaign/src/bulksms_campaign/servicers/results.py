@@ -13,7 +13,7 @@ from bulksms.campaign.v1 import results_pb2 as pb
 from bulksms.campaign.v1.results_pb2_grpc import ResultServiceServicer
 from bulksms_campaign.domain.recipients import Fact
 from bulksms_campaign.domain.results import MessageReport, OutcomeGroup, clean_description, fold_reports
-from bulksms_campaign.servicers.reasons import reason_name
+from bulksms_campaign.peers.reasons import reason_name
 from bulksms_campaign.storage.batches import BatchRow
 from bulksms_campaign.use_cases.results import Results
 from servicekit.arguments import ArgumentCheck

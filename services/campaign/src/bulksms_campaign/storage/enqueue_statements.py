@@ -97,7 +97,8 @@ WITH confirmed AS (
         AND (kind, subject) IN (({int(TaskKind.CLOSE_RESERVATION)}, $3), ({int(TaskKind.START_SCHEDULED)}, $2))
 ), launched AS (
     INSERT INTO tasks AS t (tenant_id, kind, subject, generation, attempts, due_at)
-    SELECT $1, {int(TaskKind.LAUNCH)}, $2, 1, 0, $10 FROM confirmed
+    SELECT $1, kind, $2, 1, 0, $10 FROM confirmed
+        CROSS JOIN (VALUES ({int(TaskKind.LAUNCH)}), ({int(TaskKind.WATCH_HOLD)})) AS k (kind)
     ON CONFLICT (tenant_id, kind, subject) DO UPDATE
         SET generation = t.generation + 1, attempts = 0, due_at = excluded.due_at
 ), enqueued AS (

@@ -228,6 +228,19 @@ requests: Final = Table(
     Column("created_at", _INSTANT, nullable=False),
 )
 
+campaign_holds: Final = Table(
+    "campaign_holds",
+    METADATA,
+    Column("campaign_id", Uuid, primary_key=True),
+    Column("tenant_id", _BYTE_ORDER, primary_key=True),
+    Column("reason", SmallInteger, nullable=False),
+    Column("noted", SmallInteger),
+    Column("since", _INSTANT, nullable=False),
+    Column("until", _INSTANT),
+    Column("batch_reason", Text, nullable=False),
+    Column("description", Text, nullable=False),
+)
+
 reservations: Final = Table(
     "reservations",
     METADATA,

@@ -23,6 +23,7 @@ class TaskKind(IntEnum):
     DELIVER_OPT_OUTS = 5  # tenant (derived id): deliver opt-outs and opt-ins to the dispatcher
     COUNT = 6  # tenant (derived id): count composed audiences whose cached size is out of date
     COMPLETE = 7  # campaign: end it, if it is submitted and no recipient waits to be sent to
+    WATCH_HOLD = 8  # campaign: find out what keeps it from being sent, again and again while it is under way
 
 
 class Task(NamedTuple):

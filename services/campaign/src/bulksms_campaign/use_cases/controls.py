@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.campaigns import Campaign, CampaignState, Step
 from bulksms_campaign.domain.events import EventKind
+from bulksms_campaign.storage.campaign_holds import delete_hold
 from bulksms_campaign.storage.campaigns import change_campaign
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.requests import MutationKey, claim_request, find_result
@@ -51,6 +52,7 @@ class Controls:
             await append_event(connection, locked, event, detail)
             if campaign.state in (CampaignState.DRAFT, CampaignState.SCHEDULED):
                 await withdraw_task(connection, TaskKind.START_SCHEDULED, key.tenant_id, campaign_id)
+                await delete_hold(connection, key.tenant_id, campaign_id)
                 await append_event(connection, locked, EventKind.CANCELLED, "nothing had been enqueued")
                 return await change_campaign(
                     connection, locked, state=CampaignState.CANCELLED, scheduled_at=None, ended_at=now

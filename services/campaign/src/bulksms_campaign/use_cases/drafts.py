@@ -20,6 +20,7 @@ from bulksms_campaign.domain.campaigns import (
     external_id_used,
 )
 from bulksms_campaign.domain.events import EventKind
+from bulksms_campaign.storage.campaign_holds import delete_hold
 from bulksms_campaign.storage.campaigns import (
     LockedCampaign,
     change_campaign,
@@ -149,6 +150,7 @@ class Drafts:
             campaign.require(Step.SCHEDULE)
             self._check_time(at)
             await claim_request(connection, key, campaign_id, now)
+            await delete_hold(connection, key.tenant_id, campaign_id)
             if at is None:
                 await withdraw_task(connection, TaskKind.START_SCHEDULED, key.tenant_id, campaign_id)
                 await append_event(connection, locked, EventKind.SCHEDULED, "schedule taken back")

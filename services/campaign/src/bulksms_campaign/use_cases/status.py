@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from bulksms_campaign.domain.campaigns import ENDED, Campaign, CampaignState, campaign_not_found
+from bulksms_campaign.domain.campaigns import ENDED, HOLDABLE, Campaign, CampaignState, campaign_not_found
 from bulksms_campaign.domain.counters import Counters
+from bulksms_campaign.domain.holds import Hold
 from bulksms_campaign.domain.rates import time_remaining
+from bulksms_campaign.storage.campaign_holds import read_hold
 from bulksms_campaign.storage.campaigns import read_campaign
 from bulksms_campaign.storage.counters import CampaignCounters, read_counters
 from servicekit.clock import Clock
@@ -33,6 +35,7 @@ class CampaignStatus:
     rate_per_second: float
     remaining: timedelta | None
     observed_at: datetime
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class StatusReader:
             if campaign is None:
                 raise campaign_not_found(campaign_id)
             rows = await read_counters(connection, tenant_id, [campaign_id])
-        return status_from(campaign, rows[campaign_id])
+            stored = await read_hold(connection, tenant_id, campaign_id) if campaign.state in HOLDABLE else None
+        return status_from(campaign, rows[campaign_id], stored.hold if stored is not None else None)
 
     async def watch(
         self, tenant_id: str, campaign_id: UUID, max_rate: float, *, until_delivered: bool
@@ -104,13 +108,13 @@ class StatusReader:
             raise
 
 
-def status_from(campaign: Campaign, row: CampaignCounters) -> CampaignStatus:
-    """The status that a campaign and its counters make."""
+def status_from(campaign: Campaign, row: CampaignCounters, hold: Hold | None) -> CampaignStatus:
+    """The status that a campaign, its counters and what holds it make."""
     counters = row.counters
     ended = campaign.state in ENDED
     rate = 0.0 if ended else row.samples.rate_per_second(row.now, row.latest.processed)
     remaining = timedelta(0) if ended else time_remaining(counters.queued, rate)
-    return CampaignStatus(campaign.campaign_id, campaign.state, counters, rate, remaining, row.now)
+    return CampaignStatus(campaign.campaign_id, campaign.state, counters, rate, remaining, row.now, hold)
 
 
 def is_over(status: CampaignStatus, *, until_delivered: bool) -> bool:
@@ -123,5 +127,6 @@ def _differs(before: CampaignStatus, after: CampaignStatus) -> bool:
     return (
         before.state is not after.state
         or before.counters != after.counters
+        or before.hold != after.hold
         or round(before.rate_per_second) != round(after.rate_per_second)
     )

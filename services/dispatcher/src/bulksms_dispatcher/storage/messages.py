@@ -64,11 +64,13 @@ _LIST = text(f"""
           SELECT created_at, message_id FROM messages WHERE message_id = :before AND tenant_id = :tenant_id))
     ORDER BY created_at DESC, message_id DESC LIMIT :limit
 """)
-# A report may have come first: what is final stays.
+# A report may have come first: what is final stays, and so do the words about it.
+_FINAL = f"status IN ({MessageStatus.DELIVERED}, {MessageStatus.FAILED})"
 _RECORD_OUTCOME = text(f"""
     UPDATE messages
-    SET status = CASE WHEN status IN ({MessageStatus.DELIVERED}, {MessageStatus.FAILED}) THEN status ELSE :status END,
-        reason = :reason, description = :description, updated_at = clock_timestamp(),
+    SET status = CASE WHEN {_FINAL} THEN status ELSE :status END,
+        reason = CASE WHEN {_FINAL} THEN reason ELSE :reason END,
+        description = CASE WHEN {_FINAL} THEN description ELSE :description END, updated_at = clock_timestamp(),
         provider_message_id = coalesce(:provider_message_id, provider_message_id)
     WHERE message_id = :message_id AND tenant_id = :tenant_id
 """)
@@ -77,7 +79,7 @@ _NAME = text(f"""
     UPDATE messages
     SET status = CASE WHEN status IN ({MessageStatus.UNCONFIRMED}, {MessageStatus.FAILED}) THEN {MessageStatus.SENT}
                       ELSE status END,
-        reason = '', provider_message_id = :provider_message_id, updated_at = clock_timestamp()
+        reason = '', description = '', provider_message_id = :provider_message_id, updated_at = clock_timestamp()
     WHERE message_id = :message_id AND tenant_id = :tenant_id AND provider_message_id IS NULL
 """)
 _FIND_ABANDONED = text(f"""
@@ -104,7 +106,8 @@ _REPORTS = text(f"""
                              CAST(:descriptions AS text[])) AS r (message_id, status, raw_status, description)
     ), changed AS (
         UPDATE messages m
-        SET status = r.status, updated_at = clock_timestamp(), description = r.description,
+        SET status = r.status, updated_at = clock_timestamp(),
+            description = CASE WHEN r.status = {MessageStatus.FAILED} THEN r.description ELSE '' END,
             reason = CASE WHEN r.status = {MessageStatus.FAILED} THEN 'NOT_DELIVERED' ELSE '' END
         FROM reports r
         WHERE m.provider_message_id = r.message_id AND r.status IN ({MessageStatus.DELIVERED}, {MessageStatus.FAILED})

@@ -246,6 +246,22 @@ _STATEMENTS = (
         FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns ON DELETE CASCADE
     )
     """,
+    # What keeps a campaign from being sent, as it was seen last; gone when nothing does, and with the campaign's end.
+    # `noted` is the reason that its history tells of, while that has not ended.
+    """
+    CREATE TABLE campaign_holds (
+        campaign_id uuid NOT NULL,
+        tenant_id text COLLATE "C" NOT NULL,
+        reason smallint NOT NULL,
+        noted smallint,
+        since timestamptz NOT NULL,
+        until timestamptz,
+        batch_reason text NOT NULL,
+        description text NOT NULL,
+        PRIMARY KEY (tenant_id, campaign_id),
+        FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns ON DELETE CASCADE
+    ) WITH (fillfactor = 50)
+    """,
     # --- idempotency, credits, work ---------------------------------------------------------------------------------
     """
     CREATE TABLE requests (
@@ -303,8 +319,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
-        "tasks", "reservations", "requests", "campaign_events", "campaign_batches", "recipients", "enqueues",
-        "campaigns", "import_lines", "imports", "opt_out_changes", "audience_sizes", "contact_counts",
+        "tasks", "reservations", "requests", "campaign_holds", "campaign_events", "campaign_batches", "recipients",
+        "enqueues", "campaigns", "import_lines", "imports", "opt_out_changes", "audience_sizes", "contact_counts",
         "opt_outs", "contact_groups", "contacts",
     ):  # fmt: skip
         op.execute(f"DROP TABLE {table}")
