@@ -115,7 +115,8 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("CAMPAIGN", "LEDGER", "DISPATCHER", "TENANT", "TIMEOUT", "CONFIG", "TLS_CA", "TLS_CERT", "TLS_KEY"):
+    whose = ("CAMPAIGN", "LEDGER", "DISPATCHER", "TENANT", "OPERATOR")
+    for name in (*whose, "TIMEOUT", "CONFIG", "TLS_CA", "TLS_CERT", "TLS_KEY"):
         monkeypatch.delenv(f"BULKSMS_{name}", raising=False)
 
 

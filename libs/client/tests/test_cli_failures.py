@@ -305,3 +305,13 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(services: Any, envi
     _, stderr = process.communicate(timeout=20)
     assert process.returncode != 0
     assert "Traceback" not in stderr
+
+
+def test_an_operator_s_action_names_who_acts(
+    services: Any, bulksms: Run, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "maria")
+    bulksms("stop", "all", "--reason", "r")
+    environment["BULKSMS_OPERATOR"] = "the night shift, Γιώργος"
+    bulksms("stop", "all", "--reason", "r")
+    assert [call.metadata["x-operator"] for call in services.calls] == ["maria", "the night shift, ???????"]

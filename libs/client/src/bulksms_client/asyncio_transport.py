@@ -41,7 +41,7 @@ class Transport:
             response_deserializer=response_type.FromString,
         )
         try:
-            return await stub(request, timeout=call.timeout_seconds, metadata=trace_metadata())
+            return await stub(request, timeout=call.timeout_seconds, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise decode(error, call, self.options.address(call.peer)) from error
 
@@ -70,7 +70,7 @@ class Transport:
             request_serializer=type(request).SerializeToString,
             response_deserializer=response_type.FromString,
         )
-        stream = stub(request, timeout=call.timeout_seconds, metadata=trace_metadata())
+        stream = stub(request, timeout=call.timeout_seconds, metadata=self._metadata())
         try:
             async for response in stream:
                 yield response
@@ -92,6 +92,9 @@ class Transport:
 
     def _call(self, request: type[Message], response: type[Message], timeout: float | None) -> Call:
         return call_for(request, response, timeout, self.options.timeout_seconds)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return trace_metadata() + self.options.identity
 
     def _channel(self, peer: str) -> grpc.aio.Channel:
         if peer not in self._channels:

@@ -45,7 +45,7 @@ class Transport:
             response_deserializer=response_type.FromString,
         )
         try:
-            return stub(request, timeout=call.timeout_seconds, metadata=trace_metadata())
+            return stub(request, timeout=call.timeout_seconds, metadata=self._metadata())
         except grpc.RpcError as error:
             raise self._decoded(error, call) from error
 
@@ -87,7 +87,7 @@ class Transport:
             request_serializer=type(request).SerializeToString,
             response_deserializer=response_type.FromString,
         )
-        stream = stub(request, timeout=call.timeout_seconds, metadata=trace_metadata())
+        stream = stub(request, timeout=call.timeout_seconds, metadata=self._metadata())
         try:
             yield from stream
         except grpc.RpcError as error:
@@ -112,6 +112,9 @@ class Transport:
 
     def _call(self, request: type[Message], response: type[Message], timeout: float | None) -> Call:
         return call_for(request, response, timeout, self.options.timeout_seconds)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return trace_metadata() + self.options.identity
 
     def _channel(self, peer: str) -> grpc.Channel:
         with self._opening:

@@ -24,6 +24,7 @@ _VARIABLES = {
     "dispatcher": "BULKSMS_DISPATCHER",
     "tenant": "BULKSMS_TENANT",
     "timeout": "BULKSMS_TIMEOUT",
+    "operator": "BULKSMS_OPERATOR",
     "tls_ca": "BULKSMS_TLS_CA",
     "tls_cert": "BULKSMS_TLS_CERT",
     "tls_key": "BULKSMS_TLS_KEY",
@@ -64,6 +65,14 @@ class ClientOptions:
     tenant_id: str
     timeout_seconds: float
     tls: TlsOptions | None
+    operator: str = ""
+    """Who acts, for the audit of what operators do; empty: the services know the caller's address only."""
+
+    @property
+    def identity(self) -> tuple[tuple[str, str], ...]:
+        """As call metadata, which takes ASCII only."""
+        name = "".join(letter if " " <= letter <= "~" else "?" for letter in self.operator).strip()
+        return (("x-operator", name),) if name else ()
 
     def address(self, peer: str) -> str:
         """The address of a service. Raises ConfigurationError when none was given."""
@@ -84,6 +93,7 @@ def resolve_options(
     tenant_id: str | None = None,
     timeout: float | None = None,
     tls: TlsOptions | None = None,
+    operator: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> ClientOptions:
     """Options from arguments, else the environment's BULKSMS_* variables, else the file that BULKSMS_CONFIG names."""
@@ -94,6 +104,7 @@ def resolve_options(
         tenant_id=tenant_id or settings.get("tenant", ""),
         timeout_seconds=_timeout(settings.get("timeout", "")) if timeout is None else timeout,
         tls=tls or _tls(settings),
+        operator=operator or settings.get("operator", ""),
     )
 
 

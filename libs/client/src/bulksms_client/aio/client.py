@@ -22,7 +22,7 @@ class AsyncClient:
     What is not given comes from the environment (BULKSMS_CAMPAIGN, BULKSMS_LEDGER, BULKSMS_DISPATCHER,
     BULKSMS_TENANT, BULKSMS_TIMEOUT, BULKSMS_TLS_CA, …) or the TOML file that BULKSMS_CONFIG names. Channels open at
     the first call that needs them, so only the addresses in use are needed. `timeout` is the deadline of one call in
-    seconds, all its retries included (10 when not given).
+    seconds, all its retries included (10 when not given). `operator` says who acts, where operators' actions are kept.
     """
 
     def __init__(
@@ -34,9 +34,16 @@ class AsyncClient:
         tenant_id: str | None = None,
         timeout: float | None = None,
         tls: TlsOptions | None = None,
+        operator: str | None = None,
     ) -> None:
         options = resolve_options(
-            campaign=campaign, ledger=ledger, dispatcher=dispatcher, tenant_id=tenant_id, timeout=timeout, tls=tls
+            campaign=campaign,
+            ledger=ledger,
+            dispatcher=dispatcher,
+            tenant_id=tenant_id,
+            timeout=timeout,
+            tls=tls,
+            operator=operator,
         )
         self._bind(Transport(options), options.tenant_id)
 

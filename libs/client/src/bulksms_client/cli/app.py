@@ -21,9 +21,9 @@ __all__ = ["app", "main"]
 
 _HELP = """Send SMS campaigns: contacts, credits, campaigns, single messages, and the queue behind them.
 
-Settings come from options, else BULKSMS_* variables (CAMPAIGN, LEDGER, DISPATCHER: host:port; TENANT; TIMEOUT;
-TLS_CA, TLS_CERT, TLS_KEY, TLS_SERVER_NAME), else the TOML file that BULKSMS_CONFIG names. Global options may stand
-anywhere on the line.
+Settings come from options, else BULKSMS_* variables (CAMPAIGN, LEDGER, DISPATCHER: host:port; TENANT; OPERATOR;
+TIMEOUT; TLS_CA, TLS_CERT, TLS_KEY, TLS_SERVER_NAME), else the TOML file that BULKSMS_CONFIG names. Global options may
+stand anywhere on the line.
 """
 _EPILOG = (
     "Exit codes: 0 done, 1 internal or unexpected, 2 usage or settings, 3 invalid argument, 4 not found, "

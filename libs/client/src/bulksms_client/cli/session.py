@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 from typing import cast
 
 import typer
 
 from bulksms_client.cli.output import Output
-from bulksms_client.options import TlsOptions
+from bulksms_client.options import TlsOptions, resolve_options
 from bulksms_client.sync.client import Client
 
 __all__ = ["Session", "session_of"]
@@ -43,6 +44,7 @@ class Session:
                 tenant_id=self._tenant,
                 tls=self._tls,
                 timeout=self._timeout,
+                operator=resolve_options().operator or _login(),
             )
         return self._client
 
@@ -55,3 +57,11 @@ class Session:
 def session_of(context: typer.Context) -> Session:
     """The session the root command made."""
     return cast("Session", context.obj)
+
+
+def _login() -> str:
+    """Who is logged in here, as far as the machine knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        return ""
