@@ -123,7 +123,7 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = SimulatorProcess(tmp_path)
-        process._listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        process._port = taken.getsockname()[1]
         with pytest.raises(SimulatorStartError, match="cannot start"):
             process.start()
 

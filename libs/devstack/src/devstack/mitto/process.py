@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from devstack.mitto.client import Simulator
+from devstack.ports import LOOPBACK, choose_port, release_port
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -38,7 +39,7 @@ class SimulatorProcess:
     ) -> None:
         self.log_path = folder / "accepted.log"
         self._errors = folder / "simulator.err"
-        self._listen = "127.0.0.1:0"
+        self._port = choose_port()  # which no client of this machine is given while connections to it are refused
         self._environment = {
             "SIMULATOR_LOG": str(self.log_path),
             "SIMULATOR_REPORT_URL": report_url,
@@ -52,12 +53,12 @@ class SimulatorProcess:
     @property
     def address(self) -> str:
         """host:port."""
-        return self._listen
+        return f"{LOOPBACK}:{self._port}"
 
     @property
     def base_url(self) -> str:
         """What a client of Mitto is configured with."""
-        return f"http://{self._listen}"
+        return f"http://{self.address}"
 
     @property
     def control(self) -> Simulator:
@@ -78,13 +79,13 @@ class SimulatorProcess:
         with self._errors.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "devstack.mitto"],
-                env={**os.environ, **self._environment, "SIMULATOR_LISTEN": self._listen},
+                env={**os.environ, **self._environment, "SIMULATOR_LISTEN": self.address},
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
             )
-        self._listen = self._read_address(self._process.stdout)
-        self._control = Simulator(self._listen, self.log_path)
+        self._await_start(self._process.stdout)
+        self._control = Simulator(self.address, self.log_path)
 
     def kill(self) -> None:
         """SIGKILL: no goodbye."""
@@ -110,8 +111,9 @@ class SimulatorProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        release_port(self._port)
 
-    def _read_address(self, output: IO[str] | None) -> str:
+    def _await_start(self, output: IO[str] | None) -> None:
         line = ""
         if output is not None:
             with selectors.DefaultSelector() as selector:
@@ -120,7 +122,6 @@ class SimulatorProcess:
         if not line:
             self.kill()
             raise SimulatorStartError(f"the simulator did not start: {self.errors().strip() or 'no word from it'}")
-        return line.split()[-1]
 
     def _reap(self) -> int | None:
         if self._control is not None:
