@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms.campaign.v1 import results_pb2, results_pb2_grpc
 from bulksms.dispatcher.v1 import dispatch_pb2, messages_pb2, queue_pb2
@@ -27,7 +28,9 @@ from bulksms.dispatcher.v1.queue_pb2_grpc import QueueServiceStub
 from bulksms.ledger.v1 import ledger_pb2_grpc
 from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.app import build
+from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.settings import Settings
+from bulksms_dispatcher.storage import claims
 from devstack.ledger_stand_in import LedgerStandIn
 from devstack.mitto.accepted_log import AcceptedMessage
 from devstack.mitto.client import Simulator
@@ -329,6 +332,20 @@ async def submit(
     response = await dispatcher.dispatch.Submit(stream(head, chunks(numbers, values=values), len(numbers)))
     assert response.recipients == len(numbers)
     return head
+
+
+async def arm_as(connection: AsyncConnection, batch: LeasedBatch, worker: str) -> bool:
+    """Arm a claimed batch as its worker does."""
+    return await claims.arm(
+        connection,
+        batch.key,
+        worker,
+        account=ACCOUNT,
+        lease=timedelta(minutes=1),
+        opt_out_version=0,
+        opted_out_positions=None,
+        traceparent="",
+    )
 
 
 def why(message: queue_pb2.Batch | queue_pb2.Attempt | messages_pb2.Message) -> str:

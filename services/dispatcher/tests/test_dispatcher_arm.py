@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import dispatch_pb2 as pb
+from bulksms_dispatcher.domain.batches import Lane
 from bulksms_dispatcher.settings import Settings
+from bulksms_dispatcher.storage import claims, take_backs
 from devstack.eventually import eventually
 from servicekit.database import Database
 
 from .dispatcher_support import (
+    ACCOUNT,
     TENANT,
     Dispatcher,
     Peers,
     Provider,
+    arm_as,
     header,
     naming,
     phones,
@@ -106,6 +112,50 @@ async def test_an_opt_out_between_claim_and_arm_stops_its_own_batch_which_goes_o
     assert peers.campaign.recipients[numbers[13]][0] == "OPTED_OUT"
     assert f"+{numbers[13]}" not in {message.destination for message in simulator.accepted()}
     assert [(batch.attempts, batch.epoch) for batch in await dispatcher.batches()] == [(1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("takes_back", [True, False], ids=["as it is", "without taking back"])
+@pytest.mark.parametrize("what", ["pause", "opt-out"])
+async def test_an_arm_that_looked_before_a_pause_or_an_opt_out_comes_first_or_not_at_all(
+    dispatcher: Dispatcher, database: Database, monkeypatch: pytest.MonkeyPatch, what: str, takes_back: bool
+) -> None:
+    if not takes_back:
+
+        async def nothing(*_: object) -> int:
+            return 0
+
+        monkeypatch.setattr(take_backs, "of_campaign", nothing)
+        monkeypatch.setattr(take_backs, "with_numbers", nothing)
+    head, numbers = header(), phones(10)
+    await dispatcher.pause(head)
+    await submit(dispatcher, numbers, head)
+    lane = Lane(2, TENANT, uuid.UUID(head.campaign_id))
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE campaigns SET paused = false"))
+        batch = await claims.claim(connection, lane, "w", timedelta(minutes=1), account=ACCOUNT)
+    assert batch is not None
+
+    async def arm() -> bool:
+        async with database.autocommit() as connection:
+            return await arm_as(connection, batch, "w")
+
+    async def change() -> None:
+        if what == "pause":
+            await dispatcher.pause(head)
+        else:
+            await dispatcher.dispatch.RecordOptOuts(
+                pb.RecordOptOutsRequest(request_id=str(uuid.uuid4()), tenant_id=TENANT, phones=numbers[:1])
+            )
+
+    async with database.begin() as connection:
+        await connection.execute(text("SELECT FROM batches FOR UPDATE"))
+        arming = asyncio.create_task(arm())
+        await asyncio.sleep(0.3)  # it has looked, and waits for the row
+        changing = asyncio.create_task(change())
+        done, _ = await asyncio.wait([changing], timeout=1.0)
+        assert bool(done) is not takes_back, "it is acknowledged once nobody arms any more who did not know of it"
+    assert await arming
+    await changing
 
 
 async def _are_in_state(dispatcher: Dispatcher, states: dict[str, int]) -> bool:

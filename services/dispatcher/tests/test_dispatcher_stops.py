@@ -26,6 +26,7 @@ from .dispatcher_support import (
     Dispatcher,
     Peers,
     Provider,
+    arm_as,
     header,
     phones,
     reason_of,
@@ -146,19 +147,6 @@ async def _stored_and_claimed(dispatcher: Dispatcher, database: Database) -> Any
         return await claims.claim(connection, lane, "w", LEASE, account=ACCOUNT)
 
 
-async def _arm(connection: Any, batch: Any) -> bool:
-    return await claims.arm(
-        connection,
-        batch.key,
-        "w",
-        account=ACCOUNT,
-        lease=LEASE,
-        opt_out_version=0,
-        opted_out_positions=None,
-        traceparent="",
-    )
-
-
 @pytest.mark.parametrize("waits", [True, False], ids=["as it is", "without the lock"])
 async def test_a_stop_answers_only_when_whoever_was_arming_has_committed_and_counts_him(
     dispatcher: Dispatcher, database: Database, monkeypatch: pytest.MonkeyPatch, waits: bool
@@ -171,7 +159,7 @@ async def test_a_stop_answers_only_when_whoever_was_arming_has_committed_and_cou
         monkeypatch.setattr(stops, "lock", nothing)
     batch = await _stored_and_claimed(dispatcher, database)
     async with database.begin() as connection:
-        assert await _arm(connection, batch), "nothing was stopped yet"
+        assert await arm_as(connection, batch, "w"), "nothing was stopped yet"
         stopping = asyncio.create_task(stop(dispatcher, **TENANT_STOP))
         done, _ = await asyncio.wait([stopping], timeout=0.5)
         assert bool(done) is not waits
@@ -185,7 +173,7 @@ async def test_an_arm_that_comes_while_a_stop_is_written_waits_for_it_and_is_ref
 
     async def arm() -> bool:
         async with database.autocommit() as connection:
-            return await _arm(connection, batch)
+            return await arm_as(connection, batch, "w")
 
     async with database.begin() as connection:
         await stops.lock(connection)

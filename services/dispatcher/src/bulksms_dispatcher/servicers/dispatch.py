@@ -14,7 +14,7 @@ from bulksms.types.v1 import types_pb2
 from bulksms_dispatcher.domain.messages import MessageClass
 from bulksms_dispatcher.domain.submissions import MAX_CHUNK, MAX_PHONE, MIN_PHONE, Submission
 from bulksms_dispatcher.peers.reasons import reason_number
-from bulksms_dispatcher.storage import opt_outs
+from bulksms_dispatcher.storage import opt_outs, take_backs
 from bulksms_dispatcher.use_cases.campaign_control import CampaignControl
 from bulksms_dispatcher.use_cases.campaign_holds import CampaignHolds
 from bulksms_dispatcher.use_cases.intake import Chunk, End, Intake
@@ -102,6 +102,8 @@ class DispatchServicer(dispatch_pb2_grpc.DispatchServiceServicer):
         tenant_id, phones = _opt_outs(request)
         async with self._database.begin() as connection:
             added = await opt_outs.add(connection, tenant_id, phones)
+            if added:
+                await take_backs.with_numbers(connection, tenant_id, phones)
         return pb.RecordOptOutsResponse(added=added)
 
     async def RemoveOptOuts(self, request: pb.RemoveOptOutsRequest, context: Context) -> pb.RemoveOptOutsResponse:

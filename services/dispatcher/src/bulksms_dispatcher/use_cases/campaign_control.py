@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from bulksms_dispatcher.domain.protocol import BatchState
-from bulksms_dispatcher.storage import campaigns
+from bulksms_dispatcher.storage import campaigns, take_backs
 from bulksms_dispatcher.storage.campaigns import Cancellation
 from servicekit.database import Database
 
@@ -21,14 +21,13 @@ class CampaignControl:
         self._notify = notify
 
     async def pause(self, tenant_id: str, campaign_id: UUID) -> int:
-        """No claim of the campaign succeeds from now on; how many batches are under way still."""
+        """Nothing of the campaign is claimed or armed from now on; how many batches were armed before, and go out."""
         async with self._database.begin() as connection:
             await campaigns.set_paused(connection, tenant_id, campaign_id, paused=True)
-        # Counted after the commit: what was claimed before it is seen.
+            await take_backs.of_campaign(connection, tenant_id, campaign_id)
+        # Counted after the commit: whoever armed before it is seen.
         async with self._database.connect() as connection:
-            return await campaigns.count_batches(
-                connection, tenant_id, campaign_id, BatchState.LEASED, BatchState.ARMED
-            )
+            return await campaigns.count_batches(connection, tenant_id, campaign_id, BatchState.ARMED)
 
     async def resume(self, tenant_id: str, campaign_id: UUID) -> int:
         """Claims succeed again; how many batches wait for one."""
