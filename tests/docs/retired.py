@@ -97,6 +97,8 @@ RETIRED = (
     Retired(r"\w_(?:LEAST|MOST)\b|size_(?:least|most)|, (?:least|most)=", "min, max"),
     # Opt-outs.
     Retired(r"(?i)suppress(?!_health_check)(?=[a-z_])|_suppress\b", "opt-out"),
+    # A wrong configuration holds the account, and what is too large is halved.
+    Retired(r"(?i)\bparked\b|\bparks\b|\bPARK\b", "held; halved"),
     # Second chances: a dead batch stays dead.
     Retired(r"(?i)requeue", "RetryFailedRecipients: another enqueue"),
     # Out of the project.

@@ -213,6 +213,7 @@ def settings_for(
         "sms_batch_size": 10,
         "queue_backoff": 0.05,
         "account_pause_seconds": 0.1,
+        "probe_after_seconds": 0.1,
         # So that a busy machine is not taken for a silent provider; tests move leases in the database.
         "mitto_soft_timeout_seconds": 10.0,
         "mitto_hard_timeout_seconds": 20.0,
@@ -249,11 +250,7 @@ async def serving(settings: Settings) -> AsyncIterator[Dispatcher]:
 @contextmanager
 def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """The service as a process of its own, on the same servers."""
-    environment = {
-        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in settings
-        if value is not None
-    }
+    environment = {name.upper(): _as_variable(value) for name, value in settings if value is not None}
     running = subprocess.Popen(
         [sys.executable, "-m", "bulksms_dispatcher", "serve"],
         env={**os.environ, **environment, "LOG_LEVEL": "ERROR"},
@@ -264,6 +261,12 @@ def process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         running.kill()
         running.wait()
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) and not isinstance(value, Endpoint) else str(value)
 
 
 def header(**changes: Any) -> dispatch_pb2.SubmissionHeader:

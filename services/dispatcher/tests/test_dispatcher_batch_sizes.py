@@ -73,14 +73,16 @@ async def test_batches_that_were_cut_too_large_are_cut_again_and_every_recipient
     assert [request.messages for request in simulator.requests()] == [20, 10, 10]
 
 
-async def test_a_batch_that_cannot_be_smaller_is_parked(
+async def test_a_batch_is_halved_down_to_one_recipient_who_fails_if_that_is_too_large_too(
     configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     simulator.script(Behaviour(status=413), match=Match(path="bulk"), repeat=100)
     async with serving(configure(**AUTO)) as dispatcher:
         await submit(dispatcher, phones(20))
         await eventually(lambda: peers.campaign.outcomes == {"FAILED": 20})
-        assert await dispatcher.states() == {"DEAD": 2}
+        assert await dispatcher.states() == {"REJECTED": 20}
+    assert {reason for _, reason, _ in peers.campaign.recipients.values()} == {"BATCH_TOO_LARGE"}
+    assert sorted((request.messages for request in simulator.requests()), reverse=True)[:7] == [20, 10, 10, 5, 5, 5, 5]
 
 
 def test_bounds_that_contradict_each_other_are_refused(configure: Callable[..., Settings]) -> None:

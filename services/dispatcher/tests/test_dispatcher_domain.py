@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulksms_dispatcher.domain.account_holds import HoldKind
 from bulksms_dispatcher.domain.protocol import (
     FINAL,
     TRANSITIONS,
@@ -38,7 +40,7 @@ from bulksms_dispatcher.domain.results import (
     whole,
 )
 from bulksms_dispatcher.domain.retries import RetryPolicy
-from bulksms_dispatcher.domain.transitions import transition_after
+from bulksms_dispatcher.domain.transitions import Transition, transition_after
 from bulksms_dispatcher.domain.verdicts import groups_of
 from smstext.parts import measure
 
@@ -121,19 +123,50 @@ def test_the_backoff_is_3_6_12_24_48_seconds_and_then_ends() -> None:
 
 def test_decisions() -> None:
     rejected = OutcomeKind.REJECTED
-    retry = Verdict(rejected, "RATE_LIMITED", FollowUp.RETRY, timedelta(seconds=7))
-    transition = transition_after(retry, 0, RETRIES, PAUSE)
+    seven = timedelta(seconds=7)
+    retry = Verdict(rejected, "RATE_LIMITED", FollowUp.RETRY, retry_after=seven)
+    transition = transition_after(retry, 9, 0, RETRIES, PAUSE)
     assert (transition.target, transition.delay, transition.costs_retry, transition.account_rest) == (
         BatchState.READY,
         timedelta(seconds=7),
         True,
         timedelta(seconds=7),
     )
-    assert transition_after(retry, 5, RETRIES, PAUSE).target is BatchState.DEAD
-    paused = transition_after(Verdict(rejected, "ACCOUNT_REFUSED", FollowUp.PAUSE_ACCOUNT), 5, RETRIES, PAUSE)
-    assert (paused.target, paused.delay, paused.costs_retry) == (BatchState.READY, PAUSE, False)
-    not_sent = transition_after(Verdict(OutcomeKind.NOT_SENT, "CONNECT_FAILED", FollowUp.RETRY), 1, RETRIES, PAUSE)
-    assert (not_sent.delay, not_sent.account_rest) == (timedelta(seconds=6), None)
+    assert transition_after(retry, 9, 5, RETRIES, PAUSE).target is BatchState.DEAD
+    refused = Verdict(rejected, "ACCOUNT_REFUSED", FollowUp.HOLD_ACCOUNT, HoldKind.REFUSED, seven)
+    paused = transition_after(refused, 9, 5, RETRIES, PAUSE)
+    assert (paused.target, paused.account_rest, paused.costs_retry) == (BatchState.READY, PAUSE, False)
+    unreachable = Verdict(OutcomeKind.NOT_SENT, "CONNECT_FAILED", FollowUp.HOLD_ACCOUNT, HoldKind.UNAVAILABLE)
+    not_sent = transition_after(unreachable, 9, 5, RETRIES, PAUSE)
+    assert (not_sent.target, not_sent.account_rest, not_sent.costs_retry) == (BatchState.READY, None, False)
+    too_large = Verdict(rejected, "BATCH_TOO_LARGE", FollowUp.CUT)
+    assert transition_after(too_large, 2, 5, RETRIES, PAUSE).target is BatchState.READY
+    assert transition_after(too_large, 1, 0, RETRIES, PAUSE).target is BatchState.REJECTED
+
+
+@pytest.mark.parametrize("verdict", [Verdict(kind, "", follow_up) for kind in OutcomeKind for follow_up in FollowUp])
+def test_the_rest_that_the_provider_asks_for_is_given_whatever_the_status(verdict: Verdict) -> None:
+    asked = timedelta(minutes=4)
+    assert transition_after(replace(verdict, retry_after=asked), 2, 0, RETRIES, PAUSE).account_rest == asked
+
+
+def test_of_a_batch_refused_because_of_one_message_the_others_go_on_unless_it_is_ambiguous_by_now() -> None:
+    named = ProviderRejection((1,), "bad")
+    verdict = Verdict(OutcomeKind.REJECTED, "PROVIDER_REJECTED", FollowUp.SEND_OTHERS, rejections=(named,))
+    transition = transition_after(verdict, 4, 0, RETRIES, PAUSE)
+    groups = resolve(groups_of(transition, verdict, 4, [0]), 4)
+    by_outcome = {group.outcome: list(group.positions) for group in groups}
+    assert by_outcome == {
+        RecipientOutcome.OPTED_OUT: [0],
+        RecipientOutcome.DEFERRED: [1, 3],
+        RecipientOutcome.FAILED: [2],
+    }
+    late = Transition(BatchState.REJECTED, "PROVIDER_REJECTED")
+    groups = resolve(groups_of(late, verdict, 4, [0]), 4)
+    assert {group.outcome: list(group.positions) for group in groups} == {
+        RecipientOutcome.OPTED_OUT: [0],
+        RecipientOutcome.FAILED: [1, 2, 3],
+    }
 
 
 @given(
@@ -152,7 +185,8 @@ def test_partial_results_name_the_right_recipients(
     accepted = len(asked) - len(no)
     kind = OutcomeKind.ACCEPTED if accepted else OutcomeKind.REJECTED
     verdict = Verdict(kind, "", rejections=(ProviderRejection(no, "bad"),) if no else (), message_ids=["x"] * accepted)
-    groups = resolve(groups_of(transition_after(verdict, 0, RETRIES, PAUSE), verdict, recipients, out), recipients)
+    transition = transition_after(verdict, recipients, 0, RETRIES, PAUSE)
+    groups = resolve(groups_of(transition, verdict, recipients, out), recipients)
     by_outcome = {group.outcome: list(group.positions) for group in groups}
     assert by_outcome.get(RecipientOutcome.OPTED_OUT, []) == out
     assert by_outcome.get(RecipientOutcome.FAILED, []) == [asked[p] for p in no]

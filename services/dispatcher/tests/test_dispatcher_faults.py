@@ -90,7 +90,7 @@ async def test_what_the_provider_did_not_take_is_ambiguous_too_because_nobody_ca
     assert simulator.times_accepted() == {}
 
 
-@pytest.mark.parametrize("behaviour", ["429", "429-retry-after", "401", "403"])
+@pytest.mark.parametrize("behaviour", ["429", "429-retry-after", "401", "403", "404"])
 async def test_what_the_provider_refused_whole_is_sent_again_and_only_once(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str
 ) -> None:
@@ -114,24 +114,66 @@ async def test_a_400_fails_the_recipients_for_good(dispatcher: Dispatcher, simul
     assert {reason for _, reason, _ in peers.campaign.recipients.values()} == {"PROVIDER_REJECTED"}
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "reason"),
-    [
-        ("413", "BATCH_TOO_LARGE"),
-        ("404", "PROVIDER_CONFIGURATION"),
-        (Behaviour(status=400, error_text="Maximum number of messages exceeded"), "BATCH_TOO_LARGE"),
-    ],
-)
-async def test_a_mistake_in_our_configuration_parks_the_batch(
-    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str | Behaviour, reason: str
+@pytest.mark.parametrize("behaviour", ["413", Behaviour(status=400, error_text="Maximum number of messages exceeded")])
+async def test_a_batch_that_is_too_large_is_halved_and_costs_no_retry(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str | Behaviour
+) -> None:
+    simulator.script(behaviour, behaviour)
+    await submit(dispatcher, phones(RECIPIENTS))
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+    assert sorted(batch.recipients for batch in await dispatcher.batches()) == [1, 1, 2]
+    assert [request.messages for request in simulator.requests()][:2] == [4, 2]
+    assert simulator.times_accepted() == {1: RECIPIENTS}
+
+
+@pytest.mark.parametrize("behaviour", ["413", Behaviour(status=400, error_text="The text is too long")])
+async def test_a_single_message_that_is_too_large_fails(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, behaviour: str | Behaviour
 ) -> None:
     simulator.script(behaviour)
-    batch = await send_one_batch(dispatcher, peers)
+    await submit(dispatcher, phones(1))
+    await eventually(lambda: peers.campaign.outcomes == {"FAILED": 1})
+    (batch,) = await dispatcher.batches()
+    assert (batch.state, why(batch)) == (queue_pb2.BATCH_STATE_REJECTED, "BATCH_TOO_LARGE")
 
-    assert (batch.state, why(batch)) == (queue_pb2.BATCH_STATE_DEAD, reason)
-    assert simulator.times_accepted() == {}
-    dead = await dispatcher.queue.ListDeadBatches(queue_pb2.ListDeadBatchesRequest())
-    assert [found.batch_id for found in dead.batches] == [batch.batch_id]
+
+async def test_where_a_400_refuses_whole_the_message_it_names_fails_and_the_others_are_sent_again(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    naming = Behaviour(status=400, error_text="messages[2].destination: no such number")
+    async with serving(configure(provider_refuses_whole_on_400=True, queue_max_retries=0)) as dispatcher:
+        simulator.script(naming, naming)
+        numbers = phones(RECIPIENTS)
+        await submit(dispatcher, numbers)
+        await eventually(lambda: len(peers.campaign.recipients) == RECIPIENTS)
+        failed = [number for number in numbers if peers.campaign.recipients[number][0] == "FAILED"]
+        assert failed == [numbers[2], numbers[3]], "the third of the request as sent: of four, then of three"
+        assert peers.campaign.outcomes == {"FAILED": 2, "ACCEPTED": 2}
+    assert {int(message.destination[1:]) for message in simulator.accepted()} == set(numbers[:2])
+    assert simulator.times_accepted() == {1: 2}
+
+
+async def test_without_that_promise_a_400_fails_everybody(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+) -> None:
+    simulator.script(Behaviour(status=400, error_text="messages[2].destination: no such number"))
+    batch = await send_one_batch(dispatcher, peers)
+    assert batch.state == queue_pb2.BATCH_STATE_REJECTED
+    assert peers.campaign.outcomes == {"FAILED": RECIPIENTS}
+
+
+async def test_a_status_that_is_promised_to_accept_nothing_is_sent_again(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    simulator.script("503", "503", "503")
+    async with serving(configure(provider_not_accepted_statuses="502,503", queue_max_retries=0)) as dispatcher:
+        await submit(dispatcher, phones(RECIPIENTS))
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+        attempts = [
+            attempt for batch in await dispatcher.batches() for attempt in await dispatcher.attempts(batch.batch_id)
+        ]
+        assert [why(attempt) for attempt in attempts if why(attempt)] == ["PROVIDER_UNAVAILABLE"] * 3
+    assert simulator.times_accepted() == {1: RECIPIENTS}
 
 
 async def test_ids_that_were_given_out_before_prove_nothing(
@@ -225,18 +267,22 @@ async def test_a_late_response_resolves_what_was_ambiguous(
         await eventually(lambda: peers.ledger.captured == RECIPIENTS)
 
 
-async def test_a_refused_connection_costs_a_retry_and_nothing_else(
-    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+async def test_a_refused_connection_costs_nothing_however_long_it_lasts(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
     simulator.refuse_connections(1.0, drop_connections=True)
-    batch = await send_one_batch(dispatcher, peers)
+    async with serving(configure(queue_max_retries=0)) as dispatcher:
+        await submit(dispatcher, phones(RECIPIENTS))
+        await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": RECIPIENTS})
+        attempts = [
+            attempt for batch in await dispatcher.batches() for attempt in await dispatcher.attempts(batch.batch_id)
+        ]
 
-    assert batch.state == queue_pb2.BATCH_STATE_ACCEPTED
     assert simulator.times_accepted() == {1: RECIPIENTS}
-    attempts = await dispatcher.attempts(batch.batch_id)
-    assert {outcome_of(attempt) for attempt in attempts[:-1]} == {"NOT_SENT"}
-    assert {why(attempt) for attempt in attempts[:-1]} == {"CONNECT_FAILED"}
-    assert not any(attempt.HasField("armed_at") for attempt in attempts[:-1])
+    failed = [attempt for attempt in attempts if outcome_of(attempt) != "ACCEPTED"]
+    assert {(outcome_of(attempt), why(attempt)) for attempt in failed} == {("NOT_SENT", "CONNECT_FAILED")}
+    assert 1 <= len(failed) <= 5, "the first one, and a probe after 0.1, 0.2, 0.4 and 0.8 seconds at most"
+    assert not any(attempt.HasField("armed_at") for attempt in failed)
 
 
 async def test_out_of_retries_a_batch_is_dead_for_good_and_its_recipients_fail(

@@ -9,14 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulksms_dispatcher.domain.account_holds import HoldKind
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.protocol import OutcomeKind
-from bulksms_dispatcher.domain.provider_outcomes import Exchange, Fault, FollowUp, Phase, ProviderRejection, classify
+from bulksms_dispatcher.domain.provider_outcomes import (
+    TABLE,
+    Exchange,
+    Fault,
+    FollowUp,
+    Phase,
+    Promises,
+    ProviderRejection,
+    classify,
+)
 from bulksms_dispatcher.domain.provider_responses import parse_response
 from bulksms_dispatcher.providers.retry_after import MAX_RETRY_AFTER, parse_retry_after
 
 A, R, N, X = OutcomeKind.ACCEPTED, OutcomeKind.REJECTED, OutcomeKind.NOT_SENT, OutcomeKind.AMBIGUOUS
-NO, RETRY, PAUSE, PARK = FollowUp.NONE, FollowUp.RETRY, FollowUp.PAUSE_ACCOUNT, FollowUp.PARK
+NO, RETRY, CUT = FollowUp.NONE, FollowUp.RETRY, FollowUp.CUT
+REST, BACK, OTHERS = FollowUp.HOLD_ACCOUNT, FollowUp.HAND_BACK, FollowUp.SEND_OTHERS
+AMBIGUITY, UNAVAILABLE, REFUSED = HoldKind.AMBIGUITY, HoldKind.UNAVAILABLE, HoldKind.REFUSED
 
 
 def bulk(*items: object, bulk_id: str = "b") -> bytes:
@@ -28,10 +40,12 @@ TWO = bulk("one", "two")
 REJECTED_ITEM = {"error": {"code": "bad", "message": "Invalid destination"}}
 
 FAULTS = [
-    (Phase.WAITING, Fault.POOL_TIMEOUT, N, RETRY),
-    (Phase.CONNECTING, Fault.CONNECT_TIMEOUT, N, RETRY),
-    (Phase.CONNECTING, Fault.CONNECT_FAILED, N, RETRY),
-    (Phase.CONNECTED, Fault.NOT_ARMED, N, RETRY),
+    # What is ours rests nobody.
+    (Phase.WAITING, Fault.POOL_TIMEOUT, N, BACK),
+    (Phase.CONNECTED, Fault.NOT_ARMED, N, BACK),
+    (Phase.ARMING, Fault.NOT_ARMED, N, BACK),
+    (Phase.CONNECTING, Fault.CONNECT_TIMEOUT, N, REST),
+    (Phase.CONNECTING, Fault.CONNECT_FAILED, N, REST),
     (Phase.SENDING, Fault.WRITE_TIMEOUT, X, NO),
     (Phase.SENDING, Fault.READ_TIMEOUT, X, NO),
     (Phase.SENDING, Fault.CONNECTION_LOST, X, NO),
@@ -52,6 +66,8 @@ def test_an_exchange_that_broke_off(
 ) -> None:
     verdict = classify(Exchange(phase, fault, status), 2, KnownIds())
     assert (verdict.kind, verdict.reason, verdict.follow_up) == (kind, fault.value, follow_up)
+    assert verdict.hold is {X: AMBIGUITY, N: UNAVAILABLE if follow_up is REST else None}[kind]
+    assert not verdict.is_good
 
 
 RESPONSES = [
@@ -86,18 +102,19 @@ RESPONSES = [
     (400, b'{"message":"Invalid sender"}', R, "PROVIDER_REJECTED", NO),
     (400, b'{"errors":{"Sms.Text":["required"]}}', R, "PROVIDER_REJECTED", NO),
     (400, b"", R, "PROVIDER_REJECTED", NO),
-    (400, b'{"error":"Maximum number of messages is 1000"}', R, "BATCH_TOO_LARGE", PARK),
+    (400, b'{"error":"Maximum number of messages is 1000"}', R, "BATCH_TOO_LARGE", CUT),
+    (400, b'{"errors":{"messages[1].destination":["invalid"]}}', R, "PROVIDER_REJECTED", NO),
     (400, TWO, X, "REFUSAL_WITH_IDS", NO),
     (400, b'<pre>"messageId"</pre>', X, "REFUSAL_WITH_IDS", NO),
-    (401, b"", R, "ACCOUNT_REFUSED", PAUSE),
+    (401, b"", R, "ACCOUNT_REFUSED", REST),
     (402, b"{}", R, "PROVIDER_REJECTED", NO),
-    (403, b"<html>", R, "ACCOUNT_REFUSED", PAUSE),
-    (404, b"", R, "PROVIDER_CONFIGURATION", PARK),
-    (405, b"", R, "PROVIDER_CONFIGURATION", PARK),
+    (403, b"<html>", R, "ACCOUNT_REFUSED", REST),
+    (404, b"", R, "PROVIDER_CONFIGURATION", REST),
+    (405, b"", R, "PROVIDER_CONFIGURATION", REST),
     (408, b"", X, "UNEXPECTED_STATUS", NO),
     (409, b"", X, "UNEXPECTED_STATUS", NO),
-    (413, b"", R, "BATCH_TOO_LARGE", PARK),
-    (415, b"", R, "PROVIDER_CONFIGURATION", PARK),
+    (413, b"", R, "BATCH_TOO_LARGE", CUT),
+    (415, b"", R, "PROVIDER_CONFIGURATION", REST),
     (418, b"", X, "UNEXPECTED_STATUS", NO),
     (422, b"{}", R, "PROVIDER_REJECTED", NO),
     (429, b"", R, "RATE_LIMITED", RETRY),
@@ -119,6 +136,70 @@ def test_a_response_read_to_its_end(
     verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, status, body), 2, known)
     assert (verdict.kind, verdict.reason, verdict.follow_up) == (kind, reason, follow_up)
     assert bool(verdict.message_ids) is (kind is A)
+    assert verdict.hold is (AMBIGUITY if kind is X else REFUSED if follow_up is REST else None)
+    assert verdict.is_good is (kind in (A, R) and follow_up in (NO, CUT))
+
+
+PROMISED = [
+    (503, b"", R, "PROVIDER_UNAVAILABLE", REST, UNAVAILABLE),
+    (409, b"{}", R, "PROVIDER_UNAVAILABLE", REST, UNAVAILABLE),
+    (503, TWO, X, "REFUSAL_WITH_IDS", NO, AMBIGUITY),
+    (502, b"", X, "SERVER_ERROR", NO, AMBIGUITY),
+    # What is known of a status needs no promise.
+    (401, b"", R, "ACCOUNT_REFUSED", REST, REFUSED),
+    (429, b"", R, "RATE_LIMITED", RETRY, None),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "reason", "follow_up", "hold"), PROMISED)
+def test_a_status_by_which_the_provider_promises_that_nothing_was_accepted(
+    status: int, body: bytes, kind: OutcomeKind, reason: str, follow_up: FollowUp, hold: HoldKind | None
+) -> None:
+    promises = Promises(not_accepted_statuses=frozenset({401, 409, 429, 503}))
+    verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, status, body), 2, KnownIds(), promises)
+    assert (verdict.kind, verdict.reason, verdict.follow_up, verdict.hold) == (kind, reason, follow_up, hold)
+
+
+@pytest.mark.parametrize("status", [503, 409])
+def test_without_its_promise_a_status_is_ambiguous(status: int) -> None:
+    assert classify(Exchange(Phase.RECEIVED, Fault.NONE, status, b""), 2, KnownIds()).kind is X
+
+
+NAMING = [
+    (b'{"errors":{"messages[1].destination":["invalid"]}}', OTHERS, (1,)),
+    (b'{"message":"Messages[0]: no such number"}', OTHERS, (0,)),
+    (b'{"errors":{"$.messages[1].sms":["a"],"messages[1].sms.text":["b"]}}', OTHERS, (1,)),
+    # Two, none, and one that was not asked for: nothing is split.
+    (b'{"errors":{"messages[0].sms":["a"],"messages[1].sms":["b"]}}', NO, ()),
+    (b'{"message":"Invalid sender"}', NO, ()),
+    (b'{"errors":{"messages[2].destination":["invalid"]}}', NO, ()),
+    (b'{"errors":{"messages[99999999].destination":["invalid"]}}', NO, ()),
+    (b"messages[1]", NO, ()),
+    (b'{"errors":{"messages[1].sms":["too long"]}}', CUT, ()),
+]
+
+
+@pytest.mark.parametrize(("body", "follow_up", "named"), NAMING)
+def test_a_400_that_names_one_message_refuses_that_one_where_the_provider_promises_to_refuse_whole(
+    body: bytes, follow_up: FollowUp, named: tuple[int, ...]
+) -> None:
+    promises = Promises(refuses_whole_on_400=True)
+    verdict = classify(Exchange(Phase.RECEIVED, Fault.NONE, 400, body), 2, KnownIds(), promises)
+    assert (verdict.kind, verdict.follow_up) == (R, follow_up)
+    assert tuple(p for rejection in verdict.rejections for p in rejection.positions) == named
+
+
+def test_a_400_about_a_request_of_one_message_needs_no_name() -> None:
+    body = b'{"errors":{"messages[0].destination":["invalid"]}}'
+    verdict = classify(
+        Exchange(Phase.RECEIVED, Fault.NONE, 400, body), 1, KnownIds(), Promises(refuses_whole_on_400=True)
+    )
+    assert (verdict.kind, verdict.follow_up) == (R, NO)
+
+
+def test_every_line_of_the_table_that_is_ambiguous_holds_the_account_and_no_good_one_does() -> None:
+    assert all(row.hold is AMBIGUITY for row in TABLE if row.kind is X)
+    assert all((row.hold is None) is (row.follow_up is not REST) for row in TABLE if row.kind is not X)
 
 
 @given(
@@ -132,9 +213,9 @@ def test_whatever_comes_gets_a_verdict_and_only_certainty_is_sent_again(
     phase: Phase, fault: Fault, status: int, body: bytes
 ) -> None:
     verdict = classify(Exchange(phase, fault, status, body), 2, KnownIds())
-    if phase >= Phase.SENDING and verdict.follow_up in (RETRY, PAUSE):
+    if phase >= Phase.SENDING and verdict.kind is not X and verdict.follow_up is not NO:
         assert phase is Phase.RECEIVED
-        assert status in (401, 403, 429)
+        assert status in (400, 401, 403, 404, 405, 413, 415, 429)
         assert b"messageId" not in body
     if verdict.kind is A:
         assert len(verdict.message_ids) + sum(len(r.positions) for r in verdict.rejections) == 2

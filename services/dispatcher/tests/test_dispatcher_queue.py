@@ -90,7 +90,11 @@ async def must_claim(database: Database, submission: Submission, worker: str = "
 
 
 async def arm(database: Database, batch: LeasedBatch, worker: str = "w", **changes: Any) -> bool:
-    values: dict[str, Any] = {"opt_out_version": 0, "opted_out_positions": None, "traceparent": ""} | changes
+    values: dict[str, Any] = {
+        "opt_out_version": 0,
+        "opted_out_positions": None,
+        "traceparent": "",
+    } | changes
     async with database.begin() as connection:
         return await claims.arm(connection, batch.key, worker, account=ACCOUNT, lease=LEASE, **values)
 
@@ -536,7 +540,7 @@ async def test_an_arm_finds_newer_opt_outs_by_their_version_however_many_numbers
     async with database.begin() as connection:
         await opt_outs.add(connection, TENANT, range(306_900_000_100, 306_900_020_100))
         await connection.execute(text("ANALYZE opt_outs"))
-    parameters = batch.key.parameters() | {"worker": "w", "account": ACCOUNT, "lease_seconds": 60.0}
+    parameters = batch.key.parameters() | {"worker": "w", "account": ACCOUNT, "lease_seconds": 60.0, "probe_id": None}
     async with database.connect() as connection:
         plan = await connection.execute(
             text(f"EXPLAIN {claims._ARM}"),

@@ -66,6 +66,7 @@ from bulksms_dispatcher.workers.result_publisher import ResultPublisher
 from bulksms_dispatcher.workers.retention import Retention
 from bulksms_dispatcher.workers.sender import Sender
 from bulksms_dispatcher.workers.sweeper import Sweeper
+from bulksms_dispatcher.workers.traffic_account import TrafficAccount
 from bulksms_dispatcher.workers.transmission import Transmission
 from servicekit.clock import SystemClock
 from servicekit.database import Database
@@ -153,6 +154,9 @@ class _Composition:
         self._outbox.notify()
         self._queue_signal.notify()
 
+    def _on_account_change(self) -> None:
+        self._queue_signal.notify()
+
     # Pacing.
 
     @cached_property
@@ -183,7 +187,20 @@ class _Composition:
 
     @cached_property
     def _lanes(self) -> Lanes:
-        return Lanes(self._database, self._worker, self._account, self._settings.lease, self._clock)
+        return Lanes(self._database, self._traffic_account, self._worker, self._settings.lease, self._clock)
+
+    @cached_property
+    def _traffic_account(self) -> TrafficAccount:
+        return TrafficAccount(
+            self._database,
+            self._account,
+            self._settings.hold_rules,
+            self._limiter,
+            self._metrics,
+            self._clock,
+            probe_ttl=self._settings.lease,
+            on_change=self._on_account_change,
+        )
 
     @cached_property
     def _queue_signal(self) -> QueueSignal:
@@ -213,7 +230,9 @@ class _Composition:
 
     @cached_property
     def _recovery(self) -> JournalRecovery:
-        return JournalRecovery(self._journal, self._database, self._recorder, self._known, self._metrics)
+        return JournalRecovery(
+            self._journal, self._database, self._recorder, self._known, self._metrics, self._settings.promises
+        )
 
     @cached_property
     def _provider(self) -> MittoClient:
@@ -244,8 +263,8 @@ class _Composition:
             self._database,
             self._recorder,
             self._journal,
+            self._traffic_account,
             worker=self._worker,
-            account=self._account,
             lease=self._settings.lease,
         )
         return Sender(
@@ -256,7 +275,9 @@ class _Composition:
             self._recorder,
             self._known,
             self._sizes,
+            self._traffic_account,
             self._metrics,
+            self._settings.promises,
         )
 
     # Reports to others, and questions to the provider.

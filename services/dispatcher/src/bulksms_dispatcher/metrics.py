@@ -27,6 +27,9 @@ class Metrics:
         self.pacing_available = meter.create_gauge(
             "dispatcher.pacing.available", description="1 while Redis answers, 0 while sending is stopped"
         )
+        self.account_held = meter.create_gauge(
+            "dispatcher.account.held", description="1 while the traffic account is held: only probes are sent"
+        )
         self.refreshes = meter.create_counter(
             "dispatcher.refreshes", description="Messages the provider was asked about, by result and status"
         )
@@ -48,7 +51,7 @@ class Metrics:
         )
         self.alarms = meter.create_counter(
             "dispatcher.alarms",
-            description="What a person should look at: responses that cannot be matched, parked batches",
+            description="What a person should look at: responses that cannot be matched, refusals of the account",
         )
         self.evidence = meter.create_counter(
             "dispatcher.evidence", description="Reports for unknown message ids, by what they proved"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from bulksms_dispatcher.domain.account_holds import HoldRules
+from bulksms_dispatcher.domain.provider_outcomes import Promises
 from bulksms_dispatcher.domain.rate_limits import Limit, Limits, LimitScope, Slowdown
 from bulksms_dispatcher.domain.report_refreshes import RefreshSchedule
 from bulksms_dispatcher.domain.retries import RetryPolicy
@@ -50,6 +53,10 @@ class Settings(ServiceSettings):
     mitto_hard_timeout_seconds: float = Field(120.0, gt=0, le=3600)
     mitto_keepalive_seconds: float = Field(4.0, gt=0, le=300)
     account_pause_seconds: float = Field(60.0, gt=0, le=3600)
+    probe_after_seconds: float = Field(1.0, gt=0, le=300)
+    probe_after_max_seconds: float = Field(300.0, gt=0, le=3600)
+    provider_not_accepted_statuses: CommaSeparated = ()
+    provider_refuses_whole_on_400: bool = False
 
     sms_batch_size: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = 5000
     sms_batch_size_min: int = Field(100, ge=1, le=10_000)
@@ -95,6 +102,19 @@ class Settings(ServiceSettings):
         return self
 
     @model_validator(mode="after")
+    def _probes_are_in_order(self) -> Self:
+        if self.probe_after_max_seconds < self.probe_after_seconds:
+            raise ValueError("PROBE_AFTER_MAX_SECONDS must not be below PROBE_AFTER_SECONDS")
+        return self
+
+    @field_validator("provider_not_accepted_statuses")
+    @classmethod
+    def _statuses_are_of_errors(cls, statuses: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch("[45][0-9][0-9]", status) for status in statuses):
+            raise ValueError("PROVIDER_NOT_ACCEPTED_STATUSES must be HTTP statuses from 400 to 599, such as 502,503")
+        return statuses
+
+    @model_validator(mode="after")
     def _sizes_are_in_order(self) -> Self:
         if self.sms_batch_size_min > self.sms_batch_size_max:
             raise ValueError("SMS_BATCH_SIZE_MIN must not be above SMS_BATCH_SIZE_MAX")
@@ -135,6 +155,22 @@ class Settings(ServiceSettings):
     def retry_policy(self) -> RetryPolicy:
         """When what was provably not sent is attempted again."""
         return RetryPolicy(self.queue_max_retries, Backoff(timedelta(seconds=self.queue_backoff)))
+
+    @property
+    def hold_rules(self) -> HoldRules:
+        """When a held account is probed."""
+        return HoldRules(
+            Backoff(
+                timedelta(seconds=self.probe_after_seconds), longest=timedelta(seconds=self.probe_after_max_seconds)
+            ),
+            timedelta(seconds=self.account_pause_seconds),
+        )
+
+    @property
+    def promises(self) -> Promises:
+        """What the provider has promised beyond what is known of it."""
+        statuses = frozenset(int(status) for status in self.provider_not_accepted_statuses)
+        return Promises(statuses, self.provider_refuses_whole_on_400)
 
     @property
     def timeouts(self) -> Timeouts:

@@ -43,11 +43,12 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Recipients that were rejected for now: they become a batch of their own, one retry the poorer."""
+    """Recipients that were rejected for now: they become a batch of their own, mostly one retry the poorer."""
 
     recipients: Recipients
     delay: timedelta
     reason: str = "PROVIDER_REFUSED_FOR_NOW"
+    costs_retry: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from bulksms_dispatcher.domain.account_holds import Probe
 from bulksms_dispatcher.domain.protocol import BatchState
 from servicekit.ids import derived_id
 
@@ -89,6 +90,10 @@ class LeasedBatch:
     """Of the enqueue: the batch's span is its child."""
     waited_seconds: float
     """From when the batch could be claimed to when it was."""
+    reason: str = ""
+    """Why it went back into the queue the last time."""
+    probe: Probe | None = None
+    """The leave to be sent although its account is held."""
 
     @property
     def key(self) -> BatchKey:

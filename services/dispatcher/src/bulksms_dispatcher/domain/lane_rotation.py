@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 
 from bulksms_dispatcher.domain.batches import Lane
 
@@ -28,10 +28,21 @@ class LaneRotation:
             self._lane_served = {lane: n for lane, n in self._lane_served.items() if lane in self._open}
             self._tenant_served = {t: n for t, n in self._tenant_served.items() if t in tenants}
 
-    def choose(self, at_least: int, blocked: Container[str]) -> Lane | None:
-        """The next lane of a priority of at least `at_least` whose tenant is not `blocked`."""
-        candidates = [lane for lane in self._open if lane.priority >= at_least and lane.tenant_id not in blocked]
+    def choose(
+        self, at_least: int, blocked: Container[str], kept_back: Callable[[Lane], bool] = lambda _lane: False
+    ) -> Lane | None:
+        """The next lane of a priority of at least `at_least` neither kept back nor of a `blocked` tenant."""
+        candidates = [
+            lane
+            for lane in self._open
+            if lane.priority >= at_least and lane.tenant_id not in blocked and not kept_back(lane)
+        ]
         return min(candidates, key=self._order, default=None)
+
+    @property
+    def open_lanes(self) -> Collection[Lane]:
+        """Those that have something to claim, as far as is known."""
+        return self._open
 
     def close(self, lane: Lane) -> None:
         """There was nothing to claim in it."""

@@ -35,8 +35,8 @@ _S = BatchState
 
 TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
     _S.READY: frozenset({_S.LEASED, _S.CANCELLED}),
-    # To READY: handed back, or the lease ran out. To DEAD: the last attempt could not even connect.
-    _S.LEASED: frozenset({_S.READY, _S.ARMED, _S.CANCELLED, _S.DEAD}),
+    # To READY: handed back, or the lease ran out.
+    _S.LEASED: frozenset({_S.READY, _S.ARMED, _S.CANCELLED}),
     # To READY and DEAD only with proof that nothing was accepted (rule 3); a lost worker leads to AMBIGUOUS (rule 2).
     _S.ARMED: frozenset({_S.ACCEPTED, _S.REJECTED, _S.AMBIGUOUS, _S.READY, _S.DEAD}),
     # Never back to READY: what may have been sent is not sent again (rule 5).

@@ -20,6 +20,7 @@ MAX_DESCRIPTION_LENGTH = 200
 _TOO_LARGE = re.compile(
     r"too (large|many|big|long)|exceed|maximum (batch|size|number)|max(imum)? ?(size|count)", re.IGNORECASE
 )
+_NAMED = re.compile(rb"\bmessages\[(\d{1,6})\]", re.IGNORECASE)
 _ID_NAMES = (b"messageId", b'"id"')
 
 
@@ -36,6 +37,7 @@ class Shape(Enum):
     ID_MALFORMED = "an id is empty, too long or not printable"
     RESPONSE_UNREADABLE = "not JSON, or JSON of another form"
     NO_IDS = "no id anywhere: what a rejection looks like"
+    NO_IDS_ONE_NAMED = "no id anywhere, and one message of the request is named by its position"
     NO_IDS_TOO_LARGE = "no id anywhere, and the words say that the request is too large"
     HAS_IDS = "a rejection that gives out ids all the same"
 
@@ -74,6 +76,8 @@ class ProviderResponse:
     errors: Sequence[str] = ()
     description: str = ""
     mentions_ids: bool = False
+    named: Sequence[int] = ()
+    """Positions in the request that it names, as messages[3]."""
 
 
 def parse_response(body: bytes) -> ProviderResponse:
@@ -94,6 +98,7 @@ def parse_response(body: bytes) -> ProviderResponse:
         errors=[_error_of(item) for item in items],
         description=_words(parsed.message, parsed.error, parsed.errors, parsed.title, parsed.detail),
         mentions_ids=any(item.message_id or item.id for item in items),
+        named=sorted({int(position) for position in _NAMED.findall(body)}),
     )
 
 
@@ -112,11 +117,14 @@ def shape_of(response: ProviderResponse, expected: int, known: KnownIds) -> Shap
     return Shape.MATCHED if len(ids) == expected else Shape.PARTLY
 
 
-def shape_of_rejection(response: ProviderResponse) -> Shape:
+def shape_of_rejection(response: ProviderResponse, expected: int) -> Shape:
     """What the body of a response that is not 2xx is."""
     if response.mentions_ids:
         return Shape.HAS_IDS
-    return Shape.NO_IDS_TOO_LARGE if _TOO_LARGE.search(response.description) else Shape.NO_IDS
+    if _TOO_LARGE.search(response.description):
+        return Shape.NO_IDS_TOO_LARGE
+    is_one_named = expected > 1 and len(response.named) == 1 and response.named[0] < expected
+    return Shape.NO_IDS_ONE_NAMED if is_one_named else Shape.NO_IDS
 
 
 def _flaw_of_positions(response: ProviderResponse, accepted: int) -> Shape | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Deferred, StoredResponse
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState
-from bulksms_dispatcher.domain.provider_outcomes import Verdict
+from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Verdict
 from bulksms_dispatcher.domain.recipients import unpack
 from bulksms_dispatcher.domain.results import Group, RecipientOutcome, whole
 from bulksms_dispatcher.domain.retries import RetryPolicy
@@ -49,8 +50,19 @@ def outcome_of(
         description=verdict.description,
         parts=_accepted_parts(verdict, parts) if transition.target is BatchState.ACCEPTED else 0,
         response=_kept(verdict) if verdict.http_status else None,
-        deferred=Deferred(unpack(batch.packed).only(positions), delay) if positions and delay is not None else None,
+        deferred=_deferred(batch, positions, transition, delay),
     )
+
+
+def _deferred(
+    batch: LeasedBatch, positions: Sequence[int], transition: Transition, delay: timedelta | None
+) -> Deferred | None:
+    if not positions:
+        return None
+    recipients = unpack(batch.packed).only(positions)
+    if transition.sends_others:
+        return Deferred(recipients, timedelta(0), costs_retry=False)
+    return Deferred(recipients, delay) if delay is not None else None
 
 
 def _accepted_parts(verdict: Verdict, parts: Sequence[int]) -> int:
@@ -88,7 +100,7 @@ def groups_of(
             return whole(
                 RecipientOutcome.FAILED, opted_out_positions, reason=transition.reason, description=description
             )
-        case BatchState.REJECTED if not verdict.rejections:
+        case BatchState.REJECTED if not verdict.rejections or _comes_too_late(verdict, transition):
             return whole(
                 RecipientOutcome.FAILED, opted_out_positions, reason=transition.reason, description=description
             )
@@ -104,7 +116,16 @@ def groups_of(
     )
     accepted, *opted_out = whole(RecipientOutcome.ACCEPTED, opted_out_positions)
     first = (accepted,) if transition.target is BatchState.ACCEPTED else ()
+    if transition.sends_others:
+        named = {position for group in rejected for position in group.positions or ()}
+        others = tuple(position for position in asked if position not in named)
+        first = (Group(RecipientOutcome.DEFERRED, positions=others),)
     return (*first, *rejected, *opted_out)
+
+
+def _comes_too_late(verdict: Verdict, transition: Transition) -> bool:
+    """The batch is ambiguous by now: whoever was in it is not sent to again (rule 5), although only one was named."""
+    return verdict.follow_up is FollowUp.SEND_OTHERS and not transition.sends_others
 
 
 def positions_asked(recipients: int, opted_out_positions: Sequence[int]) -> Sequence[int]:

@@ -173,8 +173,12 @@ class Limiter:
         )
 
     async def _block(self, kind: str, duration: timedelta) -> None:
-        milliseconds = max(1, duration // timedelta(milliseconds=1))
-        await self._ask(self._redis.set(self._key(kind, self._account), b"1", px=milliseconds))
+        """A longer block stays."""
+        milliseconds, key = max(1, duration // timedelta(milliseconds=1)), self._key(kind, self._account)
+        async with self._redis.pipeline() as both:
+            both.set(key, b"1", px=milliseconds, nx=True)
+            both.pexpire(key, milliseconds, gt=True)
+            await self._ask(both.execute())
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"

@@ -67,7 +67,7 @@ _LANES = text(f"""
 # for in the claim itself: from the commit of PauseCampaign on, no claim of the campaign succeeds.
 _CLAIM = text(f"""
     WITH picked AS (
-        SELECT b.batch_id, b.tenant_id, b.not_before FROM batches b
+        SELECT b.batch_id, b.tenant_id, b.not_before, b.reason FROM batches b
         WHERE b.state = {BatchState.READY} AND b.priority = :priority AND b.tenant_id = :tenant_id
           AND b.campaign_id = :campaign_id AND b.not_before <= now()
           AND NOT EXISTS (
@@ -86,15 +86,16 @@ _CLAIM = text(f"""
       AND s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
     RETURNING b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, s.enqueue_number, b.epoch, b.attempts,
               b.retries, b.recipients, b.first_phone, b.last_phone, b.packed, s.text, s.sender, s.variable_names,
-              s.reservation_id, s.snapshot_digest, s.traceparent,
+              s.reservation_id, s.snapshot_digest, s.traceparent, picked.reason,
               extract(epoch FROM clock_timestamp() - picked.not_before)::double precision AS waited_seconds
 """)
 
 # Rule 1. All that can have changed since the claim is asked here, in the statement whose commit allows the first byte:
-# the lease (epoch), a cancel (state, flag), a pause, an operator's stop, and opt-outs that are newer than those the
-# request was rendered without: only of numbers in the batch's range, so that one opt-out stops one batch and not a
-# campaign of a million. OFFSET 0 keeps the search on opt_outs_newer, where it is one probe that usually finds nothing;
-# by number it would read every opt-out within the range.
+# the lease (epoch), a cancel (state, flag), a pause, an operator's stop, a hold of the account or of the lane (but for
+# its probe), and opt-outs that are newer than those the request was rendered without: only of numbers in the batch's
+# range, so that one opt-out stops one batch and not a campaign of a million. OFFSET 0 keeps that search on
+# opt_outs_newer, where it is one look that usually finds nothing; by number it would read every opt-out within the
+# range.
 _ARM = text(f"""
     WITH armed AS (
         UPDATE batches b
@@ -107,6 +108,11 @@ _ARM = text(f"""
               SELECT c.paused OR c.cancelled FROM campaigns c
               WHERE c.campaign_id = b.campaign_id AND c.tenant_id = :tenant_id), false)
           AND NOT {is_batch_stopped("b")}
+          AND NOT EXISTS (
+              SELECT 1 FROM account_holds h
+              WHERE h.traffic_account_id = :account AND h.held_since IS NOT NULL
+                AND (h.tenant_id = '' OR (h.tenant_id = :tenant_id AND h.campaign_id = b.campaign_id))
+                AND h.probe_id IS DISTINCT FROM CAST(:probe_id AS uuid))
           AND NOT EXISTS (
               SELECT 1 FROM (
                   SELECT o.phone FROM opt_outs o
@@ -170,11 +176,13 @@ async def arm(
     opt_out_version: int,
     opted_out_positions: bytes | None,
     traceparent: str,
+    probe_id: UUID | None = None,
 ) -> bool:
     """LEASED → ARMED by compare-and-set, one statement; False when the batch must not be sent now.
 
     It is not this worker's any more, its campaign was paused or cancelled, an operator has stopped what it belongs to,
-    or one of its numbers has opted out since `opt_out_version` of the tenant's list.
+    one of its numbers has opted out since `opt_out_version` of the tenant's list, or the account or the lane is held,
+    and `probe_id` is not of the present probe.
     """
     check_transition(BatchState.LEASED, BatchState.ARMED)
     parameters = batch.parameters() | {
@@ -184,5 +192,6 @@ async def arm(
         "opt_out_version": opt_out_version,
         "opted_out_positions": opted_out_positions,
         "traceparent": traceparent,
+        "probe_id": probe_id,
     }
     return (await connection.execute(_ARM, parameters)).rowcount == 1

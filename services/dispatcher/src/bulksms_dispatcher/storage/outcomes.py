@@ -74,7 +74,7 @@ async def record(
         reason=outcome.deferred.reason,
         delay=outcome.deferred.delay,
         later_epochs=1,
-        retries=1,
+        retries=int(outcome.deferred.costs_retry),
     )
     if cancelled:
         await _cancel_returned(connection, rest)

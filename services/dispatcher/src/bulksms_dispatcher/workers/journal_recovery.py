@@ -9,7 +9,7 @@ from uuid import UUID
 
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.domain.provider_outcomes import Exchange, Phase, classify
+from bulksms_dispatcher.domain.provider_outcomes import Exchange, Phase, Promises, classify
 from bulksms_dispatcher.domain.recipients import unpack, unpack_positions
 from bulksms_dispatcher.domain.requests import render_bulk, render_single
 from bulksms_dispatcher.journal.journal import Journal
@@ -35,13 +35,20 @@ class JournalRecovery:
     """
 
     def __init__(
-        self, journal: Journal, database: Database, recorder: Recorder, known: KnownIds, metrics: Metrics
+        self,
+        journal: Journal,
+        database: Database,
+        recorder: Recorder,
+        known: KnownIds,
+        metrics: Metrics,
+        promises: Promises,
     ) -> None:
         self._journal = journal
         self._database = database
         self._recorder = recorder
         self._known = known
         self._metrics = metrics
+        self._promises = promises
 
     async def recover_once(self) -> None:
         """One round of the worker."""
@@ -77,7 +84,7 @@ class JournalRecovery:
         opted_out_positions = unpack_positions(sent.opted_out_positions) if sent.opted_out_positions else []
         parts = _parts(sent, opted_out_positions)
         exchange = Exchange(Phase.RECEIVED, status=record.status, body=record.body, retry_after=record.retry_after)
-        verdict = classify(exchange, len(parts), self._known)
+        verdict = classify(exchange, len(parts), self._known, self._promises)
         if verdict.kind is OutcomeKind.AMBIGUOUS and sent.state is BatchState.AMBIGUOUS:
             return False  # it says no more than is known
         self._known.add(verdict.message_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
 from bulksms_dispatcher.domain.lane_rotation import LaneRotation
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.storage import claims, outcomes
+from bulksms_dispatcher.workers.traffic_account import TrafficAccount
 from servicekit.clock import Clock
 from servicekit.database import Database
 from servicekit.waiting import is_set_within
@@ -23,12 +25,14 @@ _READ_AGAIN_SECONDS = 0.02
 
 
 class Lanes:
-    """One claim at a time; knows which lanes are due, and which tenants are at their limit."""
+    """One claim at a time; knows which lanes are due, which tenants are at their limit, and what the account allows."""
 
-    def __init__(self, database: Database, worker: str, account: str, lease: timedelta, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, account: TrafficAccount, worker: str, lease: timedelta, clock: Clock
+    ) -> None:
         self._database = database
-        self._worker = worker
         self._account = account
+        self._worker = worker
         self._lease = lease
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -74,12 +78,12 @@ class Lanes:
             if now >= min(self._next_read(), self._next_due):
                 await self._read(now)
             self._forget_past_blocks(now)
-            while (lane := self._rotation.choose(at_least, self._tenant_blocked)) is not None:
+            while (lane := self._choose(at_least)) is not None:
                 batch = await self._claim_from(lane)
                 if batch is not None:
                     self._rotation.note_served(lane)
                     self._leased.add(batch.batch_id)
-                    return batch
+                    return await self._with_probe(batch, lane)
                 self._rotation.close(lane)
             return None
 
@@ -103,10 +107,33 @@ class Lanes:
         ends += [end for end in self._tenant_blocked.values() if end > now]
         await is_set_within(signalled, max(min(ends) - now, 0.001))
 
+    def _choose(self, at_least: int) -> Lane | None:
+        """While the account is held, a lane that can say more than the one it is held for."""
+        keeps_back, is_offender = self._account.keeps_back, self._account.is_offender
+        blocked = self._tenant_blocked
+        return self._rotation.choose(
+            at_least, blocked, lambda lane: keeps_back(lane) or is_offender(lane)
+        ) or self._rotation.choose(at_least, blocked, keeps_back)
+
+    async def _with_probe(self, batch: LeasedBatch, lane: Lane) -> LeasedBatch | None:
+        """With the leave to be sent where its lane is held; without one, it goes back."""
+        if not self._account.is_held(lane):
+            return batch
+        probe = None
+        try:
+            probe = await self._account.begin_probe(lane)
+        finally:
+            if probe is None:
+                self._leased.discard(batch.batch_id)
+                self._claim_lost = True
+        return None if probe is None else replace(batch, probe=probe)
+
     async def _claim_from(self, lane: Lane) -> LeasedBatch | None:
         try:
             async with self._database.autocommit() as connection:
-                return await claims.claim(connection, lane, self._worker, self._lease, account=self._account)
+                return await claims.claim(
+                    connection, lane, self._worker, self._lease, account=self._account.traffic_account_id
+                )
         except BaseException:
             self._claim_lost = True
             raise
@@ -126,11 +153,13 @@ class Lanes:
     async def _read(self, now: float) -> None:
         self._stale = False
         async with self._database.autocommit() as connection:
-            states = await claims.read_lanes(connection, self._account)
+            states = await claims.read_lanes(connection, self._account.traffic_account_id)
+            await self._account.read(connection)
         self._read_at = now
         self._rotation.replace(state.lane for state in states if state.due_in_seconds <= 0)
         later = [state.due_in_seconds for state in states if state.due_in_seconds > 0]
-        self._next_due = self._clock.monotonic() + min(later, default=float("inf"))
+        later.append(self._account.due_in_seconds(self._rotation.open_lanes))
+        self._next_due = self._clock.monotonic() + min((s for s in later if s > 0), default=float("inf"))
 
     def _forget_past_blocks(self, now: float) -> None:
         over = [tenant for tenant, end in self._tenant_blocked.items() if end <= now]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from bulksms_dispatcher.domain.batches import LeasedBatch
+from bulksms_dispatcher.domain.provider_outcomes import BATCH_TOO_LARGE
 from bulksms_dispatcher.domain.rate_limits import LimitScope
 from bulksms_dispatcher.domain.recipients import Recipients, pack, unpack
 from bulksms_dispatcher.domain.requests import RenderedRequest, render_alone, render_bulk, render_single
@@ -84,11 +85,13 @@ class Preparation:
     async def cut(self, batch: LeasedBatch) -> LeasedBatch | None:
         """The batch with as many recipients as are sent at once just now; the others become a READY batch of their own.
 
-        None, and the batch is handed back, when it is not this worker's any more, or its campaign is cancelled.
+        A probe has one where its answer may be lost; what the provider has found too large is halved. None, and the
+        batch is handed back, when it is not this worker's any more, or its campaign is cancelled.
         """
-        if not self._sizes.is_too_large(batch):
+        size = self._size_of(batch)
+        if size >= batch.recipients:
             return batch
-        recipients, size = unpack(batch.packed), self._sizes.current
+        recipients = unpack(batch.packed)
         first, rest = recipients.only(range(size)), recipients.only(range(size, batch.recipients))
         try:
             async with self._database.begin() as connection:
@@ -103,6 +106,12 @@ class Preparation:
         self._on_cut()
         phones = first.phones
         return replace(batch, packed=pack(first), recipients=len(phones), first_phone=phones[0], last_phone=phones[-1])
+
+    def _size_of(self, batch: LeasedBatch) -> int:
+        if batch.probe is not None and batch.probe.of_one:
+            return 1
+        half = max(1, batch.recipients // 2) if batch.reason == BATCH_TOO_LARGE else batch.recipients
+        return min(half, self._sizes.current) if self._sizes.is_too_large(batch) else half
 
     async def take_permit(self, batch: LeasedBatch) -> Permit | Throttled:
         """Throttled, or PacingUnavailable, after the batch was handed back."""

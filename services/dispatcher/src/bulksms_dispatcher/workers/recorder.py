@@ -8,10 +8,11 @@ from datetime import timedelta
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.account_holds import HoldKind
 from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Return
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
-from bulksms_dispatcher.domain.provider_outcomes import FollowUp, Verdict
+from bulksms_dispatcher.domain.provider_outcomes import Verdict
 from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.domain.transitions import Transition, transition_after
 from bulksms_dispatcher.domain.verdicts import outcome_of
@@ -85,7 +86,7 @@ class Recorder:
         self, batch: LeasedBatch, verdict: Verdict, opted_out_positions: Sequence[int], parts: Sequence[int]
     ) -> bool:
         """Write what an attempt came to, and what follows from it; False when the database was away for too long."""
-        transition = transition_after(verdict, batch.retries, self._retry_policy, self._account_pause)
+        transition = transition_after(verdict, batch.recipients, batch.retries, self._retry_policy, self._account_pause)
         self._report(batch, verdict, transition)
         if transition.account_rest is not None:
             await self._rest(transition.account_rest, slower=transition.slows_account)
@@ -96,7 +97,10 @@ class Recorder:
             recorded = await self._return(batch, (origin,), returned, _OUTCOME_PATIENCE)
         else:
             outcome = self._outcome_of(batch, verdict, transition, opted_out_positions, parts)
-            recorded = await self._record_result(batch, origin, outcome, opted_out_positions)
+            origins = [origin]
+            if outcome.target in (BatchState.ACCEPTED, BatchState.REJECTED) and not transition.sends_others:
+                origins.append(BatchState.AMBIGUOUS)  # a late response is evidence
+            recorded = await self._record_result(batch, origins, outcome, opted_out_positions)
         if not recorded and verdict.kind is OutcomeKind.REJECTED:
             # It came so late that the batch is ambiguous by now: resolved, but never sent again (rule 5).
             late = Transition(BatchState.REJECTED, verdict.reason)
@@ -107,11 +111,12 @@ class Recorder:
         return recorded is not None
 
     async def _record_result(
-        self, batch: LeasedBatch, origin: BatchState, outcome: BatchOutcome, opted_out_positions: Sequence[int]
+        self,
+        batch: LeasedBatch,
+        origins: Collection[BatchState],
+        outcome: BatchOutcome,
+        opted_out_positions: Sequence[int],
     ) -> bool | None:
-        origins = [origin]
-        if outcome.target in (BatchState.ACCEPTED, BatchState.REJECTED):
-            origins.append(BatchState.AMBIGUOUS)  # a late response is evidence
         try:
             return await self._record(batch, origins, outcome, _OUTCOME_PATIENCE)
         except IntegrityError:
@@ -183,7 +188,7 @@ class Recorder:
         }
         if transition.target is BatchState.DEAD:
             self._metrics.dead.add(1, {"reason": transition.reason})
-        if verdict.kind is OutcomeKind.AMBIGUOUS or verdict.follow_up in (FollowUp.PARK, FollowUp.PAUSE_ACCOUNT):
+        if verdict.kind is OutcomeKind.AMBIGUOUS or verdict.hold is HoldKind.REFUSED:
             self._metrics.alarms.add(1, {"alarm": verdict.reason})
             _log.error("batch needs attention", **facts)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from opentelemetry import trace
@@ -13,7 +13,7 @@ from opentelemetry import trace
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.protocol import OutcomeKind
-from bulksms_dispatcher.domain.provider_outcomes import Fault, FollowUp, Verdict, classify
+from bulksms_dispatcher.domain.provider_outcomes import Fault, Promises, Verdict, classify
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.in_flight import InFlightTracker
 from bulksms_dispatcher.pacing.permits import Throttled
@@ -22,6 +22,7 @@ from bulksms_dispatcher.use_cases.batch_sizes import BatchSizes
 from bulksms_dispatcher.workers import send_spans
 from bulksms_dispatcher.workers.preparation import Preparation
 from bulksms_dispatcher.workers.recorder import Recorder
+from bulksms_dispatcher.workers.traffic_account import TrafficAccount
 from bulksms_dispatcher.workers.transmission import NotBegun, SendProgress, Transmission
 from servicekit import logs
 from servicekit.telemetry import current_traceparent
@@ -53,7 +54,9 @@ class Sender:
         recorder: Recorder,
         known: KnownIds,
         sizes: BatchSizes,
+        account: TrafficAccount,
         metrics: Metrics,
+        promises: Promises,
     ) -> None:
         self._preparation = preparation
         self._tracker = tracker
@@ -62,6 +65,8 @@ class Sender:
         self._recorder = recorder
         self._known = known
         self._sizes = sizes
+        self._account = account
+        self._promises = promises
         self._metrics = metrics
 
     async def send(self, batch: LeasedBatch, claim_started_ns: int) -> Throttled | None:
@@ -70,10 +75,14 @@ class Sender:
         Raises PacingUnavailable after handing the batch back. Cancelled in mid-air, the batch is AMBIGUOUS.
         """
         claimed_ns = time.time_ns()
-        cut = await self._preparation.cut(batch)
-        if cut is None:
-            return None
-        batch = cut
+        try:
+            cut = await self._preparation.cut(batch)
+            return None if cut is None else await self._send(cut, claim_started_ns, claimed_ns)
+        finally:
+            if batch.probe is not None:
+                await self._account.end_probe(batch, batch.probe)
+
+    async def _send(self, batch: LeasedBatch, claim_started_ns: int, claimed_ns: int) -> Throttled | None:
         permit = await self._preparation.take_permit(batch)
         if isinstance(permit, Throttled):
             return permit
@@ -114,7 +123,7 @@ class Sender:
         messages, parts = prepared.request.messages, prepared.request.parts
         del prepared  # a megabyte, and the response is another
         ticket = await self._transmission.keep(batch, exchange)
-        verdict = classify(exchange, messages, self._known)
+        verdict = classify(exchange, messages, self._known, self._promises)
         self._known.add(verdict.message_ids)
         return _Judged(verdict, ticket, parts)
 
@@ -122,7 +131,10 @@ class Sender:
         batch = progress.batch
         send_spans.note_verdict(span, judged.verdict)
         self._measure(progress, judged.verdict)
-        verdict = await self._learn(progress, judged.verdict)
+        verdict = judged.verdict
+        await self._sizes.observe(batch, verdict, time.monotonic() - progress.sent_at)
+        if not (progress.is_late and verdict.kind is OutcomeKind.AMBIGUOUS):
+            await self._account.observe(batch, verdict)
         try:
             with send_spans.step("record"):
                 if await self._recorder.record(batch, verdict, progress.opted_out, judged.parts):
@@ -135,14 +147,6 @@ class Sender:
         send_spans.note_verdict(span, Verdict(OutcomeKind.NOT_SENT, Fault.NOT_ARMED.value))
         _log.info("batch handed back", batch_id=str(progress.batch.batch_id), reason=str(reason))
         await self._transmission.hand_back(progress)
-
-    async def _learn(self, progress: SendProgress, verdict: Verdict) -> Verdict:
-        """Let the batch size follow; a batch found too large that can be cut is cut instead of parked."""
-        batch = progress.batch
-        await self._sizes.observe(batch, verdict, time.monotonic() - progress.sent_at)
-        if verdict.reason == "BATCH_TOO_LARGE" and self._sizes.can_be_cut(batch):
-            return replace(verdict, follow_up=FollowUp.CUT)
-        return verdict
 
     def _measure(self, progress: SendProgress, verdict: Verdict) -> None:
         labels = {"outcome": verdict.kind.value, "reason": verdict.reason}

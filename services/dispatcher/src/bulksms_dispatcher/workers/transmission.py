@@ -21,6 +21,7 @@ from bulksms_dispatcher.workers import send_spans
 from bulksms_dispatcher.workers.patient_writes import DATABASE_ERRORS
 from bulksms_dispatcher.workers.preparation import Prepared
 from bulksms_dispatcher.workers.recorder import Recorder
+from bulksms_dispatcher.workers.traffic_account import TrafficAccount
 from servicekit import logs
 from servicekit.database import Database
 
@@ -46,6 +47,8 @@ class SendProgress:
     """Positions of the batch that are not in the request."""
     phase: Phase = Phase.WAITING
     sent_at: float = 0.0
+    is_late: bool = False
+    """No response came in time, and the account has heard of it."""
 
     @property
     def may_have_been_sent(self) -> bool:
@@ -67,13 +70,20 @@ class Transmission:
     """The steps of rule 1 and after; in which order they are taken stands in the sender."""
 
     def __init__(
-        self, database: Database, recorder: Recorder, journal: Journal, *, worker: str, account: str, lease: timedelta
+        self,
+        database: Database,
+        recorder: Recorder,
+        journal: Journal,
+        account: TrafficAccount,
+        *,
+        worker: str,
+        lease: timedelta,
     ) -> None:
         self._database = database
         self._recorder = recorder
         self._journal = journal
-        self._worker = worker
         self._account = account
+        self._worker = worker
         self._lease = lease
 
     async def arm(self, progress: SendProgress, prepared: Prepared, traceparent: str) -> None:
@@ -90,11 +100,12 @@ class Transmission:
                         connection,
                         batch.key,
                         self._worker,
-                        account=self._account,
                         lease=self._lease,
                         opt_out_version=prepared.opt_out_version,
                         opted_out_positions=pack_positions(prepared.opted_out) if prepared.opted_out else None,
                         traceparent=traceparent,
+                        account=self._account.traffic_account_id,
+                        probe_id=batch.probe.probe_id if batch.probe else None,
                     )
             except DATABASE_ERRORS as error:
                 raise NotBegun("the database did not confirm the arm") from error
@@ -110,6 +121,8 @@ class Transmission:
         request = prepared.request
         exchange = await connection.send(prepared.path, request.body, request.messages, watch=progress.move_to)
         if exchange is None:
+            progress.is_late = True
+            await self._account.observe_silence(progress.batch)
             await self._recorder.mark_ambiguous(progress.batch, Fault.READ_TIMEOUT.value, prepared.opted_out)
             exchange = await connection.late_response()
         if not progress.may_have_been_sent:
