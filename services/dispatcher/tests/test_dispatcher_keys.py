@@ -52,6 +52,7 @@ STATEMENTS_WITHOUT_TENANT = {
     "limits._SAVE": "a limit is of a scope and its key, which may be a tenant",
     "claims._LANES": _ACROSS + "lanes",
     "claims._LEASED": _ACROSS + "what a worker has under lease",
+    "late_batches._FAIL": _ACROSS + "batches whose time is over",
     "leases._EXPIRED": _ACROSS + "leases that ran out",
     "leases._AMBIGUOUS": _ACROSS + "batches past the horizon",
     "outbox._TAKE_PLAIN": _ACROSS + "the outbox",

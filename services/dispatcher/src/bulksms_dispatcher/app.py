@@ -54,6 +54,7 @@ from bulksms_dispatcher.workers.deferral import Deferral
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
 from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
+from bulksms_dispatcher.workers.late_batches import LateBatches
 from bulksms_dispatcher.workers.outbox import Outbox
 from bulksms_dispatcher.workers.pool import SenderPool
 from bulksms_dispatcher.workers.preparation import Preparation
@@ -333,6 +334,8 @@ class _Composition:
             retention = Retention(database, settings.retention)
             yield PeriodicWorker("bulksms.dispatcher.retention", _RETENTION_POLL, retention.delete_once)
         yield PeriodicWorker("bulksms.dispatcher.sweeper", _SWEEP_POLL, Sweeper(database, self._ledger).sweep_once)
+        late = LateBatches(database, self._on_change)
+        yield PeriodicWorker("bulksms.dispatcher.late_batches", _SECOND, late.fail_once)
         # Half a lease: a worker that waits for the database tries every two seconds, and connects within five.
         horizon, grace = timedelta(hours=settings.ambiguity_horizon_hours), settings.lease / 2
         reaper = Reaper(database, horizon, self._on_change, grace=grace, clock=self._clock)

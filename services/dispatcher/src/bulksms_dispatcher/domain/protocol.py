@@ -34,7 +34,8 @@ class OutcomeKind(Enum):
 _S = BatchState
 
 TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
-    _S.READY: frozenset({_S.LEASED, _S.CANCELLED}),
+    # To DEAD: its time is over (not_after).
+    _S.READY: frozenset({_S.LEASED, _S.CANCELLED, _S.DEAD}),
     # To READY: handed back, or the lease ran out.
     _S.LEASED: frozenset({_S.READY, _S.ARMED, _S.CANCELLED}),
     # To READY and DEAD only with proof that nothing was accepted (rule 3); a lost worker leads to AMBIGUOUS (rule 2).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import lt
 from uuid import UUID
 
@@ -39,6 +40,8 @@ class Submission:
     snapshot_digest: bytes
     """Says which phone stands at which position; the ledger authorizes positions of this one snapshot."""
     message_class: MessageClass = MessageClass.MARKETING
+    not_after: datetime | None = None
+    """What is not armed by then is never sent."""
 
     @property
     def fingerprint(self) -> bytes:
@@ -54,6 +57,7 @@ class Submission:
             self.priority,
             self.message_class,
             self.snapshot_digest,
+            self.not_after,
         )
         return hashlib.sha256(msgspec.json.encode(content)).digest()
 

@@ -127,6 +127,7 @@ def _submission(header: pb.SubmissionHeader) -> Submission:
         priority=header.priority or types_pb2.PRIORITY_NORMAL,
         traceparent=header.traceparent if _TRACEPARENT.fullmatch(header.traceparent) else "",
         snapshot_digest=header.snapshot_digest,
+        not_after=check.instant("header.not_after", header.not_after) if header.HasField("not_after") else None,
         message_class=check.enum("header.message_class", MessageClass, header.message_class) or MessageClass.MARKETING,
     )
     if submission.campaign_id == UUID(int=0):

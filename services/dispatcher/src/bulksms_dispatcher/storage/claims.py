@@ -70,6 +70,7 @@ _CLAIM = text(f"""
         SELECT b.batch_id, b.tenant_id, b.not_before, b.reason FROM batches b
         WHERE b.state = {BatchState.READY} AND b.priority = :priority AND b.tenant_id = :tenant_id
           AND b.campaign_id = :campaign_id AND b.not_before <= now()
+          AND (b.not_after IS NULL OR b.not_after > clock_timestamp())
           AND NOT EXISTS (
               SELECT 1 FROM campaigns c
               WHERE c.campaign_id = :campaign_id AND c.tenant_id = :tenant_id AND (c.paused OR c.cancelled))
@@ -104,6 +105,7 @@ _ARM = text(f"""
             lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
         WHERE b.batch_id = :batch_id AND b.tenant_id = :tenant_id
           AND b.state = {BatchState.LEASED} AND b.epoch = :epoch AND b.worker = :worker
+          AND (b.not_after IS NULL OR b.not_after > clock_timestamp())
           AND NOT coalesce((
               SELECT c.paused OR c.cancelled FROM campaigns c
               WHERE c.campaign_id = b.campaign_id AND c.tenant_id = :tenant_id), false)

@@ -23,10 +23,11 @@ _COUNT = text("""
 # To the campaign service, what is reported of a later epoch counts, and these recipients may have been reported.
 _INSERT = text(f"""
     INSERT INTO batches (batch_id, tenant_id, campaign_id, submission_id, number, recipients, first_phone, last_phone,
-                         packed, priority, state, epoch, retries, reason, not_before)
+                         packed, priority, state, epoch, retries, reason, not_before,
+                         not_after)
     SELECT :new_id, tenant_id, campaign_id, submission_id, :number, :recipients, :first_phone, :last_phone, :packed,
            priority, {BatchState.READY}, epoch + :later_epochs, retries + :retries, :reason,
-           clock_timestamp() + make_interval(secs => :delay_seconds)
+           clock_timestamp() + make_interval(secs => :delay_seconds), not_after
     FROM batches WHERE batch_id = :batch_id AND tenant_id = :tenant_id
 """)
 

@@ -41,9 +41,9 @@ _FIND_PLAIN = text(_FIND)
 _FIND_LOCKED = text(f"{_FIND} FOR UPDATE")
 _INSERT_BATCH = text(f"""
     INSERT INTO batches (batch_id, tenant_id, campaign_id, submission_id, number, recipients, first_phone, last_phone,
-                         packed, priority, state)
+                         packed, priority, not_after, state)
     VALUES (:batch_id, :tenant_id, :campaign_id, :submission_id, :number, :recipients, :first_phone, :last_phone,
-            :packed, :priority, {BatchState.READY})
+            :packed, :priority, :not_after, {BatchState.READY})
 """)
 _SAVE_PROGRESS = text("""
     UPDATE submissions SET next_index = :next_index, last_phone = :last_phone, batches = :batches, complete = :complete
@@ -107,6 +107,7 @@ async def insert_batch(
             "last_phone": recipients.phones[-1],
             "packed": pack(recipients),
             "priority": submission.priority,
+            "not_after": submission.not_after,
         },
     )
     return batch_id

@@ -70,6 +70,8 @@ STATEMENTS = (
             CHECK (state BETWEEN {min(BatchState)} AND {max(BatchState)}),
         priority smallint NOT NULL,
         not_before timestamptz NOT NULL DEFAULT clock_timestamp(),
+        -- Not armed any more from then on.
+        not_after timestamptz,
         lease_until timestamptz,
         worker text NOT NULL DEFAULT '',
         epoch bigint NOT NULL DEFAULT 0,
@@ -97,6 +99,8 @@ STATEMENTS = (
         WHERE state = {BatchState.READY}
     """,
     "COMMENT ON INDEX batches_claim IS 'claims: which lanes have READY batches, and the next one of a lane'",
+    f"CREATE INDEX batches_late ON batches (not_after) WHERE state = {BatchState.READY} AND not_after IS NOT NULL",
+    "COMMENT ON INDEX batches_late IS 'late batches: READY ones whose time is over'",
     f"CREATE INDEX batches_lease ON batches (lease_until) WHERE state IN ({_LEASED})",
     "COMMENT ON INDEX batches_lease IS 'reaper: leases that ran out'",
     f"CREATE INDEX batches_ambiguous ON batches (updated_at) WHERE state = {BatchState.AMBIGUOUS}",
