@@ -259,13 +259,13 @@ async def test_evidence_after_the_horizon_is_told_and_a_capture_refused_for_good
                 tuple(row) for row in await connection.execute(text("SELECT units, reason FROM uncaptured_credits"))
             ]
 
-    async def everything_is_told() -> bool:
+    async def everything_is_reported() -> bool:
         stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
         return stats.outbox_pending == 0
 
     await eventually(uncaptured)
     assert await uncaptured() == [(1, "RESERVATION_STATE")]
-    await eventually(everything_is_told)
+    await eventually(everything_is_reported)
 
 
 async def test_an_operator_s_acceptance_is_told_captured_and_kept_with_its_author(

@@ -34,6 +34,7 @@ from .dispatcher_support import (
     submit,
     why,
 )
+from .test_dispatcher_queue_watch import gauges
 
 MARKETING, SERVICE = types_pb2.MESSAGE_CLASS_MARKETING, types_pb2.MESSAGE_CLASS_SERVICE
 LEASE = timedelta(seconds=60)
@@ -68,7 +69,7 @@ async def send_single(dispatcher: Dispatcher, phone: int, **changes: Any) -> mes
 
 
 async def test_what_a_stopped_tenant_has_waits_and_says_so_and_goes_out_when_sending_goes_on(
-    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
 ) -> None:
     stopped = (await stop(dispatcher, **TENANT_STOP)).stop
     assert (stopped.scope, stopped.key, stopped.reason) == (queue_pb2.STOP_SCOPE_TENANT, TENANT, "complaints")
@@ -84,6 +85,7 @@ async def test_what_a_stopped_tenant_has_waits_and_says_so_and_goes_out_when_sen
     stats = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest())
     assert list(stats.stops) == [stopped]
     assert not stats.HasField("oldest_ready_age")  # what is stopped may not be claimed
+    assert (await gauges(database))["dispatcher.stops"] == 1
     others = await dispatcher.queue.GetQueueStats(queue_pb2.GetQueueStatsRequest(tenant_id="other"))
     assert list(others.stops) == []
 

@@ -37,6 +37,7 @@ class Metrics:
         self.queue_oldest_ready = meter.create_gauge(
             "dispatcher.queue.oldest_ready", unit="s", description="How long the batch that waits longest has been due"
         )
+        self.stops = meter.create_gauge("dispatcher.stops", description="Stops by operators that are in force")
         self.outbox_pending = meter.create_gauge(
             "dispatcher.outbox.pending", description="Outbox entries not acknowledged yet"
         )
