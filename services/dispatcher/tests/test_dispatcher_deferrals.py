@@ -1,4 +1,4 @@
-"""A number whose last message may or may not have been sent is not written to again until that is known."""
+"""Who may or may not have been sent a text is not sent the same one again until that is known; all else goes out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def outcomes_of(peers: Peers, head: dispatch_pb2.SubmissionHeader) -> Counter[st
     return mine.campaign.outcomes
 
 
+def ids_known(peers: Peers, tenant: str) -> set[str]:
+    """The provider's ids that campaign has heard of for one tenant."""
+    results = [reported for reported in peers.campaign.results if reported.tenant_id == tenant]
+    return {message_id for result in results for group in result.groups for message_id in group.provider_message_ids}
+
+
 async def unresolved(dispatcher: Dispatcher, simulator: Provider, peers: Peers, count: int) -> str:
     """A batch of which nobody knows whether it was sent; it was."""
     simulator.script("accept-then-reset")
@@ -28,6 +34,14 @@ async def unresolved(dispatcher: Dispatcher, simulator: Provider, peers: Peers, 
     await eventually(lambda: outcomes_of(peers, head) == {"AMBIGUOUS": count})
     (batch,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_AMBIGUOUS)
     return batch.batch_id
+
+
+async def _is_deferred(dispatcher: Dispatcher, head: dispatch_pb2.SubmissionHeader, count: int) -> bool:
+    """Whether so many recipients wait for what became of an earlier message; no retry was spent on them."""
+    batches = await dispatcher.batches(state=queue_pb2.BATCH_STATE_READY, campaign_id=head.campaign_id)
+    deferred = [batch for batch in batches if why(batch) == "EARLIER_MESSAGE_UNRESOLVED"]
+    assert all(batch.attempts == 0 for batch in deferred)
+    return sum(batch.recipients for batch in deferred) == count
 
 
 async def confirm(dispatcher: Dispatcher, batch_id: str) -> None:
@@ -42,22 +56,41 @@ async def confirm(dispatcher: Dispatcher, batch_id: str) -> None:
     )
 
 
-async def test_unresolved_numbers_wait_in_a_batch_of_their_own_and_the_others_go_out(
+async def test_those_who_may_have_been_sent_the_same_text_wait_in_a_batch_of_their_own_and_the_others_go_out(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
     lost = await unresolved(dispatcher, simulator, peers, 4)
-    head = header(text="Again {{name}}", variable_names=["name"])
-    await submit(dispatcher, phones(10), head, [f"n{number}" for number in range(10)])
-    await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 6})
-    (deferred,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_READY)
-    assert (deferred.recipients, why(deferred), deferred.attempts) == (4, "EARLIER_MESSAGE_UNRESOLVED", 0)
-    assert simulator.times_accepted() == {1: 10}
+    head = header(text="{{word}}", variable_names=["word"])
+    words = ["Hello", "Goodbye", *["Hello"] * 8]
+    await submit(dispatcher, phones(10), head, words)
+    await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 7})
+    await eventually(lambda: _is_deferred(dispatcher, head, 3), what="three of them to be deferred")
+    assert simulator.times_accepted() == {1: 9, 2: 1}, "another text to the second of them is another message"
     await confirm(dispatcher, lost)
     await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 10})
-    again = {m.destination: m.text for m in simulator.accepted() if m.text.startswith("Again")}
-    assert again == {f"+{phone}": f"Again n{number}" for number, phone in enumerate(phones(10))}
-    assert await dispatcher.states() == {"ACCEPTED": 3}
+    sent = list(simulator.accepted())[4:]
+    assert {m.destination: m.text for m in sent} == {
+        f"+{phone}": word for phone, word in zip(phones(10), words, strict=True)
+    }
+    assert set(await dispatcher.states()) == {"ACCEPTED"}
     await eventually(lambda: peers.ledger.captured == 14)
+
+
+async def test_another_tenants_campaign_to_unresolved_numbers_goes_out_at_once_though_its_text_is_the_same(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+) -> None:
+    await unresolved(dispatcher, simulator, peers, 4)
+    head = await submit(dispatcher, phones(4), header(tenant_id="other"))
+    await eventually(lambda: outcomes_of(peers, head) == {"ACCEPTED": 4})
+    first, second = list(simulator.accepted())[:4], list(simulator.accepted())[4:]
+    await dispatcher.messages.RecordDeliveryEvidence(
+        pb.RecordDeliveryEvidenceRequest(
+            reports=[pb.EvidenceReport(provider_message_id=message.message_id) for message in (*first, *second)]
+        )
+    )
+    perhaps = {message.message_id for message in first}
+    await eventually(lambda: ids_known(peers, TENANT) == perhaps, what="each message to be its own tenant's")
+    assert ids_known(peers, "other") == {message.message_id for message in second}
 
 
 async def test_a_batch_of_nobody_else_waits_as_a_whole_and_costs_no_retry(
@@ -70,8 +103,7 @@ async def test_a_batch_of_nobody_else_waits_as_a_whole_and_costs_no_retry(
         return any(batch.epoch >= 2 for batch in await dispatcher.batches(campaign_id=head.campaign_id))
 
     await eventually(held_twice)
-    (deferred,) = await dispatcher.batches(campaign_id=head.campaign_id)
-    assert (why(deferred), deferred.attempts) == ("EARLIER_MESSAGE_UNRESOLVED", 0)
+    await eventually(lambda: _is_deferred(dispatcher, head, 5), what="all of them to be deferred")
     for message in simulator.accepted():  # evidence frees the numbers one by one
         await dispatcher.messages.RecordDeliveryEvidence(
             pb.RecordDeliveryEvidenceRequest(reports=[pb.EvidenceReport(provider_message_id=message.message_id)])
@@ -85,16 +117,13 @@ async def test_a_batch_of_nobody_else_waits_as_a_whole_and_costs_no_retry(
     await eventually(resolved)
 
 
-async def test_a_single_message_to_an_unresolved_number_is_queued(
+async def test_a_single_message_to_an_unresolved_number_goes_out_at_once_though_its_text_is_the_same(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers
 ) -> None:
-    lost = await unresolved(dispatcher, simulator, peers, 1)
+    await unresolved(dispatcher, simulator, peers, 1)
     request = pb.SendMessageRequest(
-        request_id=str(uuid.uuid4()), tenant_id=TENANT, phone=f"+{phones(1)[0]}", text="Now", sender="Astronote"
+        request_id=str(uuid.uuid4()), tenant_id=TENANT, phone=f"+{phones(1)[0]}", text="Hello", sender="Astronote"
     )
-    queued = (await dispatcher.messages.SendMessage(request, timeout=2)).message
-    assert queued.status == pb.MESSAGE_STATUS_QUEUED
-    await confirm(dispatcher, lost)
     sent = (await dispatcher.messages.SendMessage(request)).message
     assert sent.status == pb.MESSAGE_STATUS_SENT
     assert simulator.times_accepted() == {2: 1}

@@ -29,6 +29,10 @@ def report(message_id: str) -> pb.EvidenceReport:
     return pb.EvidenceReport(provider_message_id=message_id, status=pb.MESSAGE_STATUS_DELIVERED, raw_status="Delivered")
 
 
+def sent_report(message_id: str) -> pb.EvidenceReport:
+    return pb.EvidenceReport(provider_message_id=message_id, status=pb.MESSAGE_STATUS_SENT, raw_status="Sent")
+
+
 async def offer(dispatcher: Dispatcher, *message_ids: str) -> list[int]:
     """Reports as the gateway hands them over; the positions of those that are nobody's."""
     reports = [report(message_id) for message_id in message_ids]
@@ -111,6 +115,22 @@ async def test_messages_that_cannot_be_told_apart_resolve_their_recipients_only_
     for reported in peers.campaign.results:
         ids = [message_id for group in reported.groups for message_id in group.provider_message_ids]
         assert len({bulks[message_id] for message_id in ids}) <= 1, "not mixed up"
+
+
+async def test_messages_that_cannot_be_told_apart_resolve_nobody_while_their_outcomes_differ(
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
+) -> None:
+    simulator.script(CUT_OFF_LATE, repeat=2)
+    await asyncio.gather(submit(dispatcher, phones(1)), submit(dispatcher, phones(1)))
+    await eventually(lambda: _in_state(dispatcher, "AMBIGUOUS", 2))
+    one, other = (message.message_id for message in simulator.accepted())
+    failed = pb.EvidenceReport(provider_message_id=other, status=pb.MESSAGE_STATUS_FAILED, raw_status="Failed")
+    await dispatcher.messages.RecordDeliveryEvidence(
+        pb.RecordDeliveryEvidenceRequest(reports=[report(one), failed, sent_report(other)])
+    )
+    for message_id in (one, other):
+        await eventually(lambda: evidence_reason(database, message_id, "NOT_UNIQUE"))  # noqa: B023
+    assert await dispatcher.states() == {"AMBIGUOUS": 2}
 
 
 async def test_the_sender_tells_messages_apart_that_are_otherwise_the_same(

@@ -78,7 +78,6 @@ STATEMENTS_WITHOUT_TENANT = {
     "provider_responses._GAVE_OUT": _ACCOUNT + "was this id given out before?",
     "unresolved._ARE_THERE_ANY": _ACCOUNT + "may a report be of an unresolved batch?",
     "unresolved._FIND_NEARBY": _ACCOUNT + "the batches a report may be of",
-    "deferrals._FIND": _ACCOUNT + "an unresolved message to a number defers those of all tenants",
     "unresolved._LOCK": _BY_ID + "by an operator, and by evidence",
     "attempts._LIST": _BY_ID + "by an operator",
     "queue._FIND": _BY_ID + "by an operator",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 from bulksms_dispatcher.domain.batches import BatchKey
+from bulksms_dispatcher.domain.messages import MessageStatus
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.provider_records import ProviderRecord
 from bulksms_dispatcher.domain.unresolved import Unresolved
 
 __all__ = [
+    "FINAL_STATUSES",
     "MAX_ATTEMPTS",
     "NEVER_GIVE_UP",
     "Candidate",
@@ -26,6 +28,8 @@ __all__ = [
 MAX_ATTEMPTS = 12
 NEVER_GIVE_UP = sys.maxsize
 """Attempts of what is no fault of the report's."""
+FINAL_STATUSES = frozenset({MessageStatus.DELIVERED, MessageStatus.FAILED})
+"""What reports can say that nothing changes any more."""
 
 
 class EvidenceState(IntEnum):
@@ -75,13 +79,14 @@ class Inconclusive:
 
 
 def find_match(
-    message_id: str, indistinguishable: Sequence[str], candidates: Sequence[Candidate], *, all_seen: bool
+    message_id: str, indistinguishable: Mapping[str, MessageStatus], candidates: Sequence[Candidate], *, all_seen: bool
 ) -> Match | Inconclusive:
     """Whom the message `message_id` was sent to, if it can be only one.
 
-    `indistinguishable` are the ids of all open reports that fit the same candidates, in the order of their messages.
-    One message and one candidate, or several of both that cannot be distinguished: so many messages, and just so many
-    recipients who were each sent one at most, so each was sent one. They get their ids in the order of sending.
+    `indistinguishable` are the ids of all open reports that fit the same candidates, in the order of their messages,
+    and what each report says. One message and one candidate, or several of both that cannot be distinguished: so many
+    messages, and just so many recipients who were each sent one at most, so each was sent one. They get their ids in
+    the order of sending; unless the reports say different outcomes, for one might be told another's.
     """
     if any(candidate.batch.state is BatchState.ARMED for candidate in candidates):
         return Inconclusive("STILL_SENDING", attempts=MAX_ATTEMPTS)
@@ -89,7 +94,7 @@ def find_match(
         return Inconclusive("NOT_UNIQUE", attempts=MAX_ATTEMPTS)
     if not all(candidate.in_window for candidate in candidates):
         return Inconclusive("OUTSIDE_WINDOW", attempts=MAX_ATTEMPTS)
-    if message_id not in indistinguishable:
+    if message_id not in indistinguishable or len(FINAL_STATUSES.intersection(indistinguishable.values())) > 1:
         return Inconclusive("NOT_UNIQUE", attempts=MAX_ATTEMPTS)
-    candidate = candidates[indistinguishable.index(message_id)]
+    candidate = candidates[list(indistinguishable).index(message_id)]
     return Match(message_id, candidate.batch.key, candidate.position)

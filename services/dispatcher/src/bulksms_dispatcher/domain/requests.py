@@ -12,7 +12,7 @@ from bulksms_dispatcher.domain.recipients import Recipients
 from smstext.parts import count_parts, measure
 from smstext.template import Template
 
-__all__ = ["RenderedRequest", "render_alone", "render_bulk", "render_one", "render_single"]
+__all__ = ["RenderedRequest", "render_alone", "render_bulk", "render_one", "render_single", "render_some"]
 
 
 class _Sms(msgspec.Struct, gc=False):
@@ -89,6 +89,15 @@ def render_one(text: str, variable_names: Sequence[str], recipients: Recipients,
     template = Template.parse(text)
     values = recipients.values_of(position)
     return template.render([values[variable_names.index(name)] for name in template.variable_names])
+
+
+def render_some(
+    text: str, variable_names: Sequence[str], recipients: Recipients, phones: Collection[int]
+) -> dict[int, str]:
+    """The texts that those of a bulk with these numbers are sent."""
+    some = recipients.only([position for position, phone in enumerate(recipients.phones) if phone in phones])
+    found, texts, _ = _render(text, variable_names, some, ())
+    return dict(zip(found, texts, strict=True))
 
 
 def _render(

@@ -58,6 +58,11 @@ class Unresolved:
         return self.campaign_id == NO_CAMPAIGN
 
     @property
+    def not_in_request(self) -> frozenset[int]:
+        """Positions of those who had opted out when it was sent."""
+        return frozenset(unpack_positions(self.opted_out_positions)) if self.opted_out_positions else frozenset()
+
+    @property
     def kinds_of_late_results(self) -> tuple[OutboxKind, ...]:
         """Who must hear of a recipient that is named before all are.
 
@@ -76,14 +81,14 @@ class Unresolved:
             position = list(recipients.phones).index(record.destination)
         except ValueError:
             return None
-        if position in self._opted_out():
+        if position in self.not_in_request:
             return None
         text = self.text if self.is_single_message else render_one(self.text, self.variable_names, recipients, position)
         return position if text_digest(text) in record.texts else None
 
     def is_complete(self, evidenced: int) -> bool:
         """True when evidence has named everyone who was in the request."""
-        return evidenced == len(unpack(self.packed).phones) - len(self._opted_out())
+        return evidenced == len(unpack(self.packed).phones) - len(self.not_in_request)
 
     def accepted_by_evidence(self, ids: Mapping[int, str]) -> BatchOutcome:
         """Everyone in the request was named."""
@@ -98,7 +103,7 @@ class Unresolved:
     def accepted_by_operator(self, ids: Mapping[int, str]) -> BatchOutcome:
         """All of it; those that evidence has named have their ids."""
         everyone = range(len(unpack(self.packed).phones))
-        sent = [position for position in everyone if position not in self._opted_out()]
+        sent = [position for position in everyone if position not in self.not_in_request]
         return BatchOutcome(
             BatchState.ACCEPTED,
             self._groups(Group(RecipientOutcome.ACCEPTED, OPERATOR), ids),
@@ -131,12 +136,9 @@ class Unresolved:
         groups = [rest]
         if ids:
             groups.append(Group(RecipientOutcome.ACCEPTED, positions=tuple(sorted(ids))))
-        if opted_out_positions := self._opted_out():
+        if opted_out_positions := self.not_in_request:
             groups.append(Group(RecipientOutcome.OPTED_OUT, "OPTED_OUT", "", tuple(sorted(opted_out_positions))))
         return tuple(groups)
-
-    def _opted_out(self) -> frozenset[int]:
-        return frozenset(unpack_positions(self.opted_out_positions)) if self.opted_out_positions else frozenset()
 
     def _parts(self, positions: Sequence[int] | Mapping[int, str]) -> int:
         if not positions:

@@ -10,7 +10,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batches import BatchKey
-from bulksms_dispatcher.domain.evidence import EvidenceState, OpenReport
+from bulksms_dispatcher.domain.evidence import FINAL_STATUSES, EvidenceState, OpenReport
+from bulksms_dispatcher.domain.messages import DeliveryEvidence, MessageStatus
 from bulksms_dispatcher.domain.provider_records import ProviderRecord
 
 __all__ = [
@@ -28,10 +29,12 @@ __all__ = [
 
 
 _COUNT_OPEN = text(f"SELECT count(*) FROM evidence WHERE state = {EvidenceState.OPEN}")
-_NOTE = text("""
-    INSERT INTO evidence (provider_message_id, raw_status)
-    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:raw AS text[])) AS r (id, raw) ORDER BY id
-    ON CONFLICT DO NOTHING
+_NOTE = text(f"""
+    INSERT INTO evidence AS e (provider_message_id, raw_status, status)
+    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:raw AS text[]), CAST(:statuses AS smallint[])) AS r ORDER BY 1
+    ON CONFLICT (provider_message_id) DO UPDATE SET raw_status = excluded.raw_status, status = excluded.status
+    WHERE e.state = {EvidenceState.OPEN} AND NOT e.status = ANY (:final) AND excluded.status = ANY (:final)
+    RETURNING xmax = 0 AS is_new
 """)
 # Taking is hiding: who dies in the middle leaves it to be taken again.
 _TAKE = text(f"""
@@ -60,7 +63,7 @@ _SAVE_PROVIDER_RECORD = text("""
     WHERE provider_message_id = :id
 """)
 _INDISTINGUISHABLE = text(f"""
-    SELECT provider_message_id FROM evidence
+    SELECT provider_message_id, status FROM evidence
     WHERE state = {EvidenceState.OPEN} AND provider_phone = CAST(:phone AS bigint)
       AND provider_texts && CAST(:texts AS bytea[]) AND provider_sender IS NOT DISTINCT FROM CAST(:sender AS text)
     ORDER BY provider_created_at, provider_message_id
@@ -87,10 +90,15 @@ async def count_open(connection: AsyncConnection) -> int:
     return int((await connection.execute(_COUNT_OPEN)).scalar_one())
 
 
-async def note(connection: AsyncConnection, reports: Sequence[tuple[str, str]]) -> int:
-    """Keep (message id, raw status) of reports; returns how many are new."""
-    parameters = {"ids": [report[0] for report in reports], "raw": [report[1] for report in reports]}
-    return (await connection.execute(_NOTE, parameters)).rowcount
+async def note(connection: AsyncConnection, reports: Sequence[DeliveryEvidence]) -> int:
+    """Keep what reports of different ids say; returns how many of the ids are new."""
+    parameters = {
+        "ids": [report.provider_message_id for report in reports],
+        "raw": [report.raw_status for report in reports],
+        "statuses": [report.status for report in reports],
+        "final": sorted(FINAL_STATUSES),
+    }
+    return sum(row.is_new for row in await connection.execute(_NOTE, parameters))
 
 
 async def take_open(connection: AsyncConnection, limit: int, hide: timedelta) -> list[OpenReport]:
@@ -118,14 +126,17 @@ async def save_provider_record(connection: AsyncConnection, message_id: str, pro
     await connection.execute(_SAVE_PROVIDER_RECORD, parameters)
 
 
-async def find_indistinguishable(connection: AsyncConnection, provider_record: ProviderRecord) -> list[str]:
-    """Message ids of open reports that cannot be distinguished from this one, in the order of their messages."""
+async def find_indistinguishable(
+    connection: AsyncConnection, provider_record: ProviderRecord
+) -> dict[str, MessageStatus]:
+    """Message id → status of open reports whose messages are like this one, in the order of the messages."""
     parameters = {
         "phone": provider_record.destination,
         "texts": sorted(provider_record.texts),
         "sender": provider_record.sender,
     }
-    return [str(found) for found in (await connection.execute(_INDISTINGUISHABLE, parameters)).scalars()]
+    found = await connection.execute(_INDISTINGUISHABLE, parameters)
+    return {row.provider_message_id: MessageStatus(row.status) for row in found}
 
 
 async def postpone(connection: AsyncConnection, message_id: str, delay: timedelta, reason: str) -> None:

@@ -10,11 +10,12 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_dispatcher.domain.batches import BatchKey
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.results import OPERATOR
 from bulksms_dispatcher.domain.unresolved import Unresolved
 
-__all__ = ["Nearby", "are_there_any", "find_nearby", "lock"]
+__all__ = ["Nearby", "are_there_any", "find_nearby", "lock", "read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ _LOCK = text(f"""
     SELECT {_COLUMNS}
     FROM batches b JOIN submissions s ON s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
     WHERE b.batch_id = :batch_id FOR UPDATE OF b
+""")
+_READ = text(f"""
+    SELECT {_COLUMNS}
+    FROM batches b JOIN submissions s ON s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
+    WHERE b.batch_id = :batch_id AND b.tenant_id = :tenant_id
 """)
 # Its last attempt is the one that counts: the earlier ones were provably not accepted. On the wire are candidates too:
 # while one of them may be what the provider has, nothing else can be. Those armed long before are rivals, but no match:
@@ -70,6 +76,12 @@ async def find_nearby(
     """Batches with this number in their range, armed before `latest`, whose ids nobody knows; in order of arming."""
     parameters = {"phone": phone, "earliest": earliest, "latest": latest, "limit": limit}
     return [Nearby(_unresolved(row), row.in_window) for row in await connection.execute(_FIND_NEARBY, parameters)]
+
+
+async def read(connection: AsyncConnection, batch: BatchKey) -> Unresolved:
+    """Read a batch in whatever state it is."""
+    parameters = {"batch_id": batch.batch_id, "tenant_id": batch.tenant_id}
+    return _unresolved((await connection.execute(_READ, parameters)).one())
 
 
 async def lock(connection: AsyncConnection, batch_id: UUID) -> Unresolved | None:

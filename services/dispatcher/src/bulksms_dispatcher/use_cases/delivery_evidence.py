@@ -29,7 +29,5 @@ class DeliveryEvidenceIntake:
             return set()
         async with self._database.begin() as connection:
             known = await messages.record_reports(connection, fold_evidence(reports))
-        await self._search.note(
-            [(r.provider_message_id, r.raw_status) for r in reports if r.provider_message_id not in known]
-        )
+        await self._search.note([report for report in reports if report.provider_message_id not in known])
         return known

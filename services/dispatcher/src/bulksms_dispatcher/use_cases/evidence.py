@@ -20,6 +20,7 @@ from bulksms_dispatcher.domain.evidence import (
 )
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.lookup_results import LookupOutcome
+from bulksms_dispatcher.domain.messages import DeliveryEvidence, fold_evidence
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.provider_records import ProviderRecord
 from bulksms_dispatcher.domain.unresolved import Unresolved
@@ -70,9 +71,9 @@ class EvidenceSearch:
         self._window = window
         self._on_change = on_change
 
-    async def note(self, reports: Sequence[tuple[str, str]]) -> None:
-        """Keep (message id, raw status) of reports that are nobody's, when they may be of an unresolved batch."""
-        wanted = sorted({report for report in reports if 0 < len(report[0]) <= 64 and not self._is_own(report[0])})
+    async def note(self, reports: Sequence[DeliveryEvidence]) -> None:
+        """Keep reports that are nobody's, when they may be of an unresolved batch."""
+        wanted = [report for report in fold_evidence(reports) if self._may_be_anybodys(report.provider_message_id)]
         if not wanted:
             return
         async with self._database.begin() as connection:
@@ -214,6 +215,9 @@ class EvidenceSearch:
             [match.provider_message_id for match in in_order],
             kinds=batch.kinds_of_late_results,
         )
+
+    def _may_be_anybodys(self, message_id: str) -> bool:
+        return 0 < len(message_id) <= 64 and not self._is_own(message_id)
 
     def _is_own(self, message_id: str) -> bool:
         return self._known.includes_any([message_id])

@@ -1,17 +1,17 @@
-"""Deferral: who has a message whose outcome is unresolved is not written to again until that is known."""
+"""Deferral: who may have been sent a text is not sent the same one again until that is known."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batches import LeasedBatch
-from bulksms_dispatcher.domain.recipients import Recipients, unpack, unpack_positions
+from bulksms_dispatcher.domain.earlier_messages import EarlierMessages
+from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.metrics import Metrics
-from bulksms_dispatcher.storage import deferrals
+from bulksms_dispatcher.storage import deferrals, evidence, unresolved
 from bulksms_dispatcher.storage.deferrals import EARLIER_MESSAGE_UNRESOLVED, UnresolvedBatch
 from bulksms_dispatcher.workers.recorder import Recorder
 from servicekit import logs
@@ -27,6 +27,9 @@ _log = logs.get_logger("bulksms.dispatcher.deferral")
 class Deferral:
     """Finds numbers with an unresolved message and defers them, until that is resolved or given up as UNRESOLVED.
 
+    Only what evidence could not tell apart waits: the same tenant's same text to the same number. A single message,
+    which is a one-time code or an answer somebody waits for, never does.
+
     Costs a sending worker one look into an index that is empty as long as no batch is ambiguous.
     """
 
@@ -38,18 +41,16 @@ class Deferral:
         self._metrics = metrics
         self._worker = worker
         self._delay = delay
-        self._numbers: OrderedDict[UnresolvedBatch, frozenset[int]] = OrderedDict()
+        self._remembered: OrderedDict[UnresolvedBatch, EarlierMessages] = OrderedDict()
 
-    async def find(self, connection: AsyncConnection, batch: LeasedBatch, phones: Sequence[int]) -> frozenset[int]:
-        """Those of the batch's numbers with an unresolved message."""
-        unresolved = await deferrals.find_unresolved(connection, batch)
-        if not unresolved:
+    async def find(self, connection: AsyncConnection, batch: LeasedBatch, recipients: Recipients) -> frozenset[int]:
+        """Those of the batch's numbers that may have been sent the same text."""
+        if batch.is_single_message:
             return frozenset()
-        wanted = frozenset(phones)
-        found: set[int] = set()
-        for each in unresolved:
-            found |= wanted & await self._numbers_of(connection, each)
-        return frozenset(found)
+        found: frozenset[int] = frozenset()
+        for each in await deferrals.find_unresolved(connection, batch):
+            found |= (await self._earlier(connection, each)).of_the_same_text(batch, recipients)
+        return found
 
     async def defer(self, batch: LeasedBatch, recipients: Recipients, deferred: frozenset[int]) -> None:
         """Defer these numbers of a leased batch and hand it back; the others, if any, are claimed again at once."""
@@ -68,19 +69,13 @@ class Deferral:
             )
         await self._recorder.hand_back(batch)
 
-    async def _numbers_of(self, connection: AsyncConnection, unresolved: UnresolvedBatch) -> frozenset[int]:
-        known = self._numbers.get(unresolved)
+    async def _earlier(self, connection: AsyncConnection, found: UnresolvedBatch) -> EarlierMessages:
+        known = self._remembered.get(found)
         if known is None:
-            stored = await deferrals.read_numbers(connection, unresolved)
-            out = {
-                *stored.resolved,
-                *(unpack_positions(stored.opted_out_positions) if stored.opted_out_positions else ()),
-            }
-            phones = unpack(stored.packed).phones
-            known = frozenset(phone for position, phone in enumerate(phones) if position not in out)
-            self._numbers[unresolved] = known
-            while len(self._numbers) > _REMEMBERED:
-                self._numbers.popitem(last=False)
+            named = await evidence.read_ids(connection, found.key)
+            known = self._remembered[found] = EarlierMessages.of(await unresolved.read(connection, found.key), named)
+            while len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
         return known
 
 

@@ -138,7 +138,7 @@ class Preparation:
             recipients = unpack(batch.packed)
             async with self._database.autocommit() as connection:
                 opted_out = await opt_outs.find(connection, batch.tenant_id, recipients.phones)
-                deferred = await self._deferral.find(connection, batch, recipients.phones)
+                deferred = await self._deferral.find(connection, batch, recipients)
             if deferred:
                 await self._deferral.defer(batch, recipients, deferred)
                 return None

@@ -215,6 +215,9 @@ STATEMENTS = (
         -- The provider's ids are one space for all tenants, and whose it is, is what is looked for.
         provider_message_id text PRIMARY KEY,
         raw_status text NOT NULL,
+        -- What the reports of it say: the first one that is final counts.
+        status smallint NOT NULL DEFAULT {MessageStatus.SENT}
+            CHECK (status BETWEEN {min(MessageStatus)} AND {max(MessageStatus)}),
         received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         state smallint NOT NULL DEFAULT {EvidenceState.OPEN}
             CHECK (state BETWEEN {min(EvidenceState)} AND {max(EvidenceState)}),
