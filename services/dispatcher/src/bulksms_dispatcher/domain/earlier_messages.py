@@ -30,7 +30,7 @@ class EarlierMessages:
     def of_the_same_text(self, batch: LeasedBatch, recipients: Recipients) -> frozenset[int]:
         """Numbers that `batch` would send the very text that they may have been sent.
 
-        Evidence could not distinguish the two. Another text to the same number is another message and waits for nothing.
+        Evidence could not distinguish them. Another text to the same number is another message: it waits for nothing.
         """
         both = self.phones.intersection(recipients.phones)
         if not both:
