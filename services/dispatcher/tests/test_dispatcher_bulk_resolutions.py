@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -11,27 +12,57 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
+from bulksms_dispatcher.settings import Settings
 from devstack.eventually import eventually
 from servicekit.database import Database
 
-from .dispatcher_support import ACCOUNT, TENANT, Dispatcher, Peers, Provider, header, phones, reason_of, submit, why
+from .dispatcher_support import (
+    ACCOUNT,
+    TENANT,
+    Dispatcher,
+    Peers,
+    Provider,
+    header,
+    phones,
+    reason_of,
+    serving,
+    submit,
+    why,
+)
 
 NOT_SENT, ACCEPTED = queue_pb2.RESOLUTION_NOT_SENT, queue_pb2.RESOLUTION_ACCEPTED
 
 
+@pytest.fixture
+async def dispatcher(configure: Callable[..., Settings]) -> AsyncIterator[Dispatcher]:
+    """One whose account, once held, is not probed: what is ambiguous here are whole batches."""
+    async with serving(configure(probe_after_seconds=300.0)) as running:
+        yield running
+
+
 async def ambiguous(
-    dispatcher: Dispatcher, simulator: Provider, behaviour: str, count: int = 1, *, first: int, tenant_id: str = TENANT
+    dispatcher: Dispatcher,
+    simulator: Provider,
+    database: Database,
+    behaviour: str,
+    count: int = 1,
+    *,
+    first: int,
+    tenant_id: str = TENANT,
 ) -> dispatch_pb2.SubmissionHeader:
-    """A campaign of so many ambiguous batches of ten."""
-    before = (await dispatcher.states())["AMBIGUOUS"]
+    """A campaign of so many ambiguous batches of ten; then the account is held no longer."""
     simulator.script(*[behaviour] * count)
+    before = (await dispatcher.states())["AMBIGUOUS"]
     head = await submit(dispatcher, phones(10 * count, first=first), header(tenant_id=tenant_id))
-
-    async def all_are() -> bool:
-        return (await dispatcher.states())["AMBIGUOUS"] == before + count
-
-    await eventually(all_are)
+    for wanted in range(before + 1, before + count + 1):
+        await eventually(lambda: _are_ambiguous(dispatcher, wanted))  # noqa: B023
+        async with database.begin() as connection:
+            await connection.execute(text("DELETE FROM account_holds"))
     return head
+
+
+async def _are_ambiguous(dispatcher: Dispatcher, at_least: int) -> bool:
+    return (await dispatcher.states())["AMBIGUOUS"] >= at_least
 
 
 async def let_hours_pass(database: Database, hours: int = 2) -> None:
@@ -65,8 +96,8 @@ def excluded(plan: queue_pb2.PreviewResolutionResponse) -> dict[str, int]:
 async def test_batches_of_a_campaign_are_counted_then_resolved_as_not_sent_and_nobody_in_them_is_sent_again(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
 ) -> None:
-    head = await ambiguous(dispatcher, simulator, "500", 3, first=306_900_000_000)
-    await ambiguous(dispatcher, simulator, "500", first=447_700_900_000)
+    head = await ambiguous(dispatcher, simulator, database, "500", 3, first=306_900_000_000)
+    await ambiguous(dispatcher, simulator, database, "500", first=447_700_900_000)
     await let_hours_pass(database)
     plan = await preview(dispatcher, NOT_SENT, campaign_id=head.campaign_id)
     assert (plan.batches, plan.recipients, excluded(plan), plan.has_more) == (3, 30, {}, False)
@@ -93,9 +124,9 @@ async def test_batches_of_a_campaign_are_counted_then_resolved_as_not_sent_and_n
 async def test_not_sent_is_not_said_of_what_is_recent_has_evidence_or_may_get_some(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
 ) -> None:
-    await ambiguous(dispatcher, simulator, "accept-then-reset", first=306_900_000_000)
+    await ambiguous(dispatcher, simulator, database, "accept-then-reset", first=306_900_000_000)
     await let_hours_pass(database)
-    await ambiguous(dispatcher, simulator, "500", 2, first=447_700_900_000)
+    await ambiguous(dispatcher, simulator, database, "500", 2, first=447_700_900_000)
     plan = await preview(dispatcher, NOT_SENT, tenant_id=TENANT)
     assert (plan.batches, excluded(plan)) == (1, {"TOO_RECENT": 2})
     accepted = await preview(dispatcher, ACCEPTED, tenant_id=TENANT)
@@ -122,10 +153,10 @@ async def test_not_sent_is_not_said_of_what_is_recent_has_evidence_or_may_get_so
 async def test_a_selection_narrows_by_tenant_window_status_and_account(
     dispatcher: Dispatcher, simulator: Provider, database: Database
 ) -> None:
-    await ambiguous(dispatcher, simulator, "500", first=306_900_000_000)
+    await ambiguous(dispatcher, simulator, database, "500", first=306_900_000_000)
     await let_hours_pass(database, 48)
-    await ambiguous(dispatcher, simulator, "503", first=447_700_900_000)
-    await ambiguous(dispatcher, simulator, "503", first=491_510_000_000, tenant_id="other")
+    await ambiguous(dispatcher, simulator, database, "503", first=447_700_900_000)
+    await ambiguous(dispatcher, simulator, database, "503", first=491_510_000_000, tenant_id="other")
     await let_hours_pass(database)
     since, until = Timestamp(), Timestamp()
     until.GetCurrentTime()
@@ -150,7 +181,7 @@ async def test_a_selection_narrows_by_tenant_window_status_and_account(
 async def test_a_plan_is_good_for_a_quarter_of_an_hour_and_one_request_id_for_one_plan(
     dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
 ) -> None:
-    await ambiguous(dispatcher, simulator, "500", first=306_900_000_000)
+    await ambiguous(dispatcher, simulator, database, "500", first=306_900_000_000)
     old = await preview(dispatcher, ACCEPTED, tenant_id=TENANT)
     async with database.begin() as connection:
         await connection.execute(text("UPDATE resolution_plans SET created_at = created_at - interval '16 minutes'"))
