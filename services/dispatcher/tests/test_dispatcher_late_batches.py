@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -15,12 +16,14 @@ from bulksms.dispatcher.v1 import dispatch_pb2, queue_pb2
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.domain.submissions import Submission
+from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.storage import campaigns, submissions
 from bulksms_dispatcher.workers.late_batches import LateBatches
 from devstack.eventually import eventually
 from servicekit.database import Database
 
 from .dispatcher_support import (
+    ACCOUNT,
     TENANT,
     Dispatcher,
     Peers,
@@ -63,6 +66,10 @@ async def store(database: Database, not_after: datetime | None, batches: int = 1
     return submission
 
 
+def late_batches(database: Database, on_failed: Callable[[], None]) -> LateBatches:
+    return LateBatches(database, Metrics(), on_failed, traffic_account_id=ACCOUNT, outage_patience=timedelta(hours=6))
+
+
 async def let_pass(database: Database) -> None:
     """The time of every batch that has one is over."""
     async with database.begin() as connection:
@@ -88,7 +95,7 @@ async def test_late_batches_fail_once_and_what_a_worker_has_is_left_to_it(databa
     await let_pass(database)
     others = await store(database, datetime.now(UTC) + timedelta(hours=1))
     calls: list[str] = []
-    late = LateBatches(database, lambda: calls.append("failed"))
+    late = late_batches(database, lambda: calls.append("failed"))
     assert not await late.fail_once()
     assert not await late.fail_once()
     assert calls == ["failed"]
@@ -146,7 +153,7 @@ async def test_a_late_single_message_fails_and_its_credit_is_asked_back(database
         )
         await submissions.insert(connection, single)
         await submissions.insert_batch(connection, single, 0, Recipients([306_900_000_000]))
-    await LateBatches(database, lambda: None).fail_once()
+    await late_batches(database, lambda: None).fail_once()
     async with database.connect() as connection:
         found = (await connection.execute(text("SELECT status, reason FROM messages"))).one()
     assert tuple(found) == (4, "TOO_LATE")

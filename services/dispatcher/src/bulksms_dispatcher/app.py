@@ -334,7 +334,13 @@ class _Composition:
             retention = Retention(database, settings.retention)
             yield PeriodicWorker("bulksms.dispatcher.retention", _RETENTION_POLL, retention.delete_once)
         yield PeriodicWorker("bulksms.dispatcher.sweeper", _SWEEP_POLL, Sweeper(database, self._ledger).sweep_once)
-        late = LateBatches(database, self._on_change)
+        late = LateBatches(
+            database,
+            self._metrics,
+            self._on_change,
+            traffic_account_id=self._account,
+            outage_patience=timedelta(hours=settings.provider_outage_patience_hours),
+        )
         yield PeriodicWorker("bulksms.dispatcher.late_batches", _SECOND, late.fail_once)
         # Half a lease: a worker that waits for the database tries every two seconds, and connects within five.
         horizon, grace = timedelta(hours=settings.ambiguity_horizon_hours), settings.lease / 2
@@ -352,7 +358,9 @@ class _Composition:
             backlog_limit=self._settings.backlog_limit,
             on_stored=notify,
         )
-        singles = SingleSends(database, self._ledger, self._message_signals, self._clock, notify=notify)
+        validity = timedelta(seconds=self._settings.message_validity_seconds)
+        signals = self._message_signals
+        singles = SingleSends(database, self._ledger, signals, self._clock, validity=validity, notify=notify)
         # Their slots are not the refresher's: who asks waits for the result.
         statuses = StatusQuestions(database, self._questions(QuestionKind.REFRESH, "statuses"), self._awaited)
         holds = CampaignHolds(database, self._gate, self._limits, self._account)

@@ -55,6 +55,7 @@ class Settings(ServiceSettings):
     account_pause_seconds: float = Field(60.0, gt=0, le=3600)
     probe_after_seconds: float = Field(1.0, gt=0, le=300)
     probe_after_max_seconds: float = Field(300.0, gt=0, le=3600)
+    provider_outage_patience_hours: float = Field(6.0, gt=0, le=720)
     provider_not_accepted_statuses: CommaSeparated = ()
     provider_refuses_whole_on_400: bool = False
 
@@ -62,6 +63,7 @@ class Settings(ServiceSettings):
     sms_batch_size_min: int = Field(100, ge=1, le=10_000)
     sms_batch_size_max: int = Field(5000, ge=1, le=10_000)
     use_bulk_sms: bool = True
+    message_validity_seconds: float = Field(600.0, gt=0, le=86_400)
     backlog_limit: int = Field(20_000_000, ge=1)
 
     rate_limit_traffic_account_max: MaxRequests = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -67,12 +67,14 @@ class SingleSends:
         signals: MessageSignals,
         clock: Clock,
         *,
+        validity: timedelta,
         notify: Callable[[], None],
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._signals = signals
         self._clock = clock
+        self._validity = validity
         self._notify = notify
 
     async def send(self, wanted: SingleSend) -> tuple[Message, bool]:
@@ -83,7 +85,7 @@ class SingleSends:
             waiting = await self._waiting(message_id, wanted)
             if waiting is not None:
                 await self._reserve(waiting)
-                await self._queue(message_id, wanted)
+                await self._queue(waiting, wanted)
                 self._notify()
             return await self._outcome(message_id, wanted.tenant_id, changed), replayed
 
@@ -152,7 +154,8 @@ class SingleSends:
                     await messages.delete_unsent(connection, message)
             raise
 
-    async def _queue(self, message_id: UUID, wanted: SingleSend) -> None:
+    async def _queue(self, message: Message, wanted: SingleSend) -> None:
+        message_id = message.message_id
         submission = Submission(
             submission_id=message_id,
             tenant_id=wanted.tenant_id,
@@ -167,6 +170,7 @@ class SingleSends:
             # One message, one person: its id says who stands at its only position, and nothing of the number.
             snapshot_digest=message_id.bytes,
             message_class=wanted.message_class,
+            not_after=self._not_after(message),
         )
         async with self._database.begin() as connection:
             if not await messages.is_waiting(connection, wanted.tenant_id, message_id):
@@ -174,6 +178,12 @@ class SingleSends:
                 await messages.fail_unqueued(connection, wanted.tenant_id, message_id)
             elif await submissions.insert(connection, submission):
                 await submissions.insert_batch(connection, submission, 0, Recipients([wanted.phone]))
+
+    def _not_after(self, message: Message) -> datetime | None:
+        """A code is worth nothing later; counted from when it was asked for, whatever became of its first caller."""
+        if message.message_class is not MessageClass.SERVICE or message.created_at is None:
+            return None
+        return message.created_at + self._validity
 
     async def _outcome(self, message_id: UUID, tenant_id: str, changed: asyncio.Event) -> Message:
         """The message once it is no longer QUEUED, or as it is when the caller's time is up."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
-from bulksms_dispatcher.storage.late_batches import fail_late
+from bulksms_dispatcher.metrics import Metrics
+from bulksms_dispatcher.storage.late_batches import OUTAGE, TOO_LATE, fail_late, fail_stranded
 from servicekit import logs
 from servicekit.database import Database
 
@@ -15,17 +17,32 @@ _log = logs.get_logger("bulksms.dispatcher.late_batches")
 
 
 class LateBatches:
-    """Looks for READY batches whose `not_after` has passed. Any number may run at once."""
+    """Looks for READY batches past their `not_after`, or stranded in an outage. Any number may run at once."""
 
-    def __init__(self, database: Database, on_failed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        metrics: Metrics,
+        on_failed: Callable[[], None],
+        *,
+        traffic_account_id: str,
+        outage_patience: timedelta,
+    ) -> None:
         self._database = database
+        self._metrics = metrics
         self._on_failed = on_failed
+        self._account = traffic_account_id
+        self._patience = outage_patience
 
     async def fail_once(self) -> bool:
         """One round of the worker; True when there may be more."""
         async with self._database.begin() as connection:
-            failed = await fail_late(connection, _AT_ONCE)
-        if failed:
-            self._on_failed()
-            _log.warning("batches failed: not sent in time", batches=failed)
-        return failed == _AT_ONCE
+            late = await fail_late(connection, _AT_ONCE)
+        async with self._database.begin() as connection:
+            stranded = await fail_stranded(connection, self._account, self._patience, _AT_ONCE)
+        for failed, reason in ((late, TOO_LATE), (stranded, OUTAGE)):
+            if failed:
+                self._metrics.dead.add(failed, {"reason": reason})
+                _log.warning("batches failed: not sent in time", batches=failed, reason=reason)
+                self._on_failed()
+        return _AT_ONCE in (late, stranded)
