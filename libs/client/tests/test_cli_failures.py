@@ -173,10 +173,11 @@ def test_a_campaign_is_created_with_its_caller_s_id_and_its_class(services: Any,
     services.on("CreateCampaign", pb.CreateCampaignResponse())
     bulksms(
         "campaign", "create", "--name=n", "--sender=s", "--all-contacts", "--text=t", "--external-id", "shop-42",
-        "--class", "service",
+        "--class", "service", "--not-after", "2026-12-24T18:00:00+02:00",
     )  # fmt: skip
     [request] = services.requests("CreateCampaign")
     assert (request.external_id, request.message_class) == ("shop-42", types_pb2.MESSAGE_CLASS_SERVICE)
+    assert request.not_after.ToJsonString() == "2026-12-24T16:00:00Z"
 
 
 def test_recipients_can_be_listed_as_of_one_enqueue(services: Any, bulksms: Run) -> None:

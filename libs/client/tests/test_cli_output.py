@@ -86,6 +86,7 @@ def test_a_campaign_is_a_line_per_figure(services: Any, bulksms: Run) -> None:
         "awaiting report  0\n"
         "created          2026-09-21 14:13:20Z\n"
         "scheduled for    -\n"
+        "not after        -\n"
         "enqueued         -\n"
         "ended            -\n"
         "reservation      -\n"

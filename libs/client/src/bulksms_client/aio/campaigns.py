@@ -30,13 +30,15 @@ class Campaigns(CampaignViews):
         exclude_groups: Iterable[str] = (),
         priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_UNSPECIFIED,
         message_class: types_pb2.MessageClass.ValueType = types_pb2.MESSAGE_CLASS_UNSPECIFIED,
+        not_after: datetime | None = None,
         external_id: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> pb.Campaign:
         """Make a draft for the contacts of `groups`, or for all contacts, without those of `exclude_groups`.
 
-        With an `external_id` it can be named by that from then on; one that another campaign has is refused.
+        With an `external_id` it can be named by that from then on; one that another campaign has is refused. What is
+        not sent by `not_after` never is.
         """
         request = pb.CreateCampaignRequest(
             request_id=new_request_id(request_id),
@@ -47,6 +49,7 @@ class Campaigns(CampaignViews):
             audience=audience(groups, all_contacts=all_contacts, exclude_groups=exclude_groups),
             priority=priority,
             message_class=message_class,
+            not_after=timestamp("not_after", not_after),
             external_id=external_id,
         )
         return (await self._transport.unary(request, pb.CreateCampaignResponse, timeout=timeout)).campaign
@@ -64,6 +67,7 @@ class Campaigns(CampaignViews):
         exclude_groups: Iterable[str] = (),
         priority: types_pb2.Priority.ValueType = types_pb2.PRIORITY_UNSPECIFIED,
         message_class: types_pb2.MessageClass.ValueType = types_pb2.MESSAGE_CLASS_UNSPECIFIED,
+        not_after: datetime | None = None,
         etag: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
@@ -84,6 +88,7 @@ class Campaigns(CampaignViews):
                 else None,
                 priority=priority,
                 message_class=message_class,
+                not_after=timestamp("not_after", not_after),
                 etag=etag,
             ),
             campaign_id,

@@ -38,6 +38,10 @@ Priority = Annotated[
     int | None,
     typer.Option(parser=choice(types_pb2.Priority), metavar=choices(types_pb2.Priority), help="Queue lane."),
 ]
+NotAfter = Annotated[
+    datetime | None,
+    typer.Option(parser=moment, metavar="TIME", help="Send nothing of it after that (ISO 8601 with zone)."),
+]
 TextFile = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, readable=True, metavar="FILE", help="Read the text from a file (UTF-8)."),
@@ -58,6 +62,7 @@ def create(
     exclude_group: ExcludeGroups = None,
     priority: Priority = None,
     message_class: MessageClass = None,
+    not_after: NotAfter = None,
     external_id: NewExternalId = "",
     request_id: RequestId = None,
 ) -> None:
@@ -74,6 +79,7 @@ def create(
         exclude_groups=exclude_group or (),
         priority=types_pb2.Priority.ValueType(priority or 0),
         message_class=types_pb2.MessageClass.ValueType(message_class or 0),
+        not_after=not_after,
         external_id=external_id,
         request_id=request_id,
     )
@@ -94,6 +100,7 @@ def update(
     exclude_group: ExcludeGroups = None,
     priority: Priority = None,
     message_class: MessageClass = None,
+    not_after: NotAfter = None,
     etag: Etag = "",
 ) -> None:
     """Change a campaign that was not enqueued yet. The audience changes as a whole."""
@@ -110,6 +117,7 @@ def update(
         exclude_groups=exclude_group or (),
         priority=types_pb2.Priority.ValueType(priority or 0),
         message_class=types_pb2.MessageClass.ValueType(message_class or 0),
+        not_after=not_after,
     )
     session.output.record(changed, views.CAMPAIGN)
 

@@ -97,6 +97,7 @@ CAMPAIGN = (
     *(_of("counters", column) for column in COUNTERS),
     _time("created_at", "created"),
     _time("scheduled_at", "scheduled for"),
+    _time("not_after", "not after"),
     _time("enqueued_at", "enqueued"),
     _time("ended_at", "ended"),
     Column("reservation", "reservation_id"),

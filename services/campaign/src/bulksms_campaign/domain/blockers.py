@@ -14,3 +14,4 @@ class EnqueueBlocker(IntEnum):
     SUBSCRIPTION_INACTIVE = 4
     INSUFFICIENT_CREDITS = 5
     LEDGER_UNAVAILABLE = 6
+    TOO_LATE = 7

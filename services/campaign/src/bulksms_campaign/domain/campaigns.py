@@ -87,6 +87,12 @@ class CampaignContent:
     audience: Audience
     priority: CampaignPriority
     message_class: MessageClass
+    not_after: datetime | None = None
+    """What is not sent by then never is."""
+
+    def is_too_late(self, now: datetime) -> bool:
+        """Is nothing of it to be sent any more?"""
+        return self.not_after is not None and self.not_after <= now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +139,16 @@ class Campaign:
             state=self.state.name,
             allowed=names,
         )
+
+    def require_time(self, now: datetime) -> None:
+        """Raise TOO_LATE when its `not_after` has passed."""
+        not_after = self.content.not_after
+        if not_after is not None and self.content.is_too_late(now):
+            raise wrong_state(
+                "TOO_LATE",
+                "The campaign's not_after has passed: give a draft a later one, or create a new campaign.",
+                not_after=not_after.isoformat(),
+            )
 
 
 def check_content(check: ArgumentCheck, content: CampaignContent) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from bulksms.campaign.v1 import campaign_pb2 as pb
 from bulksms_campaign.domain.campaigns import (
     CampaignContent,
@@ -12,11 +14,11 @@ from bulksms_campaign.domain.campaigns import (
 )
 from bulksms_campaign.servicers.messages import audience_from
 from bulksms_campaign.servicers.references import masked_fields
-from bulksms_campaign.use_cases.drafts import ContentChange
+from bulksms_campaign.use_cases.drafts import ContentChange, Replaced
 from servicekit.arguments import ArgumentCheck
 from smstext.sender import check_sender
 
-FIELDS = ("name", "text", "sender", "audience", "priority", "message_class")
+FIELDS = ("name", "text", "sender", "audience", "priority", "message_class", "not_after")
 
 
 def content_from(check: ArgumentCheck, request: pb.CreateCampaignRequest) -> CampaignContent:
@@ -28,6 +30,7 @@ def content_from(check: ArgumentCheck, request: pb.CreateCampaignRequest) -> Cam
         audience=audience_from(check, request.audience),
         priority=_priority(check, request),
         message_class=_message_class(check, request),
+        not_after=_not_after(check, request),
     )
     check_content(check, content)
     return content
@@ -44,6 +47,7 @@ def change_from(check: ArgumentCheck, request: pb.UpdateCampaignRequest) -> Cont
         audience=audience_from(check, request.audience) if "audience" in fields else None,
         priority=_priority(check, request) if "priority" in fields else None,
         message_class=_message_class(check, request) if "message_class" in fields else None,
+        not_after=Replaced(_not_after(check, request)) if "not_after" in fields else None,
     )
     if change.name is not None:
         check.text("name", change.name, minimum=1, maximum=200)
@@ -60,3 +64,7 @@ def _priority(check: ArgumentCheck, request: pb.CreateCampaignRequest | pb.Updat
 
 def _message_class(check: ArgumentCheck, request: pb.CreateCampaignRequest | pb.UpdateCampaignRequest) -> MessageClass:
     return check.enum("message_class", MessageClass, request.message_class) or MessageClass.MARKETING
+
+
+def _not_after(check: ArgumentCheck, request: pb.CreateCampaignRequest | pb.UpdateCampaignRequest) -> datetime | None:
+    return check.instant("not_after", request.not_after) if request.HasField("not_after") else None

@@ -60,6 +60,7 @@ def campaign_message(campaign: Campaign, counters: Counters) -> campaign_pb2.Cam
         state=campaign_pb2.CampaignState.ValueType(int(campaign.state)),
         counters=counters_message(counters),
         scheduled_at=timestamp(campaign.scheduled_at),
+        not_after=timestamp(campaign.content.not_after),
         created_at=timestamp(campaign.created_at),
         updated_at=timestamp(campaign.updated_at),
         enqueued_at=timestamp(enqueue.enqueued_at if enqueue else None),

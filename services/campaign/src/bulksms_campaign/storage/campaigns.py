@@ -143,6 +143,7 @@ def campaign_from(row: RowMapping) -> Campaign:
             audience=Audience(row["all_contacts"], tuple(row["groups"]), tuple(row["exclude_groups"])),
             priority=CampaignPriority(row["priority"]),
             message_class=MessageClass(row["message_class"]),
+            not_after=row["not_after"],
         ),
         state=CampaignState(row["state"]),
         revision=row["revision"],
@@ -192,4 +193,5 @@ def _content_values(content: CampaignContent) -> Mapping[str, Any]:
         "exclude_groups": list(content.audience.exclude_groups),
         "priority": content.priority,
         "message_class": content.message_class,
+        "not_after": content.not_after,
     }

@@ -131,6 +131,7 @@ campaigns: Final = Table(
     Column("state", SmallInteger, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("scheduled_at", _INSTANT),
+    Column("not_after", _INSTANT),
     Column("created_at", _INSTANT, nullable=False),
     Column("updated_at", _INSTANT, nullable=False),
     Column("ended_at", _INSTANT),

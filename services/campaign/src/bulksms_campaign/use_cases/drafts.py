@@ -53,6 +53,12 @@ class Created(NamedTuple):
     replayed: bool
 
 
+class Replaced(NamedTuple):
+    """The new end of a campaign; None: it gets none."""
+
+    not_after: datetime | None
+
+
 class ContentChange(NamedTuple):
     """What an update replaces; None stays as it is."""
 
@@ -62,6 +68,7 @@ class ContentChange(NamedTuple):
     audience: Audience | None
     priority: CampaignPriority | None
     message_class: MessageClass | None
+    not_after: Replaced | None
 
     def applied_to(self, content: CampaignContent) -> CampaignContent:
         """The new content."""
@@ -72,6 +79,7 @@ class ContentChange(NamedTuple):
             audience=self.audience or content.audience,
             priority=self.priority or content.priority,
             message_class=self.message_class or content.message_class,
+            not_after=content.not_after if self.not_after is None else self.not_after.not_after,
         )
 
 
@@ -90,6 +98,7 @@ class Drafts:
         async def body(connection: AsyncConnection) -> Created:
             now = await read_instant(connection)
             if await claim_request(connection, key, campaign_id, now) is None:
+                self._check_end(content.not_after, None)
                 inserted = await insert_campaign(connection, key.tenant_id, campaign_id, external_id, content, now)
                 if inserted is None:
                     raise external_id_used(await find_campaign_id(connection, key.tenant_id, external_id) or "")
@@ -118,6 +127,8 @@ class Drafts:
             await claim_request(connection, key, campaign_id, now)
             await append_event(connection, locked, EventKind.UPDATED, "")
             content = change.applied_to(campaign.content)
+            if change.not_after is not None:
+                self._check_end(content.not_after, campaign.scheduled_at)
             await prepare_count(connection, key.tenant_id, content.audience, now)
             return await change_content(connection, locked, content)
 
@@ -148,7 +159,7 @@ class Drafts:
             if await find_result(connection, key) is not None:
                 return campaign
             campaign.require(Step.SCHEDULE)
-            self._check_time(at)
+            self._check_time(at, campaign.content.not_after)
             await claim_request(connection, key, campaign_id, now)
             await delete_hold(connection, key.tenant_id, campaign_id)
             if at is None:
@@ -167,12 +178,21 @@ class Drafts:
         if audience.is_counted:
             self._signals.count.notify()
 
-    def _check_time(self, at: datetime | None) -> None:
+    def _check_time(self, at: datetime | None, not_after: datetime | None) -> None:
         now = self._clock.now()
         if at is not None and not now < at <= now + FARTHEST_SCHEDULE:
             raise invalid_field(
                 "scheduled_at", "must be in the future, at most 366 days ahead; unset it to take it back"
             )
+        if at is not None and not_after is not None and at >= not_after:
+            raise invalid_field("scheduled_at", "must be before the campaign's not_after: schedule it earlier")
+
+    def _check_end(self, not_after: datetime | None, scheduled_at: datetime | None) -> None:
+        now = self._clock.now()
+        if not_after is not None and not now < not_after <= now + FARTHEST_SCHEDULE:
+            raise invalid_field("not_after", "must be in the future, at most 366 days ahead; unset it for no end")
+        if not_after is not None and scheduled_at is not None and not_after <= scheduled_at:
+            raise invalid_field("not_after", "must be after scheduled_at: choose a later one, or schedule it earlier")
 
 
 async def lock(connection: AsyncConnection, tenant_id: str, campaign_id: UUID) -> LockedCampaign:

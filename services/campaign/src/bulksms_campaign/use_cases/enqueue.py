@@ -163,6 +163,7 @@ async def _request(driver: Any, key: MutationKey, campaign_id: UUID, step: Step)
     if found.result is not None:
         return _Replayed(found.result)
     campaign.require(step)
+    campaign.require_time(now)
     check = ArgumentCheck()
     check_content(check, campaign.content)
     check.finish()

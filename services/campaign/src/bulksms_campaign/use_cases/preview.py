@@ -122,6 +122,8 @@ class Previews:
         blockers: list[EnqueueBlocker] = []
         if campaign.state not in ALLOWED_STATES[Step.ENQUEUE]:
             blockers.append(EnqueueBlocker.CAMPAIGN_STATE)
+        if campaign.content.is_too_late(self._clock.now()):
+            blockers.append(EnqueueBlocker.TOO_LATE)
         if size.reachable == 0:
             blockers.append(EnqueueBlocker.EMPTY_AUDIENCE)
         try:

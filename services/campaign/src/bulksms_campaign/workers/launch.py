@@ -177,7 +177,7 @@ async def _finish(connection: AsyncConnection, key: EnqueueKey, batches: int) ->
 def _header(campaign: Campaign, enqueue: EnqueueRecord) -> dispatch_pb2.SubmissionHeader:
     content, key = campaign.content, enqueue.key
     assert enqueue.snapshot_digest is not None, "its snapshot was taken"  # noqa: S101
-    return dispatch_pb2.SubmissionHeader(
+    header = dispatch_pb2.SubmissionHeader(
         submission_id=str(submission_id(key.campaign_id, key.number)),
         tenant_id=key.tenant_id,
         campaign_id=str(key.campaign_id),
@@ -191,3 +191,6 @@ def _header(campaign: Campaign, enqueue: EnqueueRecord) -> dispatch_pb2.Submissi
         traceparent=enqueue.traceparent,
         snapshot_digest=enqueue.snapshot_digest,
     )
+    if content.not_after is not None:
+        header.not_after.FromDatetime(content.not_after)
+    return header

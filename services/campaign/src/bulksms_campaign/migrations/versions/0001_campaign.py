@@ -133,6 +133,7 @@ _STATEMENTS = (
         state smallint NOT NULL,
         revision integer NOT NULL,
         scheduled_at timestamptz,
+        not_after timestamptz,
         created_at timestamptz NOT NULL,
         updated_at timestamptz NOT NULL,
         ended_at timestamptz,
