@@ -46,12 +46,12 @@ class CampaignHold:
 
 @dataclass(frozen=True, slots=True)
 class WaitingBatch:
-    """One READY batch of the campaign."""
+    """One batch of the campaign that is not armed yet."""
 
     reason: str
     not_before: datetime
     changed_at: datetime
-    """When it was stored, or handed back last."""
+    """When it was stored, handed back or claimed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class QueueFacts:
     """The oldest one that concerns it."""
     paused_since: datetime | None
     first: WaitingBatch | None
-    """The READY batch to be claimed next; None when none is READY."""
+    """The batch to be claimed next, or one that is leased just now; None when nothing waits to be armed."""
     last: WaitingBatch | None
-    """The READY batch to be claimed last: what was handed back stands behind what has not been tried."""
+    """The batch to be claimed last: what was handed back stands behind what has not been tried."""
 
 
 @dataclass(frozen=True, slots=True)

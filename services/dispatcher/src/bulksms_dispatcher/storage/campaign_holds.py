@@ -32,10 +32,18 @@ _READ = text(f"""
            (SELECT c.updated_at FROM campaigns c
             WHERE c.campaign_id = :campaign_id AND c.tenant_id = :tenant_id AND c.paused) AS paused_since,
            first.reason AS first_reason, first.not_before AS first_not_before, first.updated_at AS first_changed_at,
-           last.reason AS last_reason, last.not_before AS last_not_before, last.updated_at AS last_changed_at
+           last.reason AS last_reason, last.not_before AS last_not_before, last.updated_at AS last_changed_at,
+           leased.reason AS leased_reason, leased.not_before AS leased_not_before,
+           leased.updated_at AS leased_changed_at
     FROM (SELECT 1) AS one
     LEFT JOIN ({_END.format(ready=int(BatchState.READY), order="ASC")}) first ON true
     LEFT JOIN ({_END.format(ready=int(BatchState.READY), order="DESC")}) last ON true
+    LEFT JOIN (
+        SELECT b.reason, b.not_before, b.updated_at FROM batches b
+        WHERE b.state IN ({BatchState.LEASED}, {BatchState.ARMED}) AND b.state = {BatchState.LEASED}
+          AND b.tenant_id = :tenant_id AND b.campaign_id = :campaign_id
+        ORDER BY b.not_before LIMIT 1
+    ) leased ON true
 """)
 
 
@@ -43,13 +51,15 @@ async def read(connection: AsyncConnection, tenant_id: str, campaign_id: UUID, a
     """As of now; `account` is the traffic account that sends."""
     row = (await connection.execute(_READ, {"tenant_id": tenant_id, "campaign_id": campaign_id})).one()
     message_class = None if row.message_class is None else MessageClass(row.message_class)
+    # Its only batch may be in somebody's hands at this moment, and go back to wait as it did before.
+    leased = _batch(row, "leased")
     in_force = await stops.read_of_tenant(connection, tenant_id, account)
     return QueueFacts(
         now=row.now,
         stop=next((stop for stop in in_force if stop.key.message_class in (None, message_class)), None),
         paused_since=row.paused_since,
-        first=_batch(row, "first"),
-        last=_batch(row, "last"),
+        first=_batch(row, "first") or leased,
+        last=_batch(row, "last") or leased,
     )
 
 

@@ -80,7 +80,7 @@ _CLAIM = text(f"""
         FOR UPDATE OF b SKIP LOCKED
     )
     UPDATE batches b
-    SET state = {BatchState.LEASED}, worker = :worker, reason = '', updated_at = clock_timestamp(),
+    SET state = {BatchState.LEASED}, worker = :worker, updated_at = clock_timestamp(),
         lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
     FROM picked, submissions s
     WHERE b.batch_id = picked.batch_id AND b.tenant_id = picked.tenant_id

@@ -51,7 +51,8 @@ _LIVE = ", ".join(str(int(state)) for state in sorted(LIVE))
 # What an operator or a campaign's owner holds is not written into a million rows: it is looked up where it is shown.
 _COLUMNS = f"""b.seq, b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, b.recipients, b.state,
               b.priority, b.epoch, b.attempts, b.not_before, b.bulk_id, b.created_at, b.updated_at,
-              CASE WHEN b.state <> {BatchState.READY} THEN b.reason
+              CASE WHEN b.state IN ({BatchState.LEASED}, {BatchState.ARMED}) THEN ''
+                   WHEN b.state <> {BatchState.READY} THEN b.reason
                    WHEN {is_batch_stopped("b")} THEN 'STOPPED'
                    WHEN EXISTS (SELECT 1 FROM campaigns c WHERE c.campaign_id = b.campaign_id
                                 AND c.tenant_id = b.tenant_id AND c.paused) THEN 'CAMPAIGN_PAUSED'
