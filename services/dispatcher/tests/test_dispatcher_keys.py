@@ -77,6 +77,7 @@ STATEMENTS_WITHOUT_TENANT = {
     "evidence._GIVE_UP": "by the provider's id",
     "evidence._SAVE_PROVIDER_RECORD": "by the provider's id",
     "evidence._INDISTINGUISHABLE": _ACCOUNT + "reports of one number and text",
+    "provider_responses._RECENT_IDS": _ACCOUNT + "ids given out before the start",
     "provider_responses._GAVE_OUT": _ACCOUNT + "was this id given out before?",
     "unresolved._ARE_THERE_ANY": _ACCOUNT + "may a report be of an unresolved batch?",
     "unresolved._FIND_NEARBY": _ACCOUNT + "the batches a report may be of",

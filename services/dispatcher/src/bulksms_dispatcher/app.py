@@ -52,6 +52,7 @@ from bulksms_dispatcher.workers.capture_publisher import CapturePublisher
 from bulksms_dispatcher.workers.credit_publisher import CreditPublisher
 from bulksms_dispatcher.workers.deferral import Deferral
 from bulksms_dispatcher.workers.heartbeat import Heartbeat
+from bulksms_dispatcher.workers.id_recall import IdRecall
 from bulksms_dispatcher.workers.journal_recovery import JournalRecovery
 from bulksms_dispatcher.workers.lanes import Lanes
 from bulksms_dispatcher.workers.late_batches import LateBatches
@@ -123,6 +124,7 @@ class _Composition:
             closing("ledger channel", self._ledger_channel.close),
             closing("provider", self._provider.close),
             closing("message lookup", self._lookup.close),
+            IdRecall(self._database, self._known),
             self._tracker,
             PeriodicWorker("bulksms.dispatcher.batch_sizes", _SECOND, self._sizes.refresh_once),
             PeriodicWorker("bulksms.dispatcher.rate_limits", _SECOND, self._limits.refresh_once),

@@ -1,4 +1,4 @@
-"""Message ids this process has been given lately: an id that comes twice proves that responses were mixed up."""
+"""Message ids that were given lately: an id that comes twice proves that responses were mixed up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ __all__ = ["KnownIds"]
 class KnownIds:
     """The ids of the latest responses, at most about `capacity` of them (64-bit hashes: some 4 MB at the default).
 
-    Older ids, and those given to other replicas, are caught by bulk id and first id in the database.
+    Those of other replicas are among them as of this one's start; later ones, and older ones, are caught by bulk id and
+    first id in the database.
     """
 
     def __init__(self, capacity: int = 50_000) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._hashes: set[int] = set()
         self._responses: deque[tuple[int, ...]] = deque()
 
@@ -28,5 +29,5 @@ class KnownIds:
         hashes = tuple(map(hash, message_ids))
         self._responses.append(hashes)
         self._hashes.update(hashes)
-        while len(self._hashes) > self._capacity and len(self._responses) > 1:
+        while len(self._hashes) > self.capacity and len(self._responses) > 1:
             self._hashes.difference_update(self._responses.popleft())

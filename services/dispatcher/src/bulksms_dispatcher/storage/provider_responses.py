@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batch_outcomes import StoredResponse
 from bulksms_dispatcher.domain.batches import BatchKey
-from bulksms_dispatcher.domain.recipients import pack_ids
+from bulksms_dispatcher.domain.recipients import pack_ids, unpack_ids
 
-__all__ = ["gave_out", "save"]
+__all__ = ["gave_out", "read_recent_ids", "save"]
+
+_RESPONSES_AT_ONCE = 20
 
 # A late response takes the place of what was kept of the early one.
 _SAVE = text("""
@@ -31,6 +33,12 @@ _GAVE_OUT = text("""
           AND position(convert_to(CAST(:id AS text), 'UTF8') IN coalesce(r.message_ids, ''::bytea)) > 0)
 """)
 
+_RECENT_IDS = text("""
+    SELECT message_ids FROM provider_responses
+    WHERE received_at >= clock_timestamp() - make_interval(secs => :within_seconds) AND message_ids IS NOT NULL
+    ORDER BY received_at DESC
+""").execution_options(yield_per=_RESPONSES_AT_ONCE)
+
 
 async def save(connection: AsyncConnection, batch: BatchKey, response: StoredResponse) -> None:
     """Keep it. Raises IntegrityError when its bulk id or first message id was given to another batch."""
@@ -49,3 +57,16 @@ async def gave_out(connection: AsyncConnection, message_id: str, phone: int, ear
     """True when a stored response has this id: then it proves nothing about any other batch."""
     parameters = {"id": message_id, "phone": phone, "earliest": earliest}
     return bool((await connection.execute(_GAVE_OUT, parameters)).scalar_one())
+
+
+async def read_recent_ids(connection: AsyncConnection, within: timedelta, enough: int) -> list[list[str]]:
+    """The ids of the latest responses, newest first, until there are enough of them; a few responses at a time."""
+    responses: list[list[str]] = []
+    found = 0
+    async with connection.stream(_RECENT_IDS, {"within_seconds": within.total_seconds()}) as rows:
+        async for row in rows:
+            responses.append(unpack_ids(row.message_ids))
+            found += len(responses[-1])
+            if found >= enough:
+                break
+    return responses
