@@ -15,7 +15,6 @@ from sqlalchemy import text
 
 from bulksms.dispatcher.v1 import messages_pb2, queue_pb2
 from bulksms_dispatcher.settings import Settings
-from bulksms_dispatcher.workers.traffic_account import TrafficAccount
 from devstack.eventually import eventually
 from devstack.mitto.behaviours import Behaviour, Latency
 from devstack.mitto.rules import Match, Rule
@@ -94,13 +93,10 @@ async def test_a_bad_time_at_full_speed_leaves_no_more_ambiguous_than_was_on_the
     assert_few_are_ambiguous(peers)
 
 
+@pytest.mark.usefixtures("holds_nothing")
 async def test_without_the_breaker_the_same_bad_time_makes_all_of_them_ambiguous(
-    configure: Callable[..., Settings], simulator: Provider, peers: Peers, monkeypatch: pytest.MonkeyPatch
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
 ) -> None:
-    async def overlook(*_: object) -> None:
-        """As if nothing were wrong."""
-
-    monkeypatch.setattr(TrafficAccount, "observe", overlook)
     await go_through(configure, simulator, peers, "503", 2.0)
     with pytest.raises(AssertionError):
         assert_few_are_ambiguous(peers)
