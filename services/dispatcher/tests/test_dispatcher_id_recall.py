@@ -1,17 +1,18 @@
-"""A process that starts knows the message ids that were given out before it."""
+"""Which message ids are not believed: those a process that starts knows of, and those made at another time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import text
 
 from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.workers.id_recall import IdRecall
 from devstack.eventually import eventually
 from servicekit.database import Database
 
-from .dispatcher_support import Dispatcher, Peers, Provider, phones, submit
+from .dispatcher_support import Dispatcher, Peers, Provider, phones, serving, submit
 
 
 async def batch_of_ten(dispatcher: Dispatcher, simulator: Provider, peers: Peers, first: int) -> Sequence[str]:
@@ -44,3 +45,10 @@ async def test_every_id_of_the_last_hour_is_known_and_of_too_many_the_latest(
     async with database.begin() as connection:
         await connection.execute(text(an_hour_passes))
     assert not (await recalled(database)).includes_any([*earlier, *later]), "that is too long ago"
+
+
+async def test_ids_that_were_made_now_are_believed_where_ids_carry_their_time(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers
+) -> None:
+    async with serving(configure(provider_ids_carry_time=True)) as dispatcher:
+        await batch_of_ten(dispatcher, simulator, peers, 306_900_000_000)

@@ -24,6 +24,7 @@ from bulksms_dispatcher.domain.provider_outcomes import (
 )
 from bulksms_dispatcher.domain.provider_responses import parse_response
 from bulksms_dispatcher.providers.retry_after import MAX_RETRY_AFTER, parse_retry_after
+from servicekit.clock import ManualClock
 
 A, R, N, X = OutcomeKind.ACCEPTED, OutcomeKind.REJECTED, OutcomeKind.NOT_SENT, OutcomeKind.AMBIGUOUS
 NO, RETRY, CUT = FollowUp.NONE, FollowUp.RETRY, FollowUp.CUT
@@ -138,6 +139,28 @@ def test_a_response_read_to_its_end(
     assert bool(verdict.message_ids) is (kind is A)
     assert verdict.hold is (AMBIGUITY if kind is X else REFUSED if follow_up is REST else None)
     assert verdict.is_good is (kind in (A, R) and follow_up in (NO, CUT))
+
+
+def test_an_id_that_says_it_was_made_for_an_earlier_request_is_ambiguous_where_ids_carry_their_time() -> None:
+    clock = ManualClock(datetime(2026, 11, 30, 12, tzinfo=UTC))
+    # The first ten characters of a ULID are its time: 11:30, 10:59, and 12:20 of that day.
+    made_lately, made_earlier, made_later = ulid(clock.now(), -30), ulid(clock.now(), -61), ulid(clock.now(), 20)
+    for ids, reason in (
+        ((made_lately, made_lately[:-1] + "9"), ""),
+        ((made_lately, made_earlier), "ID_OF_ANOTHER_TIME"),
+        ((made_later, made_lately), "ID_OF_ANOTHER_TIME"),
+        ((made_lately, "no-ulid"), "ID_OF_ANOTHER_TIME"),
+    ):
+        exchange = Exchange(Phase.RECEIVED, Fault.NONE, 200, bulk(*ids))
+        assert classify(exchange, 2, KnownIds(clock=clock)).reason == reason
+        assert classify(exchange, 2, KnownIds()).kind is A, "nobody looks at the time where it means nothing"
+
+
+def ulid(now: datetime, minutes: int) -> str:
+    """As of so many minutes from now."""
+    milliseconds = int((now + timedelta(minutes=minutes)).timestamp() * 1000)
+    digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    return "".join(digits[milliseconds // 32**place % 32] for place in reversed(range(10))) + "JZ9JQG9G884WZ000"
 
 
 PROMISED = [

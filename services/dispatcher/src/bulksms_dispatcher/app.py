@@ -103,7 +103,8 @@ class _Composition:
         self._account = settings.mitto_traffic_account_id
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._clock, self._metrics = SystemClock(), Metrics()
-        self._known, self._message_signals = KnownIds(), MessageSignals()
+        self._known = KnownIds(clock=self._clock if settings.provider_ids_carry_time else None)
+        self._message_signals = MessageSignals()
         self._database = Database.from_settings(settings, application_name=settings.name)
         self._redis = open_redis(settings.redis_url, connections=settings.worker_concurrency + 8)
         self._campaign_channel = open_channel(

@@ -58,6 +58,7 @@ class Settings(ServiceSettings):
     provider_outage_patience_hours: float = Field(6.0, gt=0, le=720)
     provider_not_accepted_statuses: CommaSeparated = ()
     provider_refuses_whole_on_400: bool = False
+    provider_ids_carry_time: bool = False
 
     sms_batch_size: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = 5000
     sms_batch_size_min: int = Field(100, ge=1, le=10_000)

@@ -34,6 +34,7 @@ class Shape(Enum):
     ID_MISSING = "a position has neither an id nor an error"
     ID_REPEATED = "an id stands at two positions"
     ID_KNOWN = "an id was given out before"
+    ID_OF_ANOTHER_TIME = "an id says that it was made for an earlier request"
     ID_MALFORMED = "an id is empty, too long or not printable"
     RESPONSE_UNREADABLE = "not JSON, or JSON of another form"
     NO_IDS = "no id anywhere: what a rejection looks like"
@@ -143,7 +144,9 @@ def _flaw_of_ids(ids: Sequence[str], known: KnownIds) -> Shape | None:
         return Shape.ID_MALFORMED
     if len(set(ids)) != len(ids):
         return Shape.ID_REPEATED
-    return Shape.ID_KNOWN if known.includes_any(ids) else None
+    if known.includes_any(ids):
+        return Shape.ID_KNOWN
+    return Shape.ID_OF_ANOTHER_TIME if known.are_of_another_time(ids) else None
 
 
 def _is_wellformed(message_id: str) -> bool:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from bulksms_dispatcher.domain.known_ids import KnownIds
+from bulksms_dispatcher.domain.known_ids import REMEMBERED, KnownIds
 from bulksms_dispatcher.storage import provider_responses
 from servicekit import logs
 from servicekit.database import Database
 
 __all__ = ["IdRecall"]
 
-_WITHIN = timedelta(hours=1)
 _log = logs.get_logger("bulksms.dispatcher.id_recall")
 
 
@@ -25,7 +22,7 @@ class IdRecall:
     async def start(self) -> None:
         """Read them."""
         async with self._database.connect() as connection:
-            latest = await provider_responses.read_recent_ids(connection, _WITHIN, self._known.capacity)
+            latest = await provider_responses.read_recent_ids(connection, REMEMBERED, self._known.capacity)
         for message_ids in reversed(latest):
             self._known.add(message_ids)
         _log.info("recent message ids read", responses=len(latest))
