@@ -186,6 +186,17 @@ async def test_an_arm_that_comes_while_a_stop_is_written_waits_for_it_and_is_ref
     assert await arming is False
 
 
+async def test_a_reader_that_takes_an_hour_holds_up_no_stop_and_no_arm(
+    dispatcher: Dispatcher, database: Database, peers: Peers
+) -> None:
+    async with database.begin() as backup:
+        await backup.execute(text("LOCK TABLE stops IN ACCESS SHARE MODE"))  # as pg_dump does
+        async with asyncio.timeout(10):
+            await stop(dispatcher, **TENANT_STOP)
+            await submit(dispatcher, phones(10, first=447_700_900_000), header(tenant_id="other"))
+            await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
+
+
 async def test_after_an_acknowledged_stop_nothing_is_armed_however_many_senders_are_at_it(
     configure: Callable[..., Settings], database: Database, simulator: Provider, peers: Peers
 ) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batches import BatchKey, Lane, LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
-from bulksms_dispatcher.storage.stops import is_batch_stopped, is_lane_stopped
+from bulksms_dispatcher.storage.stops import is_arm_stopped, is_batch_stopped, is_lane_stopped
 
 __all__ = ["MAX_LANES", "LaneState", "LeasedId", "arm", "claim", "find_leased", "read_lanes"]
 
@@ -109,7 +109,7 @@ _ARM = text(f"""
           AND NOT coalesce((
               SELECT c.paused OR c.cancelled FROM campaigns c
               WHERE c.campaign_id = b.campaign_id AND c.tenant_id = :tenant_id), false)
-          AND NOT {is_batch_stopped("b")}
+          AND NOT {is_arm_stopped("b")}
           AND NOT EXISTS (
               SELECT 1 FROM account_holds h
               WHERE h.traffic_account_id = :account AND h.held_since IS NOT NULL

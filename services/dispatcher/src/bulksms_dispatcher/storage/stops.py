@@ -15,6 +15,7 @@ from bulksms_dispatcher.domain.stops import Stop, StopKey, StopScope
 __all__ = [
     "count_armed",
     "insert",
+    "is_arm_stopped",
     "is_batch_stopped",
     "is_lane_stopped",
     "lock",
@@ -28,9 +29,10 @@ _COLUMNS = "scope, key, message_class, reason, operator, stopped_at"
 _CONCERNS = f"""(stops.scope = {StopScope.ALL}
      OR (stops.scope = {StopScope.TENANT} AND stops.key = {{tenant}})
      OR (stops.scope = {StopScope.TRAFFIC_ACCOUNT} AND stops.key = :account))"""
-# Whoever reads stops in the statement that acts on them shares this lock until his commit, and has it before he looks:
-# after it nobody is under way who has not seen what is written under it. It costs those who arm nothing.
-_LOCK = text("LOCK TABLE stops IN ACCESS EXCLUSIVE MODE")
+# Who arms looks FOR KEY SHARE, and so has the table's lock of that kind from before he looks until his commit. After
+# this one nobody is under way who has not seen what is written under it. Plain readers, such as a backup that reads for
+# an hour, are in nobody's way.
+_LOCK = text("LOCK TABLE stops IN EXCLUSIVE MODE")
 _INSERT = text(f"""
     INSERT INTO stops ({_COLUMNS})
     VALUES (:scope, :key, :message_class, :reason, :operator, clock_timestamp())
@@ -55,11 +57,12 @@ def is_batch_stopped(batch: str) -> str:
 
     While nothing is stopped this is one look into an empty table per statement, whatever it is asked of.
     """
-    of_class = f"""(SELECT s.message_class FROM submissions s
-        WHERE s.submission_id = {batch}.submission_id AND s.tenant_id = {batch}.tenant_id)"""
-    return f"""(EXISTS (SELECT 1 FROM stops) AND EXISTS (
-        SELECT 1 FROM stops WHERE {_CONCERNS.format(tenant=f"{batch}.tenant_id")}
-        AND stops.message_class IN ({EVERY_CLASS}, {of_class})))"""
+    return f"(EXISTS (SELECT 1 FROM stops) AND EXISTS ({_those_of(batch)}))"
+
+
+def is_arm_stopped(batch: str) -> str:
+    """SQL: the same for the statement that arms: a stop that is being written is waited for, and waits for it."""
+    return f"(EXISTS (SELECT 1 FROM stops) AND EXISTS ({_those_of(batch)} FOR KEY SHARE OF stops))"
 
 
 def is_lane_stopped(lane: str, batch: str) -> str:
@@ -105,6 +108,13 @@ async def read_of_tenant(connection: AsyncConnection, tenant_id: str, account: s
 async def count_armed(connection: AsyncConnection, key: StopKey) -> int:
     """Batches on the wire that a stop of this would concern; all of a database's are of one traffic account."""
     return int((await connection.execute(_COUNT_ARMED, _parameters(key))).scalar_one())
+
+
+def _those_of(batch: str) -> str:
+    of_class = f"""(SELECT s.message_class FROM submissions s
+        WHERE s.submission_id = {batch}.submission_id AND s.tenant_id = {batch}.tenant_id)"""
+    return f"""SELECT 1 FROM stops WHERE {_CONCERNS.format(tenant=f"{batch}.tenant_id")}
+        AND stops.message_class IN ({EVERY_CLASS}, {of_class})"""
 
 
 def _parameters(key: StopKey) -> dict[str, object]:
