@@ -6,15 +6,19 @@ servers and its workers use them; without it the first test that needs them star
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
 
 import pytest
 
 from devstack.servers import ServerOptions, Servers
 from devstack.temporary import temporary_folder
+from servicekit.migrations import upgrade
 
 _SHARED_DATABASE_URL = "BULKSMS_TEST_DATABASE_URL"
 _SHARED_REDIS_URL = "BULKSMS_TEST_REDIS_URL"
@@ -62,6 +66,34 @@ def database_url(servers: Servers) -> Iterator[str]:
     name = f"t{next(_counter)}"
     yield servers.create_database(name).url
     servers.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(servers: Servers) -> Callable[[Path], str]:
+    """Names a database that a folder's migrations have made, once in this process; tests copy it."""
+    numbers = itertools.count()
+
+    @cache
+    def make(migrations: Path) -> str:
+        name = f"template{next(numbers)}"
+        asyncio.run(upgrade(servers.create_database(name).url, migrations))
+        return name
+
+    return make
+
+
+@pytest.fixture
+def migrated_database(servers: Servers, migrated_template: Callable[[Path], str]) -> Iterator[Callable[[Path], str]]:
+    """Makes databases of this test's own, as a folder's migrations make them, and gives their URL."""
+    names: list[str] = []
+
+    def make(migrations: Path) -> str:
+        names.append(f"t{next(_counter)}")
+        return servers.clone_database(migrated_template(migrations), names[-1]).url
+
+    yield make
+    for name in names:
+        servers.drop_database(name)
 
 
 @pytest.fixture

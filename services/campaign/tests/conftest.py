@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,20 @@ from bulksms.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_serve
 from bulksms_campaign.app import build
 from bulksms_campaign.settings import Settings
 from devstack.ledger_stand_in import LedgerStandIn
-from devstack.servers import Servers
 from servicekit.database import Database
 from servicekit.grpc.server import GrpcServer, build_server
 from servicekit.lifecycle import running
-from servicekit.migrations import upgrade
 from servicekit.settings import ServiceSettings, load
 
 from .campaign_support import DispatcherStandIn, Service
 
 MIGRATIONS = Path(bulksms_campaign.__file__).parent / "migrations"
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def campaign_template(servers: Servers) -> str:
-    """A migrated database that tests copy."""
-    made = servers.create_database("campaign_template")
-    asyncio.run(upgrade(made.url, MIGRATIONS))
-    return "campaign_template"
 
 
 @pytest.fixture
-def campaign_database_url(servers: Servers, campaign_template: str) -> Iterator[str]:
+def campaign_database_url(migrated_database: Callable[[Path], str]) -> str:
     """A migrated database of this test's own."""
-    name = f"campaign_{next(_numbers)}"
-    yield servers.clone_database(campaign_template, name).url
-    servers.drop_database(name)
+    return migrated_database(MIGRATIONS)
 
 
 @pytest.fixture

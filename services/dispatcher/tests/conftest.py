@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,9 @@ from bulksms_dispatcher.app import MIGRATIONS
 from bulksms_dispatcher.settings import Settings
 from bulksms_dispatcher.workers.traffic_account import TrafficAccount
 from devstack.mitto.process import SimulatorProcess
-from devstack.servers import Servers
-from servicekit import migrations
 from servicekit.database import Database
 
 from .dispatcher_support import Dispatcher, Peers, Provider, serving, settings_for
-
-_TEMPLATE = "dispatcher_template"
-_counter = itertools.count()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,19 +30,10 @@ def _plain_tracebacks() -> None:
     )
 
 
-@pytest.fixture(scope="session")
-def template(servers: Servers) -> str:
-    """Name of a database that has been migrated once, to be copied for each test."""
-    asyncio.run(migrations.upgrade(servers.create_database(_TEMPLATE).url, MIGRATIONS))
-    return _TEMPLATE
-
-
 @pytest.fixture
-def dispatcher_url(servers: Servers, template: str) -> Iterator[str]:
+def dispatcher_url(migrated_database: Callable[[Path], str]) -> str:
     """A dispatcher's database of this test's own."""
-    name = f"dispatcher_{next(_counter)}"
-    yield servers.clone_database(template, name).url
-    servers.drop_database(name)
+    return migrated_database(MIGRATIONS)
 
 
 @pytest.fixture(scope="session")

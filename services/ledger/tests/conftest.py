@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from bulksms_ledger.app import MIGRATIONS
-from devstack.servers import Servers
-from servicekit import migrations
 from servicekit.clock import ManualClock
 
 from .ledger_support import Ids, Tenant, serving
 
-_TEMPLATE = "ledger_template"
-_counter = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def template(servers: Servers) -> str:
-    """Name of a database that has been migrated once, to be copied for each test."""
-    asyncio.run(migrations.upgrade(servers.create_database(_TEMPLATE).url, MIGRATIONS))
-    return _TEMPLATE
-
 
 @pytest.fixture
-def ledger_url(servers: Servers, template: str) -> Iterator[str]:
+def ledger_url(migrated_database: Callable[[Path], str]) -> str:
     """A ledger database of this test's own."""
-    name = f"ledger_{next(_counter)}"
-    yield servers.clone_database(template, name).url
-    servers.drop_database(name)
+    return migrated_database(MIGRATIONS)
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -39,9 +40,9 @@ async def fill(url: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def filled_url(servers: Servers, template: str) -> Iterator[str]:
+def filled_url(servers: Servers, migrated_template: Callable[[Path], str]) -> Iterator[str]:
     """A database that every test leaves as it found it."""
-    url = servers.clone_database(template, "ledger_filled").url
+    url = servers.clone_database(migrated_template(MIGRATIONS), "ledger_filled").url
     asyncio.run(fill(url))
     yield url
     servers.drop_database("ledger_filled")
