@@ -211,6 +211,7 @@ class Service:
         batch_id: str = "",
         enqueue_number: int = 1,
         traceparent: str = "",
+        attempt_id: str = "",
     ) -> int:
         phones = [phone for group in groups for phone in group.phones]
         request = results_pb2.RecordBatchResultRequest(
@@ -224,6 +225,7 @@ class Service:
             first_phone=min(phones),
             last_phone=max(phones),
             groups=groups,
+            attempt_id=attempt_id,
         )
         return (await self.results.RecordBatchResult(request)).changed
 

@@ -55,6 +55,10 @@ LASTING = (
     | Fact.ID_REFUSED
 )
 
+# What says that a recipient may have been sent to, and what proves that it was not.
+UNSURE = Fact.AMBIGUOUS | Fact.UNRESOLVED
+REFUTING = Fact.FAILED | Fact.OPTED_OUT | Fact.CANCELLED
+
 # The first rule that matches decides. A late REPORTED_SENT never hides DELIVERED; a delivery beats a report of
 # failure (providers correct themselves upwards only); what the provider accepted beats what we thought before, but for
 # an id that is somebody else's, which may as well have been theirs again;

@@ -62,6 +62,7 @@ class ResultServicer(ResultServiceServicer):
             request.enqueue_number,
             check.text("bulk_id", request.bulk_id, maximum=MAX_ID),
             check.text("traceparent", request.traceparent, maximum=MAX_ID),
+            check.uuid("attempt_id", request.attempt_id) if request.attempt_id else None,
         )
         check.number("enqueue_number", request.enqueue_number, minimum=1, maximum=MAX_INTEGER)
         check.number("epoch", request.epoch, minimum=0, maximum=MAX_INTEGER)

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.domain.attempts import ReportedAttempt
 from bulksms_campaign.domain.enqueues import EnqueueKey
 from servicekit.bulk import raw
 
@@ -26,6 +27,10 @@ class BatchRow(NamedTuple):
     enqueue_number: int
     bulk_id: str
     traceparent: str
+    attempt_id: UUID | None = None
+    """The attempt it was reported of; None where nothing was armed."""
+    unsure_attempt_id: UUID | None = None
+    """The last attempt of it that was reported as one that may have sent."""
 
 
 class TouchedBatch(NamedTuple):
@@ -42,13 +47,19 @@ class TouchedBatch(NamedTuple):
 _UPSERT = text("""
     INSERT INTO campaign_batches AS b
         (tenant_id, batch_id, campaign_id, first_phone, last_phone, epoch, enqueue_number, bulk_id, traceparent,
-        recorded_at)
+        attempt_id, unsure_attempt_id, recorded_at)
     VALUES (:tenant_id, :batch_id, :campaign_id, :first_phone, :last_phone, :epoch, :enqueue_number, :bulk_id,
-        :traceparent, :recorded_at)
+        :traceparent, :attempt_id, :unsure_attempt_id, :recorded_at)
     ON CONFLICT (tenant_id, batch_id) DO UPDATE SET
-        epoch = excluded.epoch, bulk_id = coalesce(nullif(excluded.bulk_id, ''), b.bulk_id),
+        epoch = excluded.epoch, attempt_id = excluded.attempt_id, unsure_attempt_id = excluded.unsure_attempt_id,
+        bulk_id = coalesce(nullif(excluded.bulk_id, ''), b.bulk_id),
         traceparent = coalesce(nullif(excluded.traceparent, ''), b.traceparent), recorded_at = excluded.recorded_at
     WHERE excluded.epoch >= b.epoch
+""")
+
+_LOCK = text("""
+    SELECT epoch, attempt_id, unsure_attempt_id FROM campaign_batches
+    WHERE tenant_id = :tenant_id AND batch_id = :batch_id FOR NO KEY UPDATE
 """)
 
 # The batch whose range a phone is in. A batch may be split later, so ranges can overlap: the nearest start wins.
@@ -65,6 +76,12 @@ _FIND = """
     WHERE b.last_phone >= t.phone
     GROUP BY 1, 2, 3, 4 LIMIT $5
 """
+
+
+async def lock_attempt(connection: AsyncConnection, tenant_id: str, batch_id: UUID) -> ReportedAttempt | None:
+    """Which attempt of a batch was reported last; nobody else's to change until the transaction ends."""
+    row = (await connection.execute(_LOCK, {"tenant_id": tenant_id, "batch_id": batch_id})).one_or_none()
+    return None if row is None else ReportedAttempt(*row)
 
 
 async def upsert_batch(connection: AsyncConnection, batch: BatchRow, now: datetime) -> None:

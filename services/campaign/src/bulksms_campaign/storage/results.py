@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.counters import Transition
 from bulksms_campaign.domain.enqueues import EnqueueKey
-from bulksms_campaign.domain.recipients import LASTING, Fact
+from bulksms_campaign.domain.recipients import LASTING, REFUTING, Fact, RecipientStatus
 from bulksms_campaign.domain.results import OutcomeGroup
 from bulksms_campaign.storage.folding import recorded_epoch_sql, recorded_facts_sql, status_sql, strength_sql
 from bulksms_campaign.storage.plans import plan_for_ranges
@@ -34,6 +34,7 @@ _RECORD = f"""
         FROM recipients r JOIN reported t ON t.phone = r.phone
         WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.enqueue_number = $3 AND r.launched_on = $4
           AND r.phone BETWEEN $6 AND $7
+          AND NOT ($14 AND r.status = {int(RecipientStatus.UNCONFIRMED)} AND t.fact & {int(REFUTING)} <> 0)
         ORDER BY r.phone FOR NO KEY UPDATE OF r
     ), folded AS (
         SELECT phone, facts AS old_facts, epoch AS old_epoch, provider_message_id, new_message_id,
@@ -65,15 +66,26 @@ _RECORD = f"""
 
 
 async def record_outcomes(
-    connection: AsyncConnection, key: EnqueueKey, epoch: int, groups: Sequence[OutcomeGroup], now: datetime
+    connection: AsyncConnection,
+    key: EnqueueKey,
+    epoch: int,
+    groups: Sequence[OutcomeGroup],
+    now: datetime,
+    *,
+    keep_unsure: bool = False,
 ) -> list[Transition]:
-    """Record the outcomes of a batch's attempt; returns how the rows that were written changed."""
+    """Record the outcomes of a batch's attempt; returns how the rows that were written changed.
+
+    With `keep_unsure` whoever may have been sent to stays so, whatever is proved of this attempt.
+    """
     phones = [phone for group in groups for phone in group.phones]
     if not phones:
         return []
     driver = await raw(connection)
     await plan_for_ranges(driver)
-    rows = await driver.fetch(_RECORD, *key, epoch, min(phones), max(phones), phones, *_columns(groups), now)
+    rows = await driver.fetch(
+        _RECORD, *key, epoch, min(phones), max(phones), phones, *_columns(groups), now, keep_unsure
+    )
     return [Transition(Fact(row[0]), Fact(row[1]), *row[2:]) for row in rows]
 
 

@@ -202,6 +202,8 @@ campaign_batches: Final = Table(
     Column("tenant_id", _BYTE_ORDER, primary_key=True),
     Column("bulk_id", Text, nullable=False),
     Column("traceparent", Text, nullable=False),
+    Column("attempt_id", Uuid),
+    Column("unsure_attempt_id", Uuid),
     Column("recorded_at", _INSTANT, nullable=False),
 )
 

@@ -11,11 +11,12 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import Link, SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bulksms_campaign.domain.attempts import ReportedAttempt
 from bulksms_campaign.domain.campaigns import UNDER_WAY, campaign_not_found
 from bulksms_campaign.domain.counters import movement
 from bulksms_campaign.domain.enqueues import EnqueueKey
 from bulksms_campaign.domain.results import MessageReport, OutcomeGroup, repeated_ids, with_refused_ids
-from bulksms_campaign.storage.batches import BatchRow, TouchedBatch, read_batches_of, upsert_batch
+from bulksms_campaign.storage.batches import BatchRow, TouchedBatch, lock_attempt, read_batches_of, upsert_batch
 from bulksms_campaign.storage.counters import move_counters
 from bulksms_campaign.storage.enqueues import ResultTarget, read_result_target
 from bulksms_campaign.storage.message_ids import read_ids_of_others
@@ -60,10 +61,15 @@ class Results:
             key, target = await _target(connection, batch.tenant_id, batch.campaign_id, batch.enqueue_number)
             if key is None:
                 return _RecordedBatch()
+            before = await lock_attempt(connection, batch.tenant_id, batch.batch_id)
+            reported = ReportedAttempt.of(batch.epoch, batch.attempt_id, groups)
+            counts = reported.following(before)
             refused = await _refused_ids(connection, key, groups)
             safe = with_refused_ids(groups, refused) if refused else groups
-            transitions = await record_outcomes(connection, key, batch.epoch, safe, target.now)
-            await upsert_batch(connection, batch, target.now)
+            transitions = await record_outcomes(
+                connection, key, counts.epoch, safe, target.now, keep_unsure=reported.is_foreign_to(before)
+            )
+            await upsert_batch(connection, batch._replace(**counts._asdict()), target.now)
             if not transitions:
                 return _RecordedBatch()
             counters = await move_counters(connection, key, movement(transitions), target.now)

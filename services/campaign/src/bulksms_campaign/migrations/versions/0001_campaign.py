@@ -229,6 +229,8 @@ _STATEMENTS = (
         tenant_id text COLLATE "C" NOT NULL,
         bulk_id text NOT NULL,
         traceparent text NOT NULL,
+        attempt_id uuid,
+        unsure_attempt_id uuid,
         recorded_at timestamptz NOT NULL,
         PRIMARY KEY (tenant_id, batch_id)
     )
