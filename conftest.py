@@ -75,7 +75,7 @@ def migrated_template(servers: Servers) -> Callable[[Path], str]:
 
     @cache
     def make(migrations: Path) -> str:
-        name = f"template{next(numbers)}"
+        name = f"migrated{next(numbers)}"
         asyncio.run(upgrade(servers.create_database(name).url, migrations))
         return name
 
