@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bulksms.dispatcher.v1 import queue_pb2
 from bulksms.types.v1 import types_pb2
@@ -150,6 +154,56 @@ def test_a_probe_that_came_to_nothing_makes_room_for_another_at_once() -> None:
     state = RULES.after_none(probed(held_by(), ONE, due), PROBE)
     assert state == held_by()
     assert RULES.may_probe(state, OTHER, due)
+
+
+SIGNS = st.builds(
+    BadSign,
+    kind=st.sampled_from(HoldKind),
+    reason=st.just("SERVER_ERROR"),
+    of_one=st.booleans(),
+    retry_after=st.sampled_from([None, timedelta(seconds=90)]),
+)
+STEPS = st.tuples(
+    st.sampled_from([ONE, OTHER, THIRD]), SIGNS | st.sampled_from(["probe", "good", "none"]), st.integers(0, 90)
+)
+
+
+@given(steps=st.lists(STEPS, max_size=60))
+@settings(deadline=None)
+def test_whatever_happened_a_provider_that_answers_well_frees_every_lane_and_no_two_probes_are_under_way(
+    steps: Sequence[tuple[LaneKey, BadSign | str, int]],
+) -> None:
+    state, now, probes = AccountState(), NOW, dict[LaneKey, uuid.UUID]()
+    for number, (lane, what, seconds) in enumerate(steps):
+        now += seconds * SECOND
+        own = probes.get(lane)
+        if what == "probe":
+            if RULES.may_probe(state, lane, now):
+                if state.account is not None:
+                    assert not _is_probed(state.account, now), "one at a time"
+                probes[lane] = uuid.UUID(int=number)
+                state = RULES.begin_probe(state, lane, probes[lane], now + 60 * SECOND)
+        elif isinstance(what, BadSign):
+            state = RULES.after_bad(state, lane, what, own, now)
+            probes.pop(lane, None)
+        elif own is not None:
+            ends = RULES.after_good(state, lane, own, now) if what == "good" else RULES.after_none(state, own)
+            state = ends
+            del probes[lane]
+
+    for _ in range(6):  # the account, and each lane that it leaves held
+        for lane in (ONE, OTHER, THIRD):
+            due = RULES.probe_at(state, lane)
+            if due is not None:
+                now = max(now + 60 * SECOND, due)
+                assert now - NOW < timedelta(days=1)
+                state = RULES.begin_probe(state, lane, PROBE, now + 60 * SECOND)
+                state = RULES.after_good(state, lane, PROBE, now)
+    assert (state.account, dict(state.lanes)) == (None, {})
+
+
+def _is_probed(hold: Hold, now: datetime) -> bool:
+    return hold.probe_until is not None and hold.probe_until > now
 
 
 async def test_holds_survive_being_stored_and_end_there(database: Database) -> None:

@@ -39,22 +39,26 @@ async def go_through(
     peers: Peers,
     behaviour: str | Behaviour,
     seconds: float,
+    *,
+    recipients: int = RECIPIENTS,
+    request_seconds: float = 0.15,
+    patience: float = 60,
     **changes: Any,
 ) -> None:
     """A campaign at full speed, which meets a bad time in its middle; until nothing of it waits any more."""
     settings = configure(**changes)
     async with serving(settings) as first, serving(settings):
         # A little time for each request: so all senders have one under way when the bad time begins.
-        slowly = Rule(do=Behaviour(latency=Latency(constant_seconds=0.15)))
+        slowly = Rule(do=Behaviour(latency=Latency(constant_seconds=request_seconds)))
         simulator.set_behaviour(rules=[slowly])
         head = header()
-        await submit(first, phones(RECIPIENTS), head)
-        await eventually(lambda: simulator.stats().accepted_messages >= 2 * SENDERS * BATCH_SIZE)
+        await submit(first, phones(recipients), head)
+        await eventually(lambda: simulator.stats().accepted_messages >= recipients / 10)
         simulator.set_behaviour(rules=[Rule(do=behaviour)])
         await asyncio.sleep(seconds)
         simulator.set_behaviour(rules=[slowly])
-        await eventually(lambda: len(peers.campaign.recipients) == RECIPIENTS, 60)
-        await eventually(lambda: _nothing_is_under_way(first), 60)
+        await eventually(lambda: _nothing_is_under_way(first), patience, every_seconds=0.2)
+        await eventually(lambda: len(peers.campaign.recipients) == recipients, 60)
     assert set(simulator.times_accepted()) == {1}, "nobody twice"
 
 
@@ -62,10 +66,12 @@ async def _nothing_is_under_way(dispatcher: Dispatcher) -> bool:
     return not {"READY", "LEASED", "ARMED"} & set(await dispatcher.states())
 
 
-def assert_few_are_ambiguous(peers: Peers, probes: int = 12) -> None:
+def assert_few_are_ambiguous(
+    peers: Peers, probes: int = 12, *, recipients: int = RECIPIENTS, size: int = BATCH_SIZE
+) -> None:
     outcomes = peers.campaign.outcomes
-    assert outcomes["AMBIGUOUS"] <= SENDERS * BATCH_SIZE + probes
-    assert outcomes["ACCEPTED"] == RECIPIENTS - outcomes["AMBIGUOUS"], "all others were sent afterwards"
+    assert outcomes["AMBIGUOUS"] <= SENDERS * size + probes
+    assert outcomes["ACCEPTED"] == recipients - outcomes["AMBIGUOUS"], "all others were sent afterwards"
 
 
 SILENCE = {"mitto_soft_timeout_seconds": 0.5, "mitto_hard_timeout_seconds": 1.0}
@@ -226,3 +232,22 @@ async def test_after_an_outage_the_rate_grows_back_as_after_a_429(
     good = sorted(request.arrived_at for request in simulator.requests() if request.status == 200)
     after = [at for at in good if at > good[-1] - timedelta(seconds=1).total_seconds()]
     assert len(after) <= 21, "half of forty a second, and one"
+
+
+MINUTE = {"sms_batch_size": 500, "probe_after_seconds": 1.0, "mitto_hard_timeout_seconds": 12.0}
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("behaviour", ["503", "accept-then-503", "never-respond", "reset", "refuse-connections"])
+async def test_sixty_thousand_recipients_go_through_a_bad_minute(
+    configure: Callable[..., Settings], simulator: Provider, peers: Peers, behaviour: str
+) -> None:
+    count, size = 60_000, MINUTE["sms_batch_size"]
+    wanted = Behaviour(accept=False, response="reset", refuse_connections_seconds=60.0)
+    bad = wanted if behaviour == "refuse-connections" else behaviour
+    minute = 0.5 if behaviour == "refuse-connections" else 60.0
+    await go_through(
+        configure, simulator, peers, bad, minute, recipients=count, request_seconds=0.5, patience=250, **MINUTE
+    )
+    assert_few_are_ambiguous(peers, recipients=count, size=int(size))

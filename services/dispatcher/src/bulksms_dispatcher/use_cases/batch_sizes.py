@@ -103,7 +103,7 @@ class BatchSizes:
                         max_size=self._range.max_size,
                     )
                 )
-        elif verdict.reason in _TOO_MUCH:
+        elif verdict.reason in _TOO_MUCH and recipients > self._range.min_size:
             target = max(self._range.min_size, recipients // 2)
             async with self._database.begin() as connection:
                 shrunk = await batch_sizes.shrink(connection, self._account, target, start=self._range.start)
