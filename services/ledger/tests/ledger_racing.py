@@ -297,10 +297,12 @@ def ledger_process(
 
 
 @asynccontextmanager
-async def two_processes(url: str, folder: Path) -> AsyncIterator[tuple[list[LedgerServiceStub], list[ManagedProcess]]]:
-    """Two ledgers on one database, each a process of its own."""
+async def processes(
+    url: str, folder: Path, count: int
+) -> AsyncIterator[tuple[list[LedgerServiceStub], list[ManagedProcess]]]:
+    """Ledgers on one database, each a process of its own."""
     async with AsyncExitStack() as stack:
-        ledgers = [stack.enter_context(ledger_process(f"ledger-{i}", url, folder)) for i in range(2)]
+        ledgers = [stack.enter_context(ledger_process(f"ledger-{i}", url, folder)) for i in range(count)]
         channels = [open_channel(address, default_timeout=timedelta(seconds=10)) for _, address in ledgers]
         for channel in channels:
             stack.push_async_callback(channel.close)
@@ -317,7 +319,7 @@ async def race_while_killing(
     batches: bool = False,
 ) -> int:
     """Race at two ledgers and kill one victim after the other in the middle of it; how many were acknowledged."""
-    async with two_processes(url, folder) as (stubs, ledgers):
+    async with processes(url, folder, 2) as (stubs, ledgers):
         if batches:  # enough for large groups at both ledgers
             tenant, shared = await begin(stubs, ids, RESERVED_FOR_BATCHES)
             racing = [*outboxes(stubs, shared, 8), *clients(stubs, shared, 1)]

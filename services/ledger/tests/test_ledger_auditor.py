@@ -97,11 +97,12 @@ CHANGES = [
     ("UPDATE reservations SET refunded = 0", "stored otherwise"),
     ("UPDATE reservations SET captured = captured - 1, released = released + 1", "stored otherwise"),
     ("UPDATE reservations SET state = 1, closed_at = NULL WHERE state = 2", "its state is not the one"),
-    ("DELETE FROM reservations WHERE state = 2", "is in entries but not stored"),
+    ("DELETE FROM authorizations; DELETE FROM reservations WHERE state = 2", "is in entries but not stored"),
     ("UPDATE lots SET available = 0", "the lots have 0 available"),
     ("UPDATE reservations SET lot_allocations = '[]'", "its lot allocations do not add up"),
+    ("UPDATE authorizations SET authorized = 1, voided = 1 WHERE authorized = 2", "its attempts have 1"),
 ]  # fmt: skip
-TABLES = ("accounts", "lots", "reservations", "entries", "operations")
+TABLES = ("accounts", "lots", "reservations", "authorizations", "entries", "operations")
 
 
 async def test_whatever_differs_from_the_entries_is_found_and_seen_to_be_mended(
@@ -202,7 +203,8 @@ async def restore(url: str) -> None:
     statements = [
         "UPDATE accounts SET available = kept.available, entry_hash = kept.entry_hash FROM kept_accounts AS kept"
     ]
+    statements += [f"DELETE FROM {table}" for table in reversed(TABLES[1:])]
     for table in TABLES[1:]:
         names = ", ".join(column.name for column in METADATA.tables[table].columns if column.name != "is_live")
-        statements += [f"DELETE FROM {table}", f"INSERT INTO {table} ({names}) SELECT {names} FROM kept_{table}"]
+        statements.append(f"INSERT INTO {table} ({names}) SELECT {names} FROM kept_{table}")
     await behind_the_ledgers_back(url, ";".join(statements))

@@ -14,12 +14,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms_ledger.app import MIGRATIONS
 from devstack.postgres import EmbeddedPostgres
 from servicekit import migrations
 from servicekit.clock import ManualClock
 from servicekit.grpc.errors import from_rpc_error
 
+from .attempts_support import Sender, reason, sender_of
 from .ledger_racing import (
     CLIENTS,
     acknowledged,
@@ -27,9 +29,9 @@ from .ledger_racing import (
     check,
     clients,
     finished,
+    processes,
     race,
     race_while_killing,
-    two_processes,
 )
 from .ledger_support import Ids, Tenant, serving
 
@@ -53,7 +55,7 @@ async def test_64_clients_race_50_000_operations_over_two_processes(
     ledger_url: str, ids: Ids, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     operations = int(os.environ.get("BULKSMS_LEDGER_OPERATIONS", "50000"))
-    async with two_processes(ledger_url, tmp_path) as (stubs, _):
+    async with processes(ledger_url, tmp_path, 2) as (stubs, _):
         tenant, shared = await begin(stubs, ids)
         racing = clients(stubs, shared)
         started = time.monotonic()
@@ -84,6 +86,29 @@ async def test_racing_reservations_never_overdraw(ledger_url: str, ids: Ids) -> 
             balance = await tenant.balance()
             assert (balance.available, balance.reserved) == (2, 98)
             assert (await tenant.verify()).consistent
+
+
+async def test_a_hundred_attempts_at_three_processes_share_ten_credits(
+    ledger_url: str, ids: Ids, tmp_path: Path
+) -> None:
+    async with processes(ledger_url, tmp_path, 3) as (stubs, _):
+        tenant = await Tenant(stubs[0], ids).open(1000)
+        scarce, wanted = await sender_of(tenant, 10), await sender_of(tenant, 100)
+
+        async def authorize(sender: Sender, position: int) -> str:
+            asked = pb.BatchAuthorizeRequest(authorizations=[sender.asks(ids(), [(position, position)])])
+            [result] = (await stubs[position % 3].BatchAuthorize(asked)).results
+            return reason(result)
+
+        answers = await asyncio.gather(*(authorize(scarce, position) for position in range(100)))
+        assert Counter(answers) == {"": 10, "RESERVATION_EXCEEDED": 90}
+        assert await scarce.figures() == (0, 10, 0, 0)
+        # Of thirty that want the same ten people each is authorized once, whichever process asks.
+        answers = await asyncio.gather(*(authorize(wanted, number % 10) for number in range(30)))
+        answers += await asyncio.gather(*(authorize(wanted, number % 10 + 3) for number in range(7)))
+        assert Counter(answers) == {"": 10, "POSITIONS_TAKEN": 27}
+        assert await wanted.figures() == (90, 10, 0, 0)
+        assert (await tenant.verify()).consistent
 
 
 async def test_the_same_request_id_at_two_tenants_at_once_is_taken_by_one(ledger_url: str, ids: Ids) -> None:

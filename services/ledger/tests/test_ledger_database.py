@@ -21,9 +21,10 @@ from servicekit.clock import ManualClock
 from servicekit.database import Database
 from servicekit.migrations import upgrade_sql
 
+from .attempts_support import Sender, sender_of
 from .ledger_support import Ids, Tenant, serving
 
-TABLES = ["accounts", "lots", "reservations", "entries", "operations"]
+TABLES = ["accounts", "lots", "reservations", "authorizations", "entries", "operations"]
 LEDGER_CONNECTIONS = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger'
 """
@@ -37,6 +38,8 @@ async def fill(url: str) -> None:
         reservation_id = (await tenant.reserve(50, campaign_id="campaign-1")).reservation.reservation_id
         await tenant.capture(reservation_id, 20)
         await tenant.refund(reservation_id, 5)
+        sender = Sender(tenant, reservation_id)
+        assert await sender.authorize(tenant.ids(), [(0, 9)], enqueue_number=0) == ""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,18 @@ def entry(version: int, *, moved: Sequence[int], after: Sequence[int], at: str =
     """
 
 
+def authorization(tenant_id: str, first: int, last: int) -> str:
+    """Another attempt, planted in the reservation that has one of positions 0 to 9."""
+    return f"""
+        INSERT INTO authorizations (attempt_id, tenant_id, reservation_number, taken, captured_positions, units,
+            authorized, captured, released, voided, created_at)
+        SELECT gen_random_uuid(), '{tenant_id}', number,
+            int8multirange(int8range(number * 16777216 + {first}, number * 16777216 + {last}, '[]')), '{{}}', 1,
+            1, 0, 0, 0, now()
+        FROM reservations
+    """
+
+
 def account(version: int, available: int, reserved: int = 30, captured: int = 15) -> str:
     return f"""
         UPDATE accounts SET version = {version}, available = {available}, reserved = {reserved},
@@ -97,7 +112,18 @@ async def connections_ended(connection: asyncpg.Connection) -> None:
         (["UPDATE accounts SET version = 0"], "account_is_last_entry"),
         (["UPDATE reservations SET open_units = open_units - 1"], "reservations_units_add_up"),
         (["UPDATE reservations SET refunded = captured + 1"], "reservations_refunded_within_captured"),
-        (["UPDATE reservations SET open_units = -1, captured = 51"], "reservations_parts_not_negative"),
+        (["UPDATE reservations SET open_units = -11, captured = 51"], "reservations_parts_not_negative"),
+        (["UPDATE reservations SET open_units = 31, authorized = -1"], "reservations_parts_not_negative"),
+        (["UPDATE reservations SET snapshot_digest = ''"], "reservations_authorized_for_a_snapshot"),
+        (["UPDATE authorizations SET units = 11"], "authorizations_units_add_up"),
+        (["UPDATE authorizations SET authorized = 11, voided = -1"], "authorizations_parts_not_negative"),
+        (["UPDATE authorizations SET captured_positions = taken"], "authorizations_authorized_for_somebody"),
+        (["UPDATE authorizations SET captured_positions = '{[0,1)}'"], "authorizations_captured_is_taken"),
+        (["UPDATE authorizations SET taken = '{[0,1)}'"], "authorizations_within_the_reservation"),
+        (["UPDATE authorizations SET units = 0, authorized = 0"], "authorizations_tombstone_holds_nothing"),
+        ([authorization("acme", 9, 9)], "authorizations_taken_once"),
+        ([authorization("acme", 0, 0)], "authorizations_taken_once"),
+        ([authorization("other", 20, 20)], "authorizations_of_a_reservation"),
         (["UPDATE reservations SET state = 2, closed_at = now()"], "reservations_closed_has_nothing_open"),
         (["UPDATE lots SET available = units + 1"], "lots_available_within_units"),
         ([account(5, 56), entry(5, moved=(-1, 2, 0, 0), after=(56, 30, 15))], "entries_postings_sum_to_zero"),
@@ -119,6 +145,11 @@ async def test_what_does_not_add_up_is_refused(
     with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
         await database.execute(script)
     assert refused.value.constraint_name == constraint
+
+
+async def test_another_attempt_may_have_the_positions_beside(database: asyncpg.Connection) -> None:
+    await database.execute(authorization("acme", 10, 10))
+    assert await database.fetchval("SELECT count(*) FROM authorizations") == 2
 
 
 async def test_an_entry_that_continues_the_account_is_taken(database: asyncpg.Connection) -> None:
@@ -201,11 +232,17 @@ async def test_no_statement_reads_a_whole_table_though_it_was_planned_when_that_
         before = await whole_reads()
         async with serving(ledger_url, ManualClock()) as stub:
             tenant = Tenant(stub, ids)
-            for _ in range(10):  # PostgreSQL keeps a plan from the sixth time on
+            sender = Sender(tenant, reservation_id)
+            for number in range(10):  # PostgreSQL keeps a plan from the sixth time on
                 await tenant.capture(reservation_id, 1)
                 await tenant.release(reservation_id, 1)
                 await tenant.refund(reservation_id, 1)
                 await tenant.reserve(1)
+                attempt = ids()
+                asked = sender.authorize(attempt, [(number, number)], campaign_id="", enqueue_number=0)
+                assert await asked == ""
+                await (sender.void(attempt) if number % 2 else sender.capture(attempt, 1))
+                await sender.withdraw(attempt)
         await connections_ended(connection)
         assert await whole_reads() == before
     finally:
@@ -238,6 +275,29 @@ async def test_a_reservation_is_found_by_its_key_though_statistics_know_other_te
                 await tenant.capture(answer.reservation.reservation_id, 1)
                 await tenant.release(answer.reservation.reservation_id, 1)
         assert await reservations_read() - before < 100
+    finally:
+        await connection.close()
+
+
+async def test_who_holds_a_position_is_found_by_it_though_planned_when_there_were_no_attempts(
+    ledger_url: str, ids: Ids
+) -> None:
+    async def read(index: str) -> int:
+        await connections_ended(connection)
+        reads = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = $1"
+        return int(await connection.fetchval(reads, index))
+
+    connection = await asyncpg.connect(ledger_url)
+    try:
+        await connection.execute("ALTER TABLE authorizations SET (autovacuum_enabled = off)")
+        async with serving(ledger_url, ManualClock()) as stub:
+            tenant = await Tenant(stub, ids).open(2000)
+            sender = await sender_of(tenant, 2000)
+            for number in range(300):
+                assert await sender.authorize(ids(), [(number, number)]) == ""
+        # Each looks for its own positions and its own id, and reads none of the others.
+        assert await read("authorizations_taken_once") <= 600
+        assert await read("authorizations_pkey") <= 600
     finally:
         await connection.close()
 

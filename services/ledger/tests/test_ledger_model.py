@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
+from random import Random
 from uuid import UUID
 
 import msgspec
@@ -15,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from bulksms_ledger.domain.account_session import AccountSession
 from bulksms_ledger.domain.accounts import Account, SubscriptionStatus
+from bulksms_ledger.domain.attempts import AttemptOutcome, AttemptRequest, Authorize, Void, Withdraw
+from bulksms_ledger.domain.authorizations import Authorization, Name
 from bulksms_ledger.domain.entries import Entry
 from bulksms_ledger.domain.lots import Lot
 from bulksms_ledger.domain.operations import (
@@ -34,150 +38,28 @@ from bulksms_ledger.domain.operations import (
     SetSubscription,
     encode_outcome,
 )
+from bulksms_ledger.domain.positions import Positions, merge
 from bulksms_ledger.domain.refusals import DomainRefusal
 from bulksms_ledger.domain.reservations import AllocatedReservation
 from bulksms_ledger.domain.verification import StoredLot, Verification
 
+from .ledger_model import START, UNKEPT, Model, singly
+
 pytestmark = pytest.mark.slow
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 UNITS = st.integers(1, 30)
 FEW_UNITS = st.integers(1, 8)
 # Few of them, so that operations meet. Mostly a new request id; now and then one that has been used.
 RESERVATIONS = st.integers(0, 2)
 REQUESTS = st.sampled_from([*[None] * 12, 0, 1])
+ATTEMPTS = st.sampled_from([1, 1, 2, 2, 3, 4])
+NEW_ATTEMPTS = st.integers(1, 8)
+ATTEMPTED = st.sampled_from([*[0] * 8, 1, 2])  # reservations
+POSITIONS = st.frozensets(st.integers(0, 7), min_size=1, max_size=5)
 
 
-@dataclass
-class Credit:
-    """One credit of the model: where it came from and where it is. No sums are kept anywhere."""
-
-    expires_at: datetime | None
-    lot: int
-    place: str = "available"  # available, captured, gone, or reserved or captured by the reservation of a number
-    captured_by: int | None = None
-
-
-@dataclass
-class Reserved:
-    units: int
-    released: int = 0
-    captured: int = 0
-    refunded: int = 0
-    closed: bool = False
-
-
-@dataclass
-class Model:
-    """The ledger as a bag of single credits."""
-
-    now: datetime = START
-    active: bool = False
-    active_until: datetime | None = None
-    credits: list[Credit] = field(default_factory=list)
-    reservations: dict[int, Reserved] = field(default_factory=dict)
-    refs: set[str] = field(default_factory=set)
-    lots: int = 0
-
-    def count(self, place: str) -> int:
-        return sum(credit.place == place for credit in self.credits)
-
-    def pick(self, place: str, *, longest_lasting: bool) -> Credit:
-        """The credit that is used next, or given back next, among those in a place."""
-        far = datetime.max.replace(tzinfo=UTC)
-        there = [credit for credit in self.credits if credit.place == place]
-        return (max if longest_lasting else min)(there, key=lambda credit: (credit.expires_at or far, credit.lot))
-
-    def expire(self) -> None:
-        for credit in self.credits:
-            if credit.place == "available" and credit.expires_at is not None and credit.expires_at <= self.now:
-                credit.place = "gone"
-
-    def bring(self, units: int, expires_at: datetime | None) -> None:
-        self.lots += 1
-        self.credits += [Credit(expires_at, self.lots) for _ in range(units)]
-
-    def decide(self, operation: Operation, number: int) -> str:
-        """The reason of a refusal, or "" when it is done."""
-        places = [credit.place for credit in self.credits]
-        self.expire()
-        reason = self.do(operation, number)
-        if reason == "INVALID_ARGUMENT":  # it leaves no trace
-            for credit, place in zip(self.credits, places, strict=True):
-                credit.place = place
-            return reason
-        self.expire()
-        return reason
-
-    def do(self, operation: Operation, number: int) -> str:  # noqa: C901, PLR0911, PLR0912 - one arm an operation
-        reserved = self.reservations.get(number)
-        match operation:
-            case SetSubscription():
-                self.active = operation.status is SubscriptionStatus.ACTIVE
-                self.active_until = operation.active_until
-            case GrantCredits():
-                if operation.source_ref and operation.source_ref in self.refs:
-                    return "SOURCE_REF_USED"
-                if operation.expires_at is not None and operation.expires_at <= self.now:
-                    return "INVALID_ARGUMENT"
-                self.refs.add(operation.source_ref)
-                self.bring(operation.units, operation.expires_at)
-            case AdjustCredits(units=units) if units > 0:
-                self.bring(units, None)
-            case AdjustCredits(units=units):
-                if self.count("available") < -units:
-                    return "INSUFFICIENT_CREDITS"
-                for _ in range(-units):
-                    self.pick("available", longest_lasting=False).place = "gone"
-            case Reserve():
-                if reserved is not None:
-                    return "RESERVATION_EXISTS"
-                if not self.active or (self.active_until is not None and self.active_until <= self.now):
-                    return "SUBSCRIPTION_INACTIVE"
-                if self.count("available") < operation.units:
-                    return "INSUFFICIENT_CREDITS"
-                for _ in range(operation.units):
-                    self.pick("available", longest_lasting=False).place = f"reserved {number}"
-                self.reservations[number] = Reserved(operation.units)
-            case ExpireLots():
-                pass
-            case _ if reserved is None:
-                return "RESERVATION_NOT_FOUND"
-            case _:
-                return self.move(operation, number, reserved)
-        return ""
-
-    def move(self, operation: Operation, number: int, reserved: Reserved) -> str:  # noqa: C901, PLR0912 - the same
-        open_place = f"reserved {number}"
-        match operation:
-            case Capture() | Release() if reserved.closed:
-                return "RESERVATION_STATE"
-            case Capture(units=units) | Release(units=units) if self.count(open_place) < units:
-                return "RESERVATION_EXCEEDED"
-            case Capture(units=units):
-                for _ in range(units):
-                    self.pick(open_place, longest_lasting=False).place = f"captured {number}"
-                reserved.captured += units
-            case Release(units=units):
-                for _ in range(units):
-                    self.pick(open_place, longest_lasting=True).place = "available"
-                reserved.released += units
-            case Close() if reserved.closed:
-                return "RESERVATION_STATE"
-            case Close() if operation.expected_captured != reserved.captured:
-                return "CAPTURED_MISMATCH"
-            case Close():
-                reserved.released += self.count(open_place)
-                for credit in self.credits:
-                    credit.place = "available" if credit.place == open_place else credit.place
-                reserved.closed = True
-            case Refund(units=units):
-                if reserved.captured - reserved.refunded < units:
-                    return "REFUND_EXCEEDED"
-                for _ in range(units):
-                    self.pick(f"captured {number}", longest_lasting=True).place = "available"
-                reserved.refunded += units
-        return ""
+def ranges(positions: Iterable[int]) -> Positions:
+    return merge((position, position + 1) for position in positions)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -193,6 +75,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.recorded: dict[UUID, RecordedOperation] = {}
         self.lots: dict[int, StoredLot] = {}
         self.reservations: dict[UUID, AllocatedReservation] = {}
+        self.authorizations: dict[Name, Authorization] = {}
         self.first_answers: dict[UUID, tuple[Operation, Outcome]] = {}
         self.operate(
             SetSubscription(UUID(int=10**6), "acme", SubscriptionStatus.ACTIVE, None, "signed up"),
@@ -201,6 +84,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.operate(GrantCredits(UUID(int=10**6 + 1), "acme", 20, expires_at=START + timedelta(hours=4)))
         self.operate(GrantCredits(UUID(int=10**6 + 2), "acme", 40))
         self.operate(Reserve(UUID(int=10**6 + 3), "acme", UUID(int=0), 30, "campaign"), 0)
+        # Of two attempts one has been accepted in part.
+        self.authorize(0, 1, frozenset({0, 1, 2}), 0, b"a")
+        self.authorize(0, 2, frozenset({4, 5}), 0, b"a")
+        self.operate(
+            Capture(UUID(int=10**6 + 4), "acme", UUID(int=0), 1, attempt_id=UUID(int=1), positions=ranges({1})), 0
+        )
 
     def write(self) -> None:
         """Do to what is stored what the group has come to."""
@@ -212,6 +101,8 @@ class LedgerMachine(RuleBasedStateMachine):
             units, _, expires_at = self.lots[lot.version]
             self.lots[lot.version] = (units, lot.available, expires_at)
         self.reservations |= {one.reservation.reservation_id: one for one in self.session.changed_reservations}
+        assert not {one.name for one in self.session.new_authorizations} & self.authorizations.keys()
+        self.authorizations = self.stored_authorizations()
 
     @rule()
     def begin_a_group(self) -> None:
@@ -226,7 +117,13 @@ class LedgerMachine(RuleBasedStateMachine):
             reservations=self.reservations.values(),
             operations=self.recorded.values(),
             source_refs=[entry.source_ref for entry in self.entries if entry.source_ref],
+            authorizations=self.authorizations.values(),
         )
+
+    def stored_authorizations(self) -> dict[Name, Authorization]:
+        """As they are once the group has been written."""
+        moved = [*self.session.changed_authorizations, *self.session.new_authorizations]
+        return self.authorizations | {one.name: one for one in moved}
 
     def operate(self, operation: AnyOperation, number: int = -1) -> None:
         decision = self.session.decide(operation, self.model.now)
@@ -243,7 +140,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert reason == self.model.decide(operation, number)
             stored = encode_outcome(decision.outcome)
             assert msgspec.json.decode(stored, type=Outcome) == decision.outcome
-            if reason != "INVALID_ARGUMENT":
+            if reason not in UNKEPT:
                 self.first_answers[operation.request_id] = (operation, decision.outcome)
 
     @rule(
@@ -277,6 +174,78 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(request=REQUESTS, number=RESERVATIONS, units=FEW_UNITS)
     def release(self, request: int | None, number: int, units: int) -> None:
         self.operate(Release(self.request_id(request), "acme", UUID(int=number), units), number)
+
+    def ask(self, request: AttemptRequest) -> DomainRefusal | AttemptOutcome:
+        decision = self.session.decide(request, self.model.now)  # type: ignore[arg-type]
+        assert not decision.replayed
+        assert isinstance(decision.outcome, DomainRefusal | AttemptOutcome)
+        what = decision.outcome.reason.value if isinstance(decision.outcome, DomainRefusal) else ""
+        event(f"{type(request).__name__} {what}")
+        return decision.outcome
+
+    @rule(
+        number=ATTEMPTED,
+        attempt=NEW_ATTEMPTS,
+        positions=POSITIONS,
+        more=st.sampled_from([0, 0, 0, 1]),
+        digest=st.sampled_from([*[b"a"] * 5, b"b"]),
+    )
+    def authorize(self, number: int, attempt: int, positions: AbstractSet[int], more: int, digest: bytes) -> None:
+        units = len(positions) + more
+        asked = Authorize("acme", UUID(int=number), UUID(int=attempt), "campaign", 0, digest, ranges(positions), units)
+        outcome = self.ask(asked)
+        expected = self.model.authorize(number, attempt, (positions, units, digest))
+        if expected == "":
+            assert outcome is AttemptOutcome.AUTHORIZED
+            return
+        assert isinstance(outcome, DomainRefusal)
+        assert outcome.reason.value == expected
+        if expected == "POSITIONS_TAKEN":
+            reserved = self.model.reservations[number]
+            taken = positions & reserved.holders.keys()
+            assert singly(outcome.captured) == taken & reserved.accepted
+            assert singly(outcome.unresolved) == taken - reserved.accepted
+
+    @rule(number=ATTEMPTED, attempt=ATTEMPTS)
+    def withdraw(self, number: int, attempt: int) -> None:
+        outcome = self.ask(Withdraw("acme", UUID(int=number), UUID(int=attempt)))
+        named = outcome.reason.value if isinstance(outcome, DomainRefusal) else outcome.name
+        assert named == self.model.withdraw(number, attempt)
+
+    @rule(
+        number=ATTEMPTED,
+        attempt=ATTEMPTS,
+        positions=POSITIONS,
+        some=st.sampled_from([False, False, True]),
+        fewer=st.sampled_from([0, 0, 1]),
+    )
+    def void(self, number: int, attempt: int, positions: AbstractSet[int], some: bool, fewer: int) -> None:
+        named = positions if some else frozenset()
+        units = max(1, len(positions) - fewer) if some else 0
+        outcome = self.ask(Void("acme", UUID(int=number), UUID(int=attempt), ranges(named), units))
+        expected = self.model.void(number, attempt, named, units)
+        if expected == "":
+            assert outcome is AttemptOutcome.VOIDED
+        else:
+            assert isinstance(outcome, DomainRefusal)
+            assert outcome.reason.value == expected
+
+    @rule(request=REQUESTS, number=ATTEMPTED, attempt=ATTEMPTS, of_it=st.randoms(use_true_random=False))
+    def capture_of_an_attempt(self, request: int | None, number: int, attempt: int, of_it: Random) -> None:
+        """Whole, or some of its positions, mostly with as many credits."""
+        reserved = self.model.reservations.get(number)
+        unresolved = sorted(reserved.unresolved(attempt)) if reserved else []
+        known = reserved.attempts.get(attempt) if reserved else None
+        some = of_it.sample(unresolved, of_it.randint(0, len(unresolved)))
+        units = len(some) or (known.authorized if known else 0) or 1
+        positions = ranges({*some, of_it.randint(0, 7)} if some and of_it.random() < 0.1 else some)
+        id_ = self.request_id(request)
+        self.operate(Capture(id_, "acme", UUID(int=number), units, None, UUID(int=attempt), positions), number)
+
+    @rule(request=REQUESTS, number=ATTEMPTED, attempt=ATTEMPTS, units=st.integers(1, 3))
+    def release_of_an_attempt(self, request: int | None, number: int, attempt: int, units: int) -> None:
+        id_ = self.request_id(request)
+        self.operate(Release(id_, "acme", UUID(int=number), units, "nobody knows", UUID(int=attempt)), number)
 
     @rule(request=REQUESTS, number=RESERVATIONS, off=st.sampled_from([0, 0, 0, 1]))
     def close(self, request: int | None, number: int, off: int) -> None:
@@ -324,10 +293,31 @@ class LedgerMachine(RuleBasedStateMachine):
         assert stored.keys() == model.reservations.keys()
         for number, expected in model.reservations.items():
             reservation = stored[number]
-            assert reservation.units == expected.units == reservation.open + reservation.captured + reservation.released
-            assert reservation.open == model.count(f"reserved {number}")
+            parts = reservation.open + reservation.authorized + reservation.captured + reservation.released
+            assert reservation.units == expected.units == parts
+            assert (reservation.open, reservation.authorized) == (model.open(number), expected.authorized)
             assert (reservation.captured, reservation.released) == (expected.captured, expected.released)
             assert reservation.refunded == expected.refunded
+
+    @invariant()
+    def nobody_is_authorized_twice(self) -> None:
+        stored = self.stored_authorizations()
+        held: dict[tuple[int, int], int] = {}
+        for (number, attempt), one in stored.items():
+            assert one.units == one.authorized + one.captured + one.released + one.voided
+            assert one.authorized == self.model.reservations[number].attempts[attempt].authorized
+            assert singly(one.captured_positions) == singly(one.taken) & self.model.reservations[number].accepted
+            taken = {(number, position): attempt for position in singly(one.taken)}
+            assert not held.keys() & taken.keys()
+            held |= taken
+        assert held == {
+            (number, position): attempt
+            for number, reserved in self.model.reservations.items()
+            for position, attempt in reserved.holders.items()
+        }
+        assert stored.keys() == {
+            (number, attempt) for number, reserved in self.model.reservations.items() for attempt in reserved.attempts
+        }
 
     def teardown(self) -> None:
         """Everything is recomputed from the entries alone, to the bit."""
@@ -346,7 +336,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 # BULKSMS_LEDGER_EXAMPLES=2000 is the nightly run; the default is the same sequences every time.
 LedgerMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("BULKSMS_LEDGER_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("BULKSMS_LEDGER_EXAMPLES", "250")),
     stateful_step_count=40,
     derandomize="BULKSMS_LEDGER_EXAMPLES" not in os.environ,
     deadline=None,

@@ -12,6 +12,7 @@ import pytest
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from servicekit.clock import ManualClock
 
+from .attempts_support import Sender
 from .ledger_support import Tenant
 
 ENTRY_COLUMNS = {
@@ -46,8 +47,14 @@ async def fill(tenant: Tenant, clock: ManualClock) -> None:
             await tenant.capture(reservation_id, units)
         await tenant.release(reservation_id, 5)
         await tenant.refund(reservation_id, 2)
+        sender = Sender(tenant, reservation_id)
+        accepted, waiting = tenant.ids(), tenant.ids()
+        for attempt, positions in ((accepted, (0, 2)), (waiting, (3, 4))):
+            asked = sender.authorize(attempt, [positions], campaign_id=f"campaign-{number}", enqueue_number=0)
+            assert await asked == ""
+        assert await sender.capture(accepted, 3) == ""
         if number % 2:
-            await tenant.close(reservation_id, 10)
+            await tenant.close(reservation_id, 13)
         clock.advance(timedelta(minutes=20))
     await tenant.stub.AdjustCredits(
         pb.AdjustCreditsRequest(request_id=tenant.ids(), tenant_id="acme", units=-7, reason="counted anew")
@@ -135,10 +142,16 @@ async def test_any_flipped_byte_of_a_hash_is_found(tenant: Tenant, ledger_url: s
         ("UPDATE accounts SET entry_hash = decode(repeat('ab', 32), 'hex')", "or with another hash"),
         ("UPDATE reservations SET units = units + 1, open_units = open_units + 1 WHERE state = 1", "units, open"),
         ("UPDATE reservations SET refunded = 0", "refunded"),
-        ("DELETE FROM reservations WHERE state = 2", "is in entries but not stored"),
+        ("DELETE FROM authorizations; DELETE FROM reservations WHERE state = 2", "is in entries but not stored"),
         ("UPDATE lots SET available = 0", "lot 1 is stored otherwise"),
         ("UPDATE lots SET expires_at = now() WHERE version = 1", "lot 1 is stored otherwise"),
         ("UPDATE reservations SET lot_allocations = '[]'", "allocations"),
+        ("UPDATE reservations SET open_units = open_units + 1, authorized = authorized - 1 WHERE state = 1",
+         "1 are authorized, its attempts have 2"),
+        ("UPDATE authorizations SET authorized = 1, voided = 1 WHERE authorized = 2",
+         "2 are authorized, its attempts have 1"),
+        ("UPDATE authorizations SET units = 30, captured = 30 WHERE captured = 3",
+         "its attempts captured or released more than it did"),
     ],
 )  # fmt: skip
 async def test_whatever_differs_from_the_entries_is_found(

@@ -98,7 +98,12 @@ class Reconciliation:
     def _credits(self) -> Iterator[str]:
         """The reservation against what was accepted."""
         reservation = self.reservation
-        sides = {"open": reservation.open, "captured": reservation.captured, "released": reservation.released}
+        sides = {
+            "open": reservation.open,
+            "authorized": reservation.authorized,
+            "captured": reservation.captured,
+            "released": reservation.released,
+        }
         if reservation.units != sum(sides.values()):
             yield f"{reservation.units} reserved: {', '.join(f'{units} {side}' for side, units in sides.items())}"
         if reservation.captured != self.recount.kept.accepted:

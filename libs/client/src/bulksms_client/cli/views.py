@@ -239,6 +239,7 @@ RESERVATION = (
     Column("state", "state"),
     Column("units", "units"),
     Column("open", "open"),
+    Column("authorized", "authorized"),
     Column("captured", "captured"),
     Column("released", "released"),
     Column("refunded", "refunded"),

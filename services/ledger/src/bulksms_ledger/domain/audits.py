@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from bulksms_ledger.domain.accounts import Account
+from bulksms_ledger.domain.authorizations import AttemptTotals
 from bulksms_ledger.domain.chain import Chain
 from bulksms_ledger.domain.entries import Entry, Postings
 from bulksms_ledger.domain.reservations import AllocatedReservation, ReservationState
@@ -88,6 +89,11 @@ class Examiner:
             self._differ(
                 f"reservation {reservation_id}: its lot allocations do not add up to its reserved and captured credits"
             )
+
+    def compare_attempts(self, found: AllocatedReservation, totals: AttemptTotals) -> None:
+        """What a reservation has authorized must be what its attempts have."""
+        if said := totals.differ_from(found.reservation):
+            self._differ(f"reservation {found.reservation.reservation_id}: {said}")
 
     def compare_totals(self, account: Account, totals: Totals) -> None:
         """Lots and reservations must add up to the account."""

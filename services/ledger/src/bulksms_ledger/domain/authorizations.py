@@ -10,6 +10,7 @@ import msgspec
 from bulksms_ledger.domain import positions, refusals
 from bulksms_ledger.domain.positions import Positions
 from bulksms_ledger.domain.refusals import DomainRefusal
+from bulksms_ledger.domain.reservations import Reservation
 
 Name = tuple[int, int]
 """The numbers of a reservation's id and an attempt's."""
@@ -101,6 +102,23 @@ class Authorization(msgspec.Struct, frozen=True, gc=False):
             voided=self.voided + returned,
         )
         return _leaves_units(self.authorized) if after.authorized and not after.unresolved else after
+
+
+class AttemptTotals(msgspec.Struct, frozen=True, gc=False):
+    """What a reservation's attempts come to, those that hold any position."""
+
+    attempts: int
+    authorized: int
+    captured: int
+    released: int
+
+    def differ_from(self, reservation: Reservation) -> str:
+        """What is wrong, as a sentence; empty when nothing is. Open credits are captured and released, too."""
+        if reservation.authorized != self.authorized:
+            return f"{reservation.authorized} are authorized, its attempts have {self.authorized}"
+        if self.captured > reservation.captured or self.released > reservation.released:
+            return "its attempts captured or released more than it did"
+        return ""
 
 
 def _leaves_units(authorized: int) -> DomainRefusal:

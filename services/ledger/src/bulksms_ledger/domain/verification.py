@@ -11,6 +11,7 @@ import msgspec
 
 from bulksms_ledger.domain import lots
 from bulksms_ledger.domain.accounts import Account, Balance
+from bulksms_ledger.domain.authorizations import AttemptTotals
 from bulksms_ledger.domain.chain import Chain
 from bulksms_ledger.domain.entries import Entry, EntryKind, Postings
 from bulksms_ledger.domain.lots import Lot, Lots
@@ -62,12 +63,23 @@ class Verification:
         """Reservations still to be compared with what is stored, once all entries are read."""
         return sorted(self._reservations)
 
-    def forget_matching(self, stored: Mapping[UUID, AllocatedReservation]) -> None:
-        """Forget those of these reservations that are stored as recomputed so far."""
+    def forget_matching(self, stored: Mapping[UUID, AllocatedReservation]) -> dict[UUID, AllocatedReservation]:
+        """Forget those of these reservations that are stored as recomputed so far; they are returned."""
+        forgotten: dict[UUID, AllocatedReservation] = {}
         for reservation_id, allocated in stored.items():
             if self._reservations.get(reservation_id) == as_in_entries(allocated):
                 del self._reservations[reservation_id]
                 self._matching += 1
+                forgotten[reservation_id] = allocated
+        return forgotten
+
+    def compare_attempts(
+        self, stored: Mapping[UUID, AllocatedReservation], totals: Mapping[UUID, AttemptTotals]
+    ) -> None:
+        """Compare what these reservations have authorized, of which no entry speaks, with their attempts."""
+        for reservation_id, allocated in stored.items():
+            if said := totals[reservation_id].differ_from(allocated.reservation):
+                self._differ(f"reservation {reservation_id}: {said}")
 
     def compare_reservations(
         self, reservation_ids: Iterable[UUID], stored: Mapping[UUID, AllocatedReservation]

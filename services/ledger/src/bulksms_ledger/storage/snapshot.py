@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -11,7 +11,9 @@ from sqlalchemy import RowMapping, Select, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_ledger.domain.accounts import Account
+from bulksms_ledger.domain.authorizations import AttemptTotals
 from bulksms_ledger.domain.entries import Entry, Postings
+from bulksms_ledger.domain.positions import POSITIONS_IN_RESERVATION
 from bulksms_ledger.domain.reservations import AllocatedReservation
 from bulksms_ledger.domain.verification import StoredLot
 from bulksms_ledger.storage.rows import account_from_row, allocated_reservation_from_row, entry_from_row
@@ -84,6 +86,21 @@ class Snapshot:
         )
         return {row["reservation_id"]: allocated_reservation_from_row(row) for row in rows}
 
+    async def attempt_totals(
+        self, reservation_ids: Iterable[UUID], *, at_most: int | None = None
+    ) -> dict[UUID, AttemptTotals]:
+        """What the attempts of each of these reservations come to; of one more than `at_most` of them, if it is set."""
+        parameters = {
+            "tenant_id": self.tenant_id,
+            "reservation_ids": list(reservation_ids),
+            "limit": None if at_most is None else at_most + 1,
+        }
+        rows = await self._connection.execute(_ATTEMPT_TOTALS, parameters)
+        return {
+            row.reservation_id: AttemptTotals(row.attempts, int(row.authorized), int(row.captured), int(row.released))
+            for row in rows
+        }
+
     async def count_reservations(self) -> int:
         """How many reservations are stored."""
         rows = await self._fetch(
@@ -101,6 +118,24 @@ class Snapshot:
     async def _fetch(self, query: Select[Any]) -> Sequence[RowMapping]:
         rows: Sequence[RowMapping] = (await self._connection.execute(query)).mappings().all()
         return rows
+
+
+_ATTEMPT_TOTALS: Final = text(f"""
+SELECT reservations.reservation_id, moved.*
+FROM reservations
+CROSS JOIN LATERAL (
+    SELECT count(*) AS attempts, coalesce(sum(authorized), 0) AS authorized, coalesce(sum(captured), 0) AS captured,
+        coalesce(sum(released), 0) AS released
+    FROM (
+        SELECT tenant_id, authorized, captured, released FROM authorizations
+        WHERE taken && int8range(
+            reservations.number * {POSITIONS_IN_RESERVATION}, (reservations.number + 1) * {POSITIONS_IN_RESERVATION})
+        LIMIT CAST(:limit AS bigint)
+    ) AS its_attempts
+    WHERE its_attempts.tenant_id = reservations.tenant_id
+) AS moved
+WHERE reservations.tenant_id = :tenant_id AND reservations.reservation_id = ANY (CAST(:reservation_ids AS uuid[]))
+""")
 
 
 def _postings(row: RowMapping) -> Postings:

@@ -18,10 +18,13 @@ async def verify_account(database: Database, tenant_id: str) -> Verification | N
             for entry, stored, on_record in page:
                 verification.read(entry, stored, on_record=on_record)
             if closed := verification.take_closed():
-                verification.forget_matching(await snapshot.reservations(closed))
+                matching = verification.forget_matching(await snapshot.reservations(closed))
+                verification.compare_attempts(matching, await snapshot.attempt_totals(matching))
         remaining = verification.remaining
         for start in range(0, len(remaining), PAGE):
             some = remaining[start : start + PAGE]
-            verification.compare_reservations(some, await snapshot.reservations(some))
+            found = await snapshot.reservations(some)
+            verification.compare_reservations(some, found)
+            verification.compare_attempts(found, await snapshot.attempt_totals(found))
         verification.compare(account, await snapshot.lots(), await snapshot.count_reservations())
         return verification

@@ -16,6 +16,8 @@ from servicekit.database import Database
 
 # Entries of one account in one round: 3 to 6 ms of work, which at one round a second is less than 1 % of a core.
 PIECE: Final = 128
+# Attempts of one reservation that are summed up at most; verification and `rebuild` sum up all.
+ATTEMPTS_MAX: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +99,8 @@ class _Piece:
             for reservation_id, its_movements in moved.items():
                 if its_movements.entries <= storage.MOVEMENTS_MAX:
                     examiner.compare_reservation(reservation_id, stored.get(reservation_id), its_movements)
+            for reservation_id, totals in (await snapshot.attempt_totals(stored, at_most=ATTEMPTS_MAX)).items():
+                if totals.attempts <= ATTEMPTS_MAX:
+                    examiner.compare_attempts(stored[reservation_id], totals)
         self.entries_read += len(piece)
         return piece[-1][0].version if piece else after
