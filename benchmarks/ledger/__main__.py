@@ -6,15 +6,15 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
-from benchmarks.ledger.inside import inside_the_service
-from benchmarks.ledger.over_grpc import batch_captures, empty_rpc, unary_captures
+from benchmarks.ledger.inside import authorizations_inside, captures_inside
+from benchmarks.ledger.over_grpc import batch_authorizations, batch_captures, empty_rpc, unary_captures
 from benchmarks.ledger.row_lock import row_lock_per_request
 from benchmarks.ledger.stages import stages
 from benchmarks.report import Figure, machine, show
@@ -31,6 +31,9 @@ _ITEMS = {
     "unary": 12_000,
     "batch": 60_000,
     "empty": 12_000,
+    "authorize": 30_000,
+    "authorize64": 10_000,
+    "authorizebatch": 30_000,
 }
 
 
@@ -78,9 +81,9 @@ async def _run(arguments: argparse.Namespace, url: str, postgres: int, folder: P
     if count := items("stages"):
         figures += stages(items=count)
     if count := items("inside64"):
-        figures.append(await inside_the_service(url, postgres, callers=64, items=count))
+        figures.append(await captures_inside(url, postgres, callers=64, items=count))
     if count := items("inside"):
-        figures.append(await inside_the_service(url, postgres, callers=4000, items=count))
+        figures.append(await captures_inside(url, postgres, callers=4000, items=count))
     if count := items("empty"):
         figures.append(await asyncio.to_thread(empty_rpc, folder, skeleton=False, callers=64, items=count))
         figures.append(await asyncio.to_thread(empty_rpc, folder, skeleton=True, callers=64, items=count))
@@ -88,6 +91,18 @@ async def _run(arguments: argparse.Namespace, url: str, postgres: int, folder: P
         figures.append(await unary_captures(url, postgres, folder, callers=64, items=count))
     if count := items("batch"):
         figures.append(await batch_captures(url, postgres, folder, callers=4, items=count))
+    return figures + await _authorizations(items, url, postgres, folder)
+
+
+async def _authorizations(items: Callable[[str], int], url: str, postgres: int, folder: Path) -> list[Figure]:
+    figures: list[Figure] = []
+    if count := items("authorize64"):
+        figures.append(await authorizations_inside(url, postgres, callers=64, items=count))
+    if count := items("authorize"):
+        figures.append(await authorizations_inside(url, postgres, callers=4000, items=count))
+    if count := items("authorizebatch"):
+        for size, callers in ((16, 8), (1000, 4)):
+            figures.append(await batch_authorizations(url, postgres, folder, callers=callers, batch=size, items=count))
     return figures
 
 

@@ -17,6 +17,7 @@ import uvloop
 from benchmarks.ledger.accounts import HotAccount
 from benchmarks.report import percentile_ms
 from bulksms.ledger.v1 import ledger_pb2 as pb
+from bulksms_ledger.domain.attempts import Authorize
 from bulksms_ledger.domain.operations import Capture
 
 SERVICE = "/bulksms.ledger.v1.LedgerService/"
@@ -27,7 +28,7 @@ def main() -> None:
     """Wait for a line on standard input, then call."""
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
-    parser.add_argument("kind", choices=["empty", "capture", "batch"])
+    parser.add_argument("kind", choices=["empty", "capture", "batch", "authorize"])
     parser.add_argument("--callers", type=int, required=True)
     parser.add_argument("--items", type=int, required=True)
     parser.add_argument("--batch", type=int, default=1000)
@@ -55,6 +56,8 @@ async def _call(arguments: argparse.Namespace) -> dict[str, object]:
                 latencies.append(time.perf_counter() - started)
                 if arguments.kind == "batch":
                     _check(response)
+                if arguments.kind == "authorize":
+                    _check_authorized(response)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(arguments.callers):
@@ -70,6 +73,11 @@ def _requests(arguments: argparse.Namespace) -> tuple[str, list[bytes]]:
         captures = account.captures(arguments.items + 1)
         return SERVICE + "Capture", [capture_request(capture).SerializeToString() for capture in captures]
     size = arguments.batch
+    if arguments.kind == "authorize":
+        attempts = account.authorizations((arguments.items // size + 1) * size)
+        asked = [[authorization(next(attempts)) for _ in range(size)] for _ in range(arguments.items // size + 1)]
+        messages = [pb.BatchAuthorizeRequest(authorizations=one).SerializeToString() for one in asked]
+        return SERVICE + "BatchAuthorize", messages
     captures = account.captures((arguments.items // size + 1) * size)
     batches = [[capture_request(next(captures)) for _ in range(size)] for _ in range(arguments.items // size + 1)]
     return SERVICE + "BatchCapture", [pb.BatchCaptureRequest(captures=batch).SerializeToString() for batch in batches]
@@ -93,6 +101,26 @@ def capture_request(capture: Capture) -> pb.CaptureRequest:
             parts=evidence.parts,
         ),
     )
+
+
+def authorization(asked: Authorize) -> pb.Authorization:
+    """The message that asks for an authorization."""
+    return pb.Authorization(
+        tenant_id=asked.tenant_id,
+        reservation_id=str(asked.reservation_id),
+        attempt_id=str(asked.attempt_id),
+        campaign_id=asked.campaign_id,
+        enqueue_number=asked.enqueue_number,
+        snapshot_digest=asked.snapshot_digest,
+        positions=[pb.PositionRange(first=first, last=end - 1) for first, end in asked.positions],
+        units=asked.units,
+    )
+
+
+def _check_authorized(response: bytes) -> None:
+    for result in pb.BatchAuthorizeResponse.FromString(response).results:
+        if not result.HasField("authorized"):
+            raise RuntimeError(f"an authorization was refused: {result.refusal}")
 
 
 def _check(response: bytes) -> None:

@@ -45,6 +45,20 @@ async def batch_captures(url: str, postgres: int, folder: Path, *, callers: int,
         return _measure(f"BatchCapture of 1,000, {callers} callers", arguments, items, ledger=pid, postgres=postgres)
 
 
+async def batch_authorizations(
+    url: str, postgres: int, folder: Path, *, callers: int, batch: int, items: int
+) -> Figure:
+    """BatchAuthorize, as a dispatcher groups the attempts of its senders."""
+    tenant_id, seed = f"authorize-batch-{batch}", 20_000 + batch
+    account = HotAccount(tenant_id, seed)
+    await account.open(url)
+    with _ledger(url, folder) as (pid, address):
+        arguments = [address, "authorize", f"--callers={callers}", f"--items={items}", f"--tenant={tenant_id}"]
+        arguments += [f"--seed={seed}", f"--batch={batch}"]
+        name = f"BatchAuthorize of {batch:,}, {callers} callers"
+        return _measure(name, arguments, items, ledger=pid, postgres=postgres)
+
+
 @contextmanager
 def _ledger(url: str, folder: Path) -> Iterator[tuple[int, str]]:
     environment = {"DATABASE_URL": url, "LOG_LEVEL": "INFO"}  # it logs as it does in production

@@ -15,7 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "ledger": (
         ["--scale", "0.01"],
-        ["row lock", "inside the service", "empty RPC", "Capture, 64", "BatchCapture"],
+        [
+            "row lock",
+            "inside the service",
+            "empty RPC",
+            "Capture, 64",
+            "BatchCapture",
+            "authorizations inside",
+            "BatchAuthorize",
+        ],
     ),
     "dispatcher": (
         [
