@@ -403,3 +403,11 @@ def test_many_batches_are_resolved_only_after_they_were_counted_and_confirmed(se
     document = json.loads(printed(bulksms(*command, "--yes", "--json")))
     assert document["resolved"] == 3
     assert [call.request.token for call in services.calls if call.method == "ResolveBatches"] == ["t1", "t1"]
+
+
+def test_results_are_asked_for_again_since_a_moment(services: Any, bulksms: Run) -> None:
+    services.on("RepublishResults", queue_pb2.RepublishResultsResponse(results=12))
+    shown = printed(bulksms("queue", "republish", "--since", "2026-12-24T18:00:00+02:00", "--reason", "restored"))
+    assert shown == "results   12\nreplayed  no\n"
+    [request] = services.requests("RepublishResults")
+    assert (request.since.ToJsonString(), request.reason) == ("2026-12-24T16:00:00Z", "restored")

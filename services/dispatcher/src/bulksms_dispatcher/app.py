@@ -43,6 +43,7 @@ from bulksms_dispatcher.use_cases.delivery_evidence import DeliveryEvidenceIntak
 from bulksms_dispatcher.use_cases.evidence import EvidenceSearch
 from bulksms_dispatcher.use_cases.intake import Intake
 from bulksms_dispatcher.use_cases.paced_questions import PacedQuestions, QuestionKind
+from bulksms_dispatcher.use_cases.republishing import Republishing
 from bulksms_dispatcher.use_cases.resolutions import Resolutions
 from bulksms_dispatcher.use_cases.sending_control import SendingControl
 from bulksms_dispatcher.use_cases.signals import MessageSignals
@@ -382,6 +383,7 @@ class _Composition:
                 evidence_window=timedelta(seconds=self._settings.evidence_window_seconds),
             ),
             SendingControl(database, self._on_change),
+            Republishing(database, self._on_change),
             traffic_account_id=self._account,
         )
         return [

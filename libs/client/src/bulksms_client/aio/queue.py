@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 
 from bulksms.dispatcher.v1 import queue_pb2 as pb
 from bulksms.types.v1 import types_pb2
 from bulksms_client.aio.resource import PAGE_SIZE, Resource
-from bulksms_client.arguments import new_request_id
+from bulksms_client.arguments import new_request_id, timestamp
 
 __all__ = ["Queue"]
 
@@ -109,6 +110,15 @@ class Queue(Resource):
         )
         response = await self._transport.unary(request, pb.ResumeSendingResponse, timeout=timeout)
         return list(response.stops)
+
+    async def republish(
+        self, since: datetime, *, reason: str, request_id: str | None = None, timeout: float | None = None
+    ) -> pb.RepublishResultsResponse:
+        """Report once more to the campaign service what it has acknowledged since then."""
+        request = pb.RepublishResultsRequest(
+            request_id=new_request_id(request_id), since=timestamp("since", since), reason=reason
+        )
+        return await self._transport.unary(request, pb.RepublishResultsResponse, timeout=timeout)
 
     async def rate_limits(self, *, timeout: float | None = None) -> Sequence[pb.RateLimit]:
         """The limits in force: defaults and overrides."""

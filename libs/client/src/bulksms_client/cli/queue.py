@@ -144,5 +144,21 @@ def limits(context: typer.Context) -> None:
     session.output.rows(session.client.queue.rate_limits(), views.RATE_LIMIT, empty="no limits")
 
 
+@app.command()
+def republish(
+    context: typer.Context,
+    since: Annotated[
+        datetime,
+        typer.Option(parser=moment, metavar="TIME", help="What was reported from then on (ISO 8601 with zone)."),
+    ],
+    reason: Annotated[str, typer.Option(help="Why, for the audit.")],
+    request_id: RequestId = None,
+) -> None:
+    """Report results once more to a campaign service whose database was set back."""
+    session = session_of(context)
+    response = session.client.queue.republish(since, reason=reason, request_id=request_id)
+    session.output.record(response, views.REPUBLISHED)
+
+
 def _tenant(session: Session, *, all_tenants: bool) -> str:
     return "" if all_tenants else session.client.tenant_id

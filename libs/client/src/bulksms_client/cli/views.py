@@ -283,6 +283,7 @@ QUEUE = (
     Column("outbox pending", "outbox_pending"),
     Column("pacing available", "pacing_available"),
 )
+REPUBLISHED = (Column("results", "results"), Column("replayed", "replayed"))
 HOLD = (
     Column("traffic account", "traffic_account_id"),
     Column("tenant", "tenant_id"),

@@ -32,6 +32,7 @@ from bulksms_dispatcher.servicers.queue_views import (
 from bulksms_dispatcher.storage import account_holds, queue, stops
 from bulksms_dispatcher.storage import attempts as storage_attempts
 from bulksms_dispatcher.use_cases.bulk_resolutions import BulkResolution, BulkResolutions
+from bulksms_dispatcher.use_cases.republishing import Republishing
 from bulksms_dispatcher.use_cases.resolutions import OperatorResolution, Resolutions, no_batch
 from bulksms_dispatcher.use_cases.sending_control import SendingControl
 from servicekit.arguments import ArgumentCheck
@@ -54,6 +55,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         resolutions: Resolutions,
         bulk_resolutions: BulkResolutions,
         sending: SendingControl,
+        republishing: Republishing,
         *,
         traffic_account_id: str,
     ) -> None:
@@ -64,6 +66,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         self._resolutions = resolutions
         self._bulk_resolutions = bulk_resolutions
         self._sending = sending
+        self._republishing = republishing
         self._account = traffic_account_id
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Context) -> pb.GetQueueStatsResponse:
@@ -184,6 +187,19 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
     async def ResumeSending(self, request: pb.ResumeSendingRequest, context: Context) -> pb.ResumeSendingResponse:
         left = await self._sending.resume(read_stop_order(request, context))
         return pb.ResumeSendingResponse(stops=map(stop_view, left))
+
+    async def RepublishResults(
+        self, request: pb.RepublishResultsRequest, context: Context
+    ) -> pb.RepublishResultsResponse:
+        check = ArgumentCheck()
+        request_id = check.request_id(request.request_id)
+        if not request.HasField("since"):
+            check.wrong("since", "is required: the moment that the campaign service was set back to")
+        since = check.instant("since", request.since)
+        reason = check.text("reason", request.reason, minimum=1, maximum=MAX_REASON)
+        check.finish()
+        results = await self._republishing.republish(request_id, since, reason, operator_of(context))
+        return pb.RepublishResultsResponse(results=results or 0, replayed=results is None)
 
     async def GetRateLimits(self, request: pb.GetRateLimitsRequest, context: Context) -> pb.GetRateLimitsResponse:
         limits = await self._limits.read()

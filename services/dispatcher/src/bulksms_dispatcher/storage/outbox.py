@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.outbox import OutboxEntry, OutboxKind
 from bulksms_dispatcher.domain.protocol import BatchState
+from servicekit.bulk import execute_long
 
 __all__ = [
     "acknowledge",
@@ -17,6 +18,7 @@ __all__ = [
     "give_up_capture",
     "postpone",
     "release",
+    "republish",
     "take",
     "take_with_recipients",
 ]
@@ -46,7 +48,21 @@ _TAKE = """
 _TAKE_PLAIN = text(_TAKE.format(more=""))
 _WITH_RECIPIENTS = ", taken.groups, b.packed, coalesce(taken.message_ids, r.message_ids) AS message_ids"
 _TAKE_WITH_RECIPIENTS = text(_TAKE.format(more=_WITH_RECIPIENTS))
-_ACKNOWLEDGE = text("DELETE FROM outbox WHERE outbox_id = ANY(:ids)")
+# Results for the campaign service are kept until their batch is deleted: its database may be set back.
+_ACKNOWLEDGE = text(f"""
+    WITH acknowledged AS (DELETE FROM outbox WHERE outbox_id = ANY(:ids) RETURNING *)
+    INSERT INTO delivered_results (batch_id, tenant_id, outbox_id, entry)
+    SELECT batch_id, tenant_id, outbox_id, to_jsonb(acknowledged) FROM acknowledged WHERE kind = {OutboxKind.CAMPAIGN}
+""")
+# Whole rows, so that a column of the outbox needs no other here.
+_REPUBLISH = """
+    WITH again AS (DELETE FROM delivered_results WHERE delivered_at >= $1 RETURNING entry)
+    INSERT INTO outbox OVERRIDING SYSTEM VALUE
+    SELECT (jsonb_populate_record(CAST(NULL AS outbox), entry || jsonb_build_object(
+        'next_attempt_at', clock_timestamp(), 'attempts', 0, 'publisher', '', 'refused_reason', ''))).*
+    FROM again ON CONFLICT DO NOTHING
+"""
+REPUBLISH_LIMIT = timedelta(minutes=5)
 _POSTPONE = text("""
     UPDATE outbox
     SET next_attempt_at = clock_timestamp() + make_interval(secs => :delay_seconds),
@@ -87,8 +103,13 @@ async def release(connection: AsyncConnection, kinds: Sequence[OutboxKind], publ
 
 
 async def acknowledge(connection: AsyncConnection, outbox_ids: Sequence[int]) -> None:
-    """Forget what was acknowledged."""
+    """Deliver it no more; results for the campaign service are kept."""
     await connection.execute(_ACKNOWLEDGE, {"ids": list(outbox_ids)})
+
+
+async def republish(connection: AsyncConnection, since: datetime) -> int:
+    """Make due again what the campaign service has acknowledged since then; returns how many results."""
+    return await execute_long(connection, _REPUBLISH, since, limit=REPUBLISH_LIMIT)
 
 
 async def postpone(

@@ -25,7 +25,7 @@ _DOOMED = text(f"""
 """)
 _DELETE = tuple(
     text(f"DELETE FROM {table} WHERE batch_id = ANY(:ids)")
-    for table in ("attempts", "provider_responses", "evidence", "batches")
+    for table in ("attempts", "provider_responses", "evidence", "delivered_results", "batches")
 )
 _DELETE_EVIDENCE = text(f"""
     DELETE FROM evidence WHERE state = {EvidenceState.UNMATCHED}

@@ -197,6 +197,21 @@ STATEMENTS = (
     """,
     "CREATE INDEX outbox_due ON outbox (kind, next_attempt_at, outbox_id)",
     "COMMENT ON INDEX outbox_due IS 'outbox workers: what is to be delivered next'",
+    # What the campaign service has acknowledged, as it stood in the outbox: if its database is set back, it hears of it
+    # again. Ends with the batch (retention).
+    """
+    CREATE TABLE delivered_results (
+        batch_id uuid NOT NULL,
+        tenant_id text NOT NULL,
+        outbox_id bigint NOT NULL,
+        entry jsonb NOT NULL,
+        delivered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (batch_id, tenant_id, outbox_id),
+        FOREIGN KEY (batch_id, tenant_id) REFERENCES batches
+    )
+    """,
+    "CREATE INDEX delivered_results_since ON delivered_results (delivered_at)",
+    "COMMENT ON INDEX delivered_results_since IS 'RepublishResults: what was acknowledged since a moment'",
     """
     CREATE TABLE uncaptured_credits (
         batch_id uuid NOT NULL,
