@@ -22,6 +22,7 @@ from devstack.health import is_serving
 from servicekit.clock import ManualClock
 from servicekit.database import Database
 
+from .attempts_support import sender_of
 from .ledger_racing import ledger_process
 from .ledger_support import Tenant
 from .test_ledger_verification import ENTRY_COLUMNS, behind_the_ledgers_back, fill
@@ -170,6 +171,20 @@ async def test_abandoned_reservations_are_reported_once_and_left_alone(
     assert (await tenant.balance()).reserved == 19
     assert office.reports == [True]
     await tenant.close(abandoned, 0)
+    assert await office.round(2) == []
+
+
+async def test_a_closed_reservation_whose_attempts_nobody_resolves_is_reported(
+    tenant: Tenant, office: Office, clock: ManualClock
+) -> None:
+    sender = await sender_of(await tenant.open(30), 10)
+    attempt = tenant.ids()
+    await sender.authorize(attempt, [(0, 1)])
+    await tenant.close(sender.reservation_id, 0)
+    clock.advance(timedelta(days=7))
+    [line] = await office.round(2)
+    assert line["reservation_ids"] == [sender.reservation_id]
+    assert await sender.void(attempt) == ""
     assert await office.round(2) == []
 
 

@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_ledger.domain.audits import Audit, Movements, Totals
 from bulksms_ledger.domain.entries import EntryKind
-from bulksms_ledger.domain.reservations import ReservationState
 from servicekit.database import Database
 
 # Entries of one reservation that are summed up at most; what has more is covered by the totals and by `rebuild`.
@@ -70,7 +69,7 @@ async def captured(connection: AsyncConnection, tenant_id: str) -> int:
 
 
 async def abandoned(connection: AsyncConnection, tenant_id: str, untouched_since: datetime) -> tuple[UUID, ...]:
-    """Open reservations without an entry since an instant, oldest first."""
+    """Reservations with credits open or authorized and without an entry since an instant, oldest first."""
     parameters = {"tenant_id": tenant_id, "untouched_since": untouched_since, "limit": ABANDONED_MAX}
     return tuple((await connection.execute(_ABANDONED, parameters)).scalars())
 
@@ -127,9 +126,9 @@ _CAPTURED: Final = text("""
 SELECT coalesce(sum(captured - refunded), 0) FROM reservations WHERE tenant_id = :tenant_id
 """)
 
-_ABANDONED: Final = text(f"""
+_ABANDONED: Final = text("""
 SELECT reservation_id FROM reservations
-WHERE tenant_id = :tenant_id AND is_live AND state = {ReservationState.OPEN:d} AND created_at < :untouched_since
+WHERE tenant_id = :tenant_id AND is_live AND created_at < :untouched_since
     AND (
         SELECT entries.created_at FROM entries
         WHERE entries.tenant_id = reservations.tenant_id AND entries.reservation_id = reservations.reservation_id

@@ -52,7 +52,9 @@ class Auditor:
             "ledger.audit.differing_accounts", unit="{account}", description="Accounts in which something differs"
         )
         self._abandoned = meter.create_gauge(
-            "ledger.reservations.abandoned", unit="{reservation}", description="Open and untouched for long"
+            "ledger.reservations.abandoned",
+            unit="{reservation}",
+            description="Open or authorized, and untouched for long",
         )
 
     async def audit_once(self) -> bool:
@@ -85,7 +87,7 @@ class Auditor:
         new = [str(one) for one in after.abandoned if one not in before.abandoned]
         if new:
             _log.warning(
-                "open reservations have not been touched for long: close them, or find out why nobody does",
+                "reservations have not been touched for long: close them or resolve their attempts",
                 tenant_id=after.tenant_id,
                 reservation_ids=new[:_LOGGED_MAX],
                 more=max(0, len(new) - _LOGGED_MAX),
