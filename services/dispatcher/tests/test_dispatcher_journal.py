@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def record(body: bytes = b"{}") -> JournalRecord:
-    return JournalRecord(uuid.uuid4(), 0, 1, 200, None, body)
+    return JournalRecord(uuid.uuid4(), uuid.uuid4(), 200, None, body)
 
 
 @asynccontextmanager
@@ -100,8 +100,8 @@ async def test_a_response_the_database_never_got_resolves_its_batch_after_the_cr
     reported = peers.campaign.recipients
     peers.campaign.results.clear()
     peers.ledger.captures.clear()
-    body = await as_if_the_commit_had_been_lost(database, state)
-    leave_behind(configure().journal_path, batch.batch_id, body)
+    attempt_id, body = await as_if_the_commit_had_been_lost(database, state)
+    leave_behind(configure().journal_path, batch.batch_id, attempt_id, body)
     async with serving(configure()) as dispatcher:
         await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
         assert peers.campaign.recipients == reported
@@ -119,23 +119,25 @@ async def test_a_response_of_an_earlier_attempt_changes_nothing(
         await submit(dispatcher, phones(10))
         await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": 10})
         (batch,) = await dispatcher.batches()
-    leave_behind(configure().journal_path, batch.batch_id, b'{"error":"no"}', status=400, epoch=batch.epoch + 1)
-    leave_behind(configure().journal_path, str(uuid.uuid4()), b"{}", slot=1)
+    leave_behind(configure().journal_path, batch.batch_id, uuid.uuid4(), b'{"error":"no"}', status=400)
+    leave_behind(configure().journal_path, str(uuid.uuid4()), uuid.uuid4(), b"{}", slot=1)
     async with serving(configure()) as dispatcher:
         await eventually(lambda: segments(configure().journal_path) == [])
         assert await dispatcher.states() == {"AMBIGUOUS": 1}
 
 
-def leave_behind(folder: Path, batch_id: str, body: bytes, *, status: int = 200, epoch: int = 0, slot: int = 3) -> None:
+def leave_behind(
+    folder: Path, batch_id: str, attempt_id: uuid.UUID, body: bytes, *, status: int = 200, slot: int = 3
+) -> None:
     """What a process that died has left."""
     path = folder / f"slot-{slot:02d}"
     path.mkdir(parents=True)
-    encoded = encode(JournalRecord(uuid.UUID(batch_id), epoch, 1, status, None, body))
+    encoded = encode(JournalRecord(uuid.UUID(batch_id), attempt_id, status, None, body))
     (path / "000000000001.journal").write_bytes(encoded + encoded[:7])
 
 
-async def as_if_the_commit_had_been_lost(database: Database, state: str) -> bytes:
-    """Undo what recording the only batch's response wrote; returns the response's body."""
+async def as_if_the_commit_had_been_lost(database: Database, state: str) -> tuple[uuid.UUID, bytes]:
+    """Undo what recording the only batch's response wrote; returns its attempt and the response's body."""
     number = {"ARMED": 3, "AMBIGUOUS": 6}[state]
     lease = "clock_timestamp() + interval '1 hour'" if state == "ARMED" else "NULL"
     async with database.begin() as connection:
@@ -143,6 +145,7 @@ async def as_if_the_commit_had_been_lost(database: Database, state: str) -> byte
         await connection.execute(text("DELETE FROM provider_responses"))
         await connection.execute(text("DELETE FROM outbox"))
         await connection.execute(text("UPDATE attempts SET ended_at = NULL, outcome = '', accepted = 0"))
-        await connection.execute(text(f"UPDATE batches SET state = {number}, bulk_id = '', lease_until = {lease}"))
+        undone = text(f"UPDATE batches SET state = {number}, bulk_id = '', lease_until = {lease} RETURNING attempt_id")
+        attempt_id: uuid.UUID = (await connection.execute(undone)).scalar_one()
     ids = ",".join(f'{{"messageId":"{message_id}"}}' for message_id in row.message_ids.decode().split("\n"))
-    return f'{{"bulkId":"{row.bulk_id}","messages":[{ids}]}}'.encode()
+    return attempt_id, f'{{"bulkId":"{row.bulk_id}","messages":[{ids}]}}'.encode()

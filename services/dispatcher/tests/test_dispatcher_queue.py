@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 
 from bulksms_dispatcher.app import MIGRATIONS
+from bulksms_dispatcher.domain.authorizations import authorization_of, void_of
 from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Return, StoredResponse
 from bulksms_dispatcher.domain.batches import Lane, LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
@@ -28,14 +30,15 @@ from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.storage import attempts, campaigns, claims, opt_outs, outcomes, queue, submissions
 from bulksms_dispatcher.workers.reaper import Reaper
 from bulksms_dispatcher.workers.recorder import Recorder
+from devstack.ledger_stand_in import LedgerStandIn
 from devstack.postgres import EmbeddedPostgres
-from servicekit import migrations
+from servicekit import errors, migrations
 from servicekit.clock import ManualClock, SystemClock
 from servicekit.database import Database
 from servicekit.lifecycle import running
 from servicekit.worker import PeriodicWorker
 
-from .dispatcher_support import ACCOUNT, TENANT
+from .dispatcher_support import ACCOUNT, TENANT, ledger_peer
 
 LEASE = timedelta(seconds=60)
 HORIZON = timedelta(hours=72)
@@ -50,8 +53,13 @@ async def database(dispatcher_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def reaper(database: Database) -> Reaper:
-    return Reaper(database, HORIZON, lambda: None, grace=timedelta(0), clock=ManualClock())
+def ledger() -> LedgerStandIn:
+    return LedgerStandIn()
+
+
+@pytest.fixture
+def reaper(database: Database, ledger: LedgerStandIn) -> Reaper:
+    return Reaper(database, ledger_peer(ledger), HORIZON, lambda: None, grace=timedelta(0), clock=ManualClock())
 
 
 async def store(
@@ -65,7 +73,8 @@ async def store(
         await submissions.insert(connection, submission)
         for number in range(batches):
             first = 306_900_000_000 + number * size
-            await submissions.insert_batch(connection, submission, number, Recipients(range(first, first + size)))
+            recipients = Recipients(range(first, first + size), first_index=number * size)
+            await submissions.insert_batch(connection, submission, number, recipients)
         await submissions.save_progress(
             connection,
             submission,
@@ -80,7 +89,8 @@ def lane_of(submission: Submission) -> Lane:
 
 async def claim(database: Database, submission: Submission, worker: str = "w") -> LeasedBatch | None:
     async with database.begin() as connection:
-        return await claims.claim(connection, lane_of(submission), worker, LEASE, account=ACCOUNT)
+        batch = await claims.claim(connection, lane_of(submission), worker, LEASE, account=ACCOUNT)
+    return None if batch is None else replace(batch, attempt_id=uuid.uuid4())
 
 
 async def must_claim(database: Database, submission: Submission, worker: str = "w") -> LeasedBatch:
@@ -97,6 +107,10 @@ async def arm(database: Database, batch: LeasedBatch, worker: str = "w", **chang
     } | changes
     async with database.begin() as connection:
         return await claims.arm(connection, batch.key, worker, account=ACCOUNT, lease=LEASE, **values)
+
+
+async def authorize(ledger: LedgerStandIn, batch: LeasedBatch) -> None:
+    assert await ledger_peer(ledger).authorize(authorization_of(batch, ())) is None
 
 
 async def record(database: Database, batch: LeasedBatch, origin: BatchState, target: BatchState, **values: Any) -> bool:
@@ -342,11 +356,12 @@ async def test_an_expired_lease_goes_back_under_a_new_epoch_and_the_old_holder_c
 
 
 async def test_an_expired_armed_batch_becomes_ambiguous_and_a_late_response_resolves_it(
-    database: Database, reaper: Reaper
+    database: Database, reaper: Reaper, ledger: LedgerStandIn
 ) -> None:
     submission = await store(database, 1)
     batch = await must_claim(database, submission)
     await arm(database, batch, opted_out_positions=pack_positions([1]))
+    await authorize(ledger, batch)
     await expire(database)
     await asyncio.gather(*(reaper.reap_once() for _ in range(4)))
     assert await state_of(database, batch) == (AMBIGUOUS, batch.epoch)
@@ -362,6 +377,57 @@ async def test_an_expired_armed_batch_becomes_ambiguous_and_a_late_response_reso
     assert await record(database, batch, AMBIGUOUS, BatchState.ACCEPTED, response=response)
     assert not await record(database, batch, AMBIGUOUS, BatchState.ACCEPTED, response=response)
     assert await reported(database) == [(1, AMBIGUOUS), (1, BatchState.ACCEPTED), (2, BatchState.ACCEPTED)]
+
+
+async def test_an_expired_armed_batch_that_was_never_authorized_is_ready_and_its_attempt_never_sends(
+    database: Database, reaper: Reaper, ledger: LedgerStandIn
+) -> None:
+    submission = await store(database, 2)
+    never, void = await must_claim(database, submission), await must_claim(database, submission)
+    for batch in (never, void):
+        await arm(database, batch)
+    await authorize(ledger, void)
+    assert await ledger_peer(ledger).void(void_of(void)) == ""
+    await expire(database)
+    await asyncio.gather(*(reaper.reap_once() for _ in range(4)))
+    for batch in (never, void):
+        assert await state_of(database, batch) == (READY, batch.epoch + 1)
+        late = await ledger_peer(ledger).authorize(authorization_of(batch, ()))
+        assert late is not None, "a frozen worker that thaws is refused"
+        assert late.reason == "ATTEMPT_ENDED"
+
+
+async def test_while_the_ledger_is_away_an_expired_armed_batch_stays_as_it_is(
+    database: Database, reaper: Reaper, ledger: LedgerStandIn
+) -> None:
+    submission = await store(database, 2)
+    armed, leased = await must_claim(database, submission), await must_claim(database, submission)
+    await arm(database, armed)
+    await expire(database)
+    ledger.before_response = is_away
+    await reaper.reap_once()
+    assert (await state_of(database, armed))[0] is ARMED
+    assert (await state_of(database, leased))[0] is READY, "of a lease there is nothing to ask"
+    ledger.before_response = None
+    await reaper.reap_once()
+    assert (await state_of(database, armed))[0] is READY
+
+
+async def is_away(method: str) -> None:
+    raise errors.unavailable("LEDGER_AWAY", f"{method} is not answered.")
+
+
+async def test_an_armed_batch_is_changed_only_under_the_attempt_that_armed_it(database: Database) -> None:
+    """A database that was set back repeats epochs; attempts are never repeated."""
+    submission = await store(database, 1)
+    batch = await must_claim(database, submission)
+    await arm(database, batch)
+    other = replace(batch, attempt_id=uuid.uuid4())
+    assert not await record(database, other, ARMED, AMBIGUOUS)
+    async with database.begin() as connection:
+        assert not await outcomes.return_to_queue(connection, other.key, batch.campaign_id, (ARMED,))
+    assert await record(database, batch, ARMED, AMBIGUOUS)
+    assert not await record(database, other, AMBIGUOUS, BatchState.ACCEPTED, response=StoredResponse(200, "b", ["a"]))
 
 
 async def test_a_lease_that_has_time_left_is_not_touched(database: Database, reaper: Reaper) -> None:
@@ -388,10 +454,11 @@ async def outage(tmp_path: Path) -> AsyncIterator[tuple[EmbeddedPostgres, Databa
 
 
 @pytest.fixture
-def recorder_of(redis: Redis, redis_key_prefix: str) -> Callable[[Database], Recorder]:
+def recorder_of(redis: Redis, redis_key_prefix: str, ledger: LedgerStandIn) -> Callable[[Database], Recorder]:
     limiter = Limiter(redis, key_prefix=redis_key_prefix, traffic_account_id="account", limits=lambda: Limits({}))
     return lambda database: Recorder(
         database,
+        ledger_peer(ledger),
         limiter,
         Metrics(),
         worker="w",
@@ -403,7 +470,7 @@ def recorder_of(redis: Redis, redis_key_prefix: str) -> Callable[[Database], Rec
 
 
 async def test_who_sent_nothing_gets_the_batch_back_after_an_outage_longer_than_the_lease(
-    outage: tuple[EmbeddedPostgres, Database], recorder_of: Callable[[Database], Recorder]
+    outage: tuple[EmbeddedPostgres, Database], recorder_of: Callable[[Database], Recorder], ledger: LedgerStandIn
 ) -> None:
     server, database = outage
     submission = await store(database, 2)
@@ -411,8 +478,11 @@ async def test_who_sent_nothing_gets_the_batch_back_after_an_outage_longer_than_
     live, dead = await must_claim(database, submission), await must_claim(database, submission)
     for batch in (live, dead):
         assert await arm(database, batch)
+        await authorize(ledger, batch)
     await expire(database)
-    reaper = Reaper(database, HORIZON, lambda: None, grace=timedelta(seconds=6), clock=SystemClock())
+    reaper = Reaper(
+        database, ledger_peer(ledger), HORIZON, lambda: None, grace=timedelta(seconds=6), clock=SystemClock()
+    )
     quick = timedelta(milliseconds=100)
     await asyncio.to_thread(server.kill)
     handing_back = asyncio.create_task(recorder_of(database).hand_back_unsent(live, ()))
@@ -427,13 +497,14 @@ async def test_who_sent_nothing_gets_the_batch_back_after_an_outage_longer_than_
 
 
 async def test_a_reaper_that_could_not_reach_the_database_for_long_waits_before_it_expires_an_arm(
-    database: Database,
+    database: Database, ledger: LedgerStandIn
 ) -> None:
     clock, grace = ManualClock(), timedelta(seconds=1)
-    reaper = Reaper(database, HORIZON, lambda: None, grace=grace, clock=clock)
+    reaper = Reaper(database, ledger_peer(ledger), HORIZON, lambda: None, grace=grace, clock=clock)
     submission = await store(database, 2)
     armed, leased = await must_claim(database, submission), await must_claim(database, submission)
     await arm(database, armed)
+    await authorize(ledger, armed)
     await expire(database)
     clock.advance(timedelta(seconds=1.5))
     await reaper.reap_once()
@@ -445,11 +516,12 @@ async def test_a_reaper_that_could_not_reach_the_database_for_long_waits_before_
 
 
 async def test_when_the_reaper_was_first_what_was_not_sent_is_refused_and_never_sent(
-    database: Database, reaper: Reaper, recorder_of: Callable[[Database], Recorder]
+    database: Database, reaper: Reaper, recorder_of: Callable[[Database], Recorder], ledger: LedgerStandIn
 ) -> None:
     submission = await store(database, 1)
     batch = await must_claim(database, submission)
     await arm(database, batch, opted_out_positions=pack_positions([1]))
+    await authorize(ledger, batch)
     await expire(database)
     await reaper.reap_once()
     assert (await state_of(database, batch))[0] is AMBIGUOUS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -146,7 +147,9 @@ async def _stored_and_claimed(dispatcher: Dispatcher, database: Database) -> Any
     async with database.begin() as connection:
         await connection.execute(text("UPDATE campaigns SET paused = false"))
         lane = Lane(2, TENANT, uuid.UUID(head.campaign_id))
-        return await claims.claim(connection, lane, "w", LEASE, account=ACCOUNT)
+        batch = await claims.claim(connection, lane, "w", LEASE, account=ACCOUNT)
+    assert batch is not None
+    return replace(batch, attempt_id=uuid.uuid4())
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["as it is", "without the lock"])

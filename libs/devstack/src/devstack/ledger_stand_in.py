@@ -20,7 +20,8 @@ _OPEN, _CLOSED = ledger_pb2.RESERVATION_STATE_OPEN, ledger_pb2.RESERVATION_STATE
 class LedgerStandIn(LedgerServiceServicer):
     """Decisions about reservations are stored by request id, refusals too; a capture counts once.
 
-    Credits of a reservation somebody else made can be captured: a dispatcher's tests know no campaign.
+    Attempts are authorized, and credits captured, of reservations somebody else made: a dispatcher's tests know no
+    campaign. A position is authorized once unless it is void, as in the ledger itself.
     """
 
     def __init__(self) -> None:
@@ -38,11 +39,21 @@ class LedgerStandIn(LedgerServiceServicer):
         """By request id; None: carried out."""
         self.captures: dict[str, ledger_pb2.CaptureRequest] = {}
         """Those carried out, by request id."""
+        self.releases: dict[str, ledger_pb2.ReleaseRequest] = {}
+        """Those carried out, by request id."""
         self.captured_units: Counter[str] = Counter()
         """Credits captured, by reservation; a test may set them."""
         self.close_requests: dict[str, ledger_pb2.CloseRequest] = {}
         """The latest by reservation, whatever came of it."""
         self.reserve_calls = 0
+        self.authorization_refusal: ledger_pb2.RefusalReason.ValueType | None = None
+        """With what attempts are refused."""
+        self.authorized: dict[str, ledger_pb2.Authorization] = {}
+        """By attempt id, those that are not void."""
+        self.ended: set[str] = set()
+        """Attempts that are void or withdrawn."""
+        self.taken: dict[tuple[str, str, int], str] = {}
+        """By tenant, reservation and position: the attempt that may have sent to it."""
         self.reserve_requests: dict[str, ledger_pb2.ReserveRequest] = {}
         """The latest by reservation, whatever came of it."""
 
@@ -67,6 +78,48 @@ class LedgerStandIn(LedgerServiceServicer):
         if refusal is not None:
             raise refusal
         return ledger_pb2.ReserveResponse(reservation=self.reservations[request.reservation_id])
+
+    async def BatchAuthorize(
+        self, request: ledger_pb2.BatchAuthorizeRequest, context: Any
+    ) -> ledger_pb2.BatchAuthorizeResponse:
+        """Allow attempts to send."""
+        results = [self._authorize(wanted) for wanted in request.authorizations]
+        if self.before_response is not None:
+            await self.before_response("BatchAuthorize")
+        return ledger_pb2.BatchAuthorizeResponse(results=results)
+
+    async def BatchWithdraw(
+        self, request: ledger_pb2.BatchWithdrawRequest, context: Any
+    ) -> ledger_pb2.BatchWithdrawResponse:
+        """Say which attempts may have been sent; the others never will."""
+        if self.before_response is not None:
+            await self.before_response("BatchWithdraw")
+        results = []
+        for attempt in request.attempts:
+            result = ledger_pb2.WithdrawResult(attempt_id=attempt.attempt_id)
+            if attempt.attempt_id in self.authorized:
+                result.authorized.SetInParent()
+            else:
+                self.ended.add(attempt.attempt_id)
+                result.withdrawn.SetInParent()
+            results.append(result)
+        return ledger_pb2.BatchWithdrawResponse(results=results)
+
+    async def BatchVoid(self, request: ledger_pb2.BatchVoidRequest, context: Any) -> ledger_pb2.BatchVoidResponse:
+        """Take authorizations back."""
+        if self.before_response is not None:
+            await self.before_response("BatchVoid")
+        for void in request.voids:
+            self._void(void)
+        results = [
+            ledger_pb2.VoidResult(attempt_id=void.attempt_id, voided=ledger_pb2.Voided()) for void in request.voids
+        ]
+        return ledger_pb2.BatchVoidResponse(results=results)
+
+    async def Release(self, request: ledger_pb2.ReleaseRequest, context: Any) -> ledger_pb2.ReleaseResponse:
+        """Give credits of an attempt back; its positions stay taken."""
+        self.releases[request.request_id] = request
+        return ledger_pb2.ReleaseResponse()
 
     async def Capture(self, request: ledger_pb2.CaptureRequest, context: Any) -> ledger_pb2.CaptureResponse:
         """Spend credits of a reservation."""
@@ -110,6 +163,42 @@ class LedgerStandIn(LedgerServiceServicer):
                 balance=ledger_pb2.Balance(available=self.available),
             )
         )
+
+    def _authorize(self, wanted: ledger_pb2.Authorization) -> ledger_pb2.AuthorizationResult:
+        refusal = ledger_pb2.AuthorizationRefusal(message="refused")
+        result = ledger_pb2.AuthorizationResult(attempt_id=wanted.attempt_id)
+        places = [
+            (wanted.tenant_id, wanted.reservation_id, position)
+            for span in wanted.positions
+            for position in range(span.first, span.last + 1)
+        ]
+        taken = [place for place in places if place in self.taken]
+        if self.authorization_refusal is not None:
+            refusal.reason = self.authorization_refusal
+        elif wanted.attempt_id in self.ended:
+            refusal.reason = ledger_pb2.REFUSAL_REASON_ATTEMPT_ENDED
+        elif taken:
+            refusal.reason = ledger_pb2.REFUSAL_REASON_POSITIONS_TAKEN
+            captured = {capture.attempt_id for capture in self.captures.values()}
+            for place in taken:
+                side = refusal.captured if self.taken[place] in captured else refusal.unresolved
+                side.add(first=place[2], last=place[2])
+        else:
+            self.authorized[wanted.attempt_id] = wanted
+            self.taken |= dict.fromkeys(places, wanted.attempt_id)
+            result.authorized.SetInParent()
+            return result
+        result.refusal.CopyFrom(refusal)
+        return result
+
+    def _void(self, void: ledger_pb2.Void) -> None:
+        free = {position for span in void.positions for position in range(span.first, span.last + 1)}
+        for place, attempt_id in list(self.taken.items()):
+            if attempt_id == void.attempt_id and (not free or place[2] in free):
+                del self.taken[place]
+        if not free:
+            self.authorized.pop(void.attempt_id, None)
+            self.ended.add(void.attempt_id)
 
     def _reserve(self, request: ledger_pb2.ReserveRequest) -> DomainError | None:
         if not self.known:

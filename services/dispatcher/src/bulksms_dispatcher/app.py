@@ -27,7 +27,7 @@ from bulksms_dispatcher.pacing.gate import PacingGate
 from bulksms_dispatcher.pacing.in_flight import InFlightTracker
 from bulksms_dispatcher.pacing.limiter import Limiter
 from bulksms_dispatcher.peers.campaign import CampaignPeer
-from bulksms_dispatcher.peers.ledger import LedgerPeer
+from bulksms_dispatcher.peers.ledger import IDEMPOTENT_METHODS, LedgerPeer
 from bulksms_dispatcher.providers.lookup import MessageLookup
 from bulksms_dispatcher.providers.mitto import MittoClient
 from bulksms_dispatcher.servicers.dispatch import DispatchServicer
@@ -111,9 +111,7 @@ class _Composition:
         self._campaign_channel = open_channel(
             settings.campaign_address, idempotent_methods=["bulksms.campaign.v1.ResultService"]
         )
-        self._ledger_channel = open_channel(
-            settings.ledger_address, idempotent_methods=["bulksms.ledger.v1.LedgerService"]
-        )
+        self._ledger_channel = open_channel(settings.ledger_address, idempotent_methods=IDEMPOTENT_METHODS)
         self._campaign = CampaignPeer(ResultServiceStub(self._campaign_channel))
         self._ledger = LedgerPeer(LedgerServiceStub(self._ledger_channel))
 
@@ -219,6 +217,7 @@ class _Composition:
     def _recorder(self) -> Recorder:
         return Recorder(
             self._database,
+            self._ledger,
             self._limiter,
             self._metrics,
             worker=self._worker,
@@ -266,6 +265,7 @@ class _Composition:
         )
         transmission = Transmission(
             self._database,
+            self._ledger,
             self._recorder,
             self._journal,
             self._traffic_account,
@@ -348,7 +348,7 @@ class _Composition:
         yield PeriodicWorker("bulksms.dispatcher.late_batches", _SECOND, late.fail_once)
         # Half a lease: a worker that waits for the database tries every two seconds, and connects within five.
         horizon, grace = timedelta(hours=settings.ambiguity_horizon_hours), settings.lease / 2
-        reaper = Reaper(database, horizon, self._on_change, grace=grace, clock=self._clock)
+        reaper = Reaper(database, self._ledger, horizon, self._on_change, grace=grace, clock=self._clock)
         yield PeriodicWorker("bulksms.dispatcher.reaper", _SECOND, reaper.reap_once)
 
     # What is served.

@@ -60,6 +60,9 @@ class Metrics:
         self.uncaptured = meter.create_counter(
             "dispatcher.credits.uncaptured", description="Messages proved sent after their reservation was closed"
         )
+        self.authorizations_refused = meter.create_counter(
+            "dispatcher.authorizations.refused", description="Attempts the ledger did not allow to send, by reason"
+        )
         self.journal_failures = meter.create_counter(
             "dispatcher.journal.failures", description="Responses that could not be written to the journal"
         )

@@ -39,6 +39,8 @@ class Confirmed:
 
     accepted: int
     message_ids: Sequence[str] = ()
+    accepted_indexes: Sequence[int] = ()
+    """Theirs within the submission, when they are not everybody who was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class BatchOutcome:
     deferred: Deferred | None = None
     confirmed: Confirmed | None = None
     """Instead of a response: what evidence says was accepted, or an operator confirmed."""
+    released: int = 0
+    """Credits given back although nobody will learn whether their messages were sent."""
 
     @property
     def accepted(self) -> int:

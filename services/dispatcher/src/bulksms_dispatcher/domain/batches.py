@@ -20,6 +20,7 @@ __all__ = [
     "Priority",
     "batch_id_of",
     "capture_id_of",
+    "release_id_of",
 ]
 
 NO_CAMPAIGN = UUID(int=0)
@@ -30,6 +31,7 @@ Priority = int
 
 _BATCHES = UUID("6b9f0d0e-6d0c-5f8e-9a54-0b6b1d2b4a01")
 _CAPTURES = UUID("6b9f0d0e-6d0c-5f8e-9a54-0b6b1d2b4a02")
+_RELEASES = UUID("6b9f0d0e-6d0c-5f8e-9a54-0b6b1d2b4a03")
 
 
 def batch_id_of(tenant_id: str, submission_id: UUID, number: int) -> UUID:
@@ -37,22 +39,34 @@ def batch_id_of(tenant_id: str, submission_id: UUID, number: int) -> UUID:
     return derived_id(_BATCHES, tenant_id, submission_id, number)
 
 
-def capture_id_of(batch_id: UUID, epoch: int, part: int = 0) -> UUID:
-    """The ledger's request id for an accepted batch, or for a late `part` of it: it is captured once."""
-    return derived_id(_CAPTURES, batch_id, epoch, part) if part else derived_id(_CAPTURES, batch_id, epoch)
+def capture_id_of(attempt_id: UUID, part: int = 0) -> UUID:
+    """The ledger's request id for an accepted attempt, or for a late `part` of it: it is captured once."""
+    return derived_id(_CAPTURES, attempt_id, part)
+
+
+def release_id_of(attempt_id: UUID) -> UUID:
+    """The ledger's request id for credits of an attempt whose outcome nobody will learn."""
+    return derived_id(_RELEASES, attempt_id)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """A batch under one epoch: what a write names, so that it changes nothing once the batch has moved on."""
+    """A batch under one epoch and attempt: what a write names, to change nothing once the batch has moved on."""
 
     tenant_id: str
     batch_id: UUID
     epoch: int
+    attempt_id: UUID | None = None
+    """Of its worker's attempt: an armed batch is changed by who armed it; None before it is armed."""
 
     def parameters(self) -> dict[str, object]:
         """As statements name them."""
-        return {"tenant_id": self.tenant_id, "batch_id": self.batch_id, "epoch": self.epoch}
+        return {
+            "tenant_id": self.tenant_id,
+            "batch_id": self.batch_id,
+            "epoch": self.epoch,
+            "attempt_id": self.attempt_id,
+        }
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,11 +99,14 @@ class LeasedBatch:
     sender: str
     variable_names: tuple[str, ...]
     reservation_id: UUID
-    snapshot_digest: bytes
     traceparent: str
     """Of the enqueue: the batch's span is its child."""
+    snapshot_digest: bytes
+    """Of who stands at which index of the submission."""
     waited_seconds: float
     """From when the batch could be claimed to when it was."""
+    attempt_id: UUID | None = None
+    """Drawn by its worker before it arms."""
     reason: str = ""
     """Why it went back into the queue the last time."""
     probe: Probe | None = None
@@ -98,7 +115,7 @@ class LeasedBatch:
     @property
     def key(self) -> BatchKey:
         """What names it in a write."""
-        return BatchKey(self.tenant_id, self.batch_id, self.epoch)
+        return BatchKey(self.tenant_id, self.batch_id, self.epoch, self.attempt_id)
 
     @property
     def is_single_message(self) -> bool:

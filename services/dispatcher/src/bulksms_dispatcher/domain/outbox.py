@@ -28,9 +28,15 @@ class OutboxEntry:
     kind: OutboxKind
     batch_id: UUID
     epoch: int
+    attempt_id: UUID | None
+    """What it says came of this attempt; None where nothing was armed."""
     state: BatchState
     attempts: int
     accepted: int
+    accepted_indexes: bytes | None
+    """Who was accepted, where that is not everybody who was not refused."""
+    released: int
+    """Credits of those of whom nobody will learn whether they were sent."""
     parts: int
     bulk_id: str
     traceparent: str

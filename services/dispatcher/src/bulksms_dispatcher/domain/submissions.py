@@ -128,7 +128,7 @@ class Cutter:
     def peek(self) -> Recipients:
         """The next batch: whole when there is enough, else what there is."""
         size = self._batch_size
-        return Recipients(self._phones[:size], self._values[: size * self._variables])
+        return Recipients(self._phones[:size], self._values[: size * self._variables], first_index=self._start)
 
     def move_to(self, stored: SubmissionProgress) -> None:
         """Drop what is stored by now, by this stream or another one of the same submission."""

@@ -29,6 +29,7 @@ class Unresolved:
     batch_id: UUID
     tenant_id: str
     epoch: int
+    attempt_id: UUID | None
     state: BatchState
     reason: str
     campaign_id: UUID
@@ -43,7 +44,7 @@ class Unresolved:
     @property
     def key(self) -> BatchKey:
         """What names it in a write."""
-        return BatchKey(self.tenant_id, self.batch_id, self.epoch)
+        return BatchKey(self.tenant_id, self.batch_id, self.epoch, self.attempt_id)
 
     @property
     def lacks_ids(self) -> bool:
@@ -88,7 +89,7 @@ class Unresolved:
 
     def is_complete(self, evidenced: int) -> bool:
         """True when evidence has named everyone who was in the request."""
-        return evidenced == len(unpack(self.packed).phones) - len(self.not_in_request)
+        return evidenced == self._asked()
 
     def accepted_by_evidence(self, ids: Mapping[int, str]) -> BatchOutcome:
         """Everyone in the request was named."""
@@ -120,6 +121,7 @@ class Unresolved:
             self._groups(Group(RecipientOutcome.FAILED, OPERATOR)),
             attempt=AttemptResult(OutcomeKind.REJECTED, OPERATOR),
             reason=OPERATOR,
+            released=self._asked(),
         )
 
     def given_up(self, ids: Mapping[int, str]) -> BatchOutcome:
@@ -129,8 +131,14 @@ class Unresolved:
             self._groups(Group(RecipientOutcome.UNRESOLVED, UNRESOLVED), ids),
             reason=UNRESOLVED,
             parts=self._parts(ids),
-            confirmed=Confirmed(len(ids), _in_order(ids)) if ids else None,
+            confirmed=Confirmed(len(ids), _in_order(ids), self.indexes_of(sorted(ids))) if ids else None,
+            released=self._asked() - len(ids),
         )
+
+    def indexes_of(self, positions: Sequence[int]) -> list[int]:
+        """Within the submission, of these positions in the batch."""
+        indexes = unpack(self.packed).indexes
+        return [indexes[position] for position in positions]
 
     def _groups(self, rest: Group, ids: Mapping[int, str] | None = None) -> tuple[Group, ...]:
         groups = [rest]
@@ -139,6 +147,9 @@ class Unresolved:
         if opted_out_positions := self.not_in_request:
             groups.append(Group(RecipientOutcome.OPTED_OUT, "OPTED_OUT", "", tuple(sorted(opted_out_positions))))
         return tuple(groups)
+
+    def _asked(self) -> int:
+        return len(unpack(self.packed).phones) - len(self.not_in_request)
 
     def _parts(self, positions: Sequence[int] | Mapping[int, str]) -> int:
         if not positions:

@@ -21,8 +21,7 @@ class JournalRecord(msgspec.Struct, array_like=True, frozen=True):
     """What the provider responded to one attempt, byte for byte."""
 
     batch_id: UUID
-    epoch: int
-    attempt: int
+    attempt_id: UUID
     status: int
     retry_after_seconds: float | None
     body: bytes

@@ -78,6 +78,7 @@ def _result_request(entry: OutboxEntry) -> results_pb2.RecordBatchResultRequest:
         traceparent=entry.traceparent,
         first_phone=entry.first_phone,
         last_phone=entry.last_phone,
+        attempt_id=str(entry.attempt_id or ""),
         groups=[
             _outcome_group(group, phones, entry.message_ids)
             for group in groups

@@ -100,7 +100,7 @@ _CLAIM = text(f"""
 _ARM = text(f"""
     WITH armed AS (
         UPDATE batches b
-        SET state = {BatchState.ARMED}, attempts = attempts + 1, traceparent = :traceparent,
+        SET state = {BatchState.ARMED}, attempt_id = :attempt_id, attempts = attempts + 1, traceparent = :traceparent,
             opted_out_positions = :opted_out_positions, updated_at = clock_timestamp(),
             lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
         WHERE b.batch_id = :batch_id AND b.tenant_id = :tenant_id
@@ -123,8 +123,8 @@ _ARM = text(f"""
               WHERE newer.phone BETWEEN b.first_phone AND b.last_phone)
         RETURNING batch_id, tenant_id, attempts
     )
-    INSERT INTO attempts (batch_id, tenant_id, number, epoch, worker, armed_at)
-    SELECT batch_id, tenant_id, attempts, :epoch, :worker, clock_timestamp() FROM armed
+    INSERT INTO attempts (batch_id, tenant_id, number, epoch, attempt_id, worker, armed_at)
+    SELECT batch_id, tenant_id, attempts, :epoch, :attempt_id, :worker, clock_timestamp() FROM armed
 """)
 
 
@@ -180,7 +180,7 @@ async def arm(
     traceparent: str,
     probe_id: UUID | None = None,
 ) -> bool:
-    """LEASED → ARMED by compare-and-set, one statement; False when the batch must not be sent now.
+    """LEASED → ARMED by compare-and-set, one statement, under the key's attempt; False: it must not be sent now.
 
     It is not this worker's any more, its campaign was paused or cancelled, an operator has stopped what it belongs to,
     one of its numbers has opted out since `opt_out_version` of the tenant's list, or the account or the lane is held,

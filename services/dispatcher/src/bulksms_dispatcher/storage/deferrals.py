@@ -40,12 +40,11 @@ _FIND = text(f"""
     WHERE state = {BatchState.AMBIGUOUS} AND tenant_id = :tenant_id
       AND first_phone <= :last AND last_phone >= :first AND batch_id <> :batch_id
 """)
-_SHRINK = text(f"""
-    UPDATE batches
-    SET packed = :packed, recipients = :recipients, first_phone = :first_phone, last_phone = :last_phone,
-        updated_at = clock_timestamp()
+_LOCK = text(f"""
+    SELECT 1 FROM batches
     WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND state = {BatchState.LEASED} AND epoch = :epoch
       AND worker = :worker
+    FOR UPDATE
 """)
 
 
@@ -78,11 +77,8 @@ async def split_off(
     if flags.cancelled:
         return False
     number = await splits.lock_number(connection, batch.tenant_id, batch.submission_id)
-    shrunk = await connection.execute(
-        _SHRINK,
-        splits.packed_fields(kept) | batch.key.parameters() | {"worker": worker},
-    )
-    if not shrunk.rowcount:
+    if not (await connection.execute(_LOCK, batch.key.parameters() | {"worker": worker})).all():
         return False
+    await splits.shrink(connection, batch.key, kept)
     await splits.insert(connection, batch.key, batch.submission_id, number, deferred, reason=reason, delay=delay)
     return True

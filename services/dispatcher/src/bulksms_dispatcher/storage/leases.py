@@ -21,6 +21,7 @@ class Expired:
     """A batch whose time is over."""
 
     key: BatchKey
+    reservation_id: UUID
     campaign_id: UUID
     state: BatchState
     opted_out_positions: bytes | None
@@ -30,7 +31,8 @@ class Expired:
 # Not locked here: what is done about it is a compare-and-set of its own, and loses against a worker that is quicker.
 # An armed batch is not found while the server is younger than `grace`: after an outage its worker speaks first.
 _EXPIRED = text(f"""
-    SELECT tenant_id, batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
+    SELECT tenant_id, batch_id, epoch, attempt_id, reservation_id, campaign_id, state, opted_out_positions, worker
+    FROM batches JOIN submissions USING (submission_id, tenant_id, campaign_id)
     WHERE state IN ({BatchState.LEASED}, {BatchState.ARMED}) AND lease_until < clock_timestamp()
       AND state = ANY(:states)
       AND (state = {BatchState.LEASED}
@@ -38,7 +40,8 @@ _EXPIRED = text(f"""
     ORDER BY lease_until LIMIT :limit
 """)
 _AMBIGUOUS = text(f"""
-    SELECT tenant_id, batch_id, epoch, campaign_id, state, opted_out_positions, worker FROM batches
+    SELECT tenant_id, batch_id, epoch, attempt_id, reservation_id, campaign_id, state, opted_out_positions, worker
+    FROM batches JOIN submissions USING (submission_id, tenant_id, campaign_id)
     WHERE state = {BatchState.AMBIGUOUS} AND updated_at < now() - make_interval(secs => :horizon_seconds)
     ORDER BY updated_at LIMIT :limit
 """)
@@ -65,7 +68,8 @@ async def _read(connection: AsyncConnection, statement: TextClause, parameters: 
     rows = await connection.execute(statement, parameters)
     return [
         Expired(
-            BatchKey(r.tenant_id, r.batch_id, r.epoch),
+            BatchKey(r.tenant_id, r.batch_id, r.epoch, r.attempt_id),
+            r.reservation_id,
             r.campaign_id,
             BatchState(r.state),
             r.opted_out_positions,

@@ -35,8 +35,9 @@ _TAKE = """
             publisher = :publisher
         FROM due WHERE o.outbox_id = due.outbox_id RETURNING o.*
     )
-    SELECT taken.outbox_id, taken.kind, taken.batch_id, taken.epoch, taken.state, taken.attempts, taken.accepted,
-           taken.parts, coalesce(r.bulk_id, '') AS bulk_id, b.traceparent, b.tenant_id, b.campaign_id,
+    SELECT taken.outbox_id, taken.kind, taken.batch_id, taken.epoch, taken.attempt_id, taken.state, taken.attempts,
+           taken.accepted, taken.accepted_indexes, taken.released, taken.parts,
+           coalesce(r.bulk_id, '') AS bulk_id, b.traceparent, b.tenant_id, b.campaign_id,
            s.reservation_id, s.enqueue_number, taken.part, b.first_phone, b.last_phone {more}
     FROM taken
     JOIN batches b ON b.batch_id = taken.batch_id AND b.tenant_id = taken.tenant_id

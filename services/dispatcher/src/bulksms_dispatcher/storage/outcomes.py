@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Return
-from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, BatchKey
+from bulksms_dispatcher.domain.batches import NO_CAMPAIGN, BatchKey, LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, check_transition
+from bulksms_dispatcher.domain.recipients import Recipients
 from bulksms_dispatcher.domain.results import RecipientOutcome, whole
 from bulksms_dispatcher.storage import (
     attempts,
@@ -22,7 +25,7 @@ from bulksms_dispatcher.storage import (
     splits,
 )
 
-__all__ = ["record", "return_to_queue"]
+__all__ = ["record", "return_divided", "return_to_queue"]
 
 # A batch of which evidence has named a recipient was accepted: no late rejection takes that back.
 _RECORD = text(f"""
@@ -30,17 +33,20 @@ _RECORD = text(f"""
     SET state = :target, reason = :reason, bulk_id = :bulk_id, lease_until = NULL, worker = '',
         updated_at = clock_timestamp()
     WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND epoch = :epoch AND state = ANY(:origins)
+      AND (state = {BatchState.LEASED} OR attempt_id = :attempt_id)
       AND (:target <> {BatchState.REJECTED} OR evidenced = 0)
     RETURNING campaign_id, submission_id, attempts
 """)
 _WHOSE = text("SELECT campaign_id, submission_id FROM batches WHERE batch_id = :batch_id AND tenant_id = :tenant_id")
-# The epoch rises whenever a batch goes back: whatever an earlier worker still writes finds another epoch.
+# The epoch rises whenever a batch goes back: whatever an earlier worker still writes finds another epoch. A database
+# that was set back repeats epochs, so what is armed is changed only under the attempt that armed it.
 _RETURN = text(f"""
     UPDATE batches
     SET state = {BatchState.READY}, epoch = epoch + 1, retries = retries + :retries, reason = :reason,
         not_before = clock_timestamp() + make_interval(secs => :delay_seconds), lease_until = NULL, worker = '',
         updated_at = clock_timestamp()
     WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND epoch = :epoch AND state = ANY(:origins)
+      AND (state = {BatchState.LEASED} OR attempt_id = :attempt_id)
     RETURNING attempts
 """)
 _CANCEL_RETURNED = text(f"""
@@ -107,6 +113,23 @@ async def return_to_queue(
         await attempts.end_open(connection, batch)
     if flags.cancelled:
         await _cancel_returned(connection, batch)
+    return True
+
+
+async def return_divided(
+    connection: AsyncConnection, batch: LeasedBatch, kept: Recipients, others: Recipients, reason: str
+) -> bool:
+    """Make an armed batch of which nothing was sent READY again in two parts; False when it is not ours."""
+    flags = await campaigns.lock_shared(connection, batch.tenant_id, batch.campaign_id)
+    number = await splits.lock_number(connection, batch.tenant_id, batch.submission_id)
+    returned = Return(reason=reason)
+    if not await return_to_queue(connection, batch.key, batch.campaign_id, (BatchState.ARMED,), returned):
+        return False
+    back = replace(batch.key, epoch=batch.epoch + 1)
+    await splits.shrink(connection, back, kept)
+    rest = await splits.insert(connection, back, batch.submission_id, number, others, reason=reason, delay=timedelta(0))
+    if flags.cancelled:
+        await _cancel_returned(connection, rest)
     return True
 
 

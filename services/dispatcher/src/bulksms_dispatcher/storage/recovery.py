@@ -31,8 +31,8 @@ _OPEN = text(f"""
 _SENT = text(f"""
     SELECT b.batch_id, b.tenant_id, b.campaign_id, b.submission_id, b.number, s.enqueue_number, b.epoch, b.attempts,
            b.retries, b.recipients, b.first_phone, b.last_phone, b.packed, s.text, s.sender, s.variable_names,
-           s.reservation_id, s.snapshot_digest, b.traceparent, 0.0::double precision AS waited_seconds, b.state,
-           b.opted_out_positions
+           s.reservation_id, b.traceparent, s.snapshot_digest, 0.0::double precision AS waited_seconds, b.attempt_id,
+           b.state, b.opted_out_positions
     FROM batches b JOIN submissions s ON s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id
     WHERE b.batch_id = :batch_id AND b.state IN ({BatchState.ARMED}, {BatchState.AMBIGUOUS})
 """)

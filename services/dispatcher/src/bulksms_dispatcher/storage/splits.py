@@ -12,7 +12,7 @@ from bulksms_dispatcher.domain.batches import BatchKey, batch_id_of
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.recipients import Recipients, pack
 
-__all__ = ["insert", "lock_number", "packed_fields"]
+__all__ = ["insert", "lock_number", "shrink"]
 
 _LOCK = text(
     "SELECT batches FROM submissions WHERE submission_id = :submission_id AND tenant_id = :tenant_id FOR UPDATE"
@@ -29,6 +29,12 @@ _INSERT = text(f"""
            priority, {BatchState.READY}, epoch + :later_epochs, retries + :retries, :reason,
            clock_timestamp() + make_interval(secs => :delay_seconds), not_after
     FROM batches WHERE batch_id = :batch_id AND tenant_id = :tenant_id
+""")
+_SHRINK = text("""
+    UPDATE batches
+    SET packed = :packed, recipients = :recipients, first_phone = :first_phone, last_phone = :last_phone,
+        updated_at = clock_timestamp()
+    WHERE batch_id = :batch_id AND tenant_id = :tenant_id AND epoch = :epoch
 """)
 
 
@@ -54,7 +60,7 @@ async def insert(
     await connection.execute(_COUNT, {"submission_id": submission_id, "tenant_id": parent.tenant_id})
     await connection.execute(
         _INSERT,
-        packed_fields(recipients)
+        _packed_fields(recipients)
         | parent.parameters()
         | {
             "new_id": new_id,
@@ -68,7 +74,12 @@ async def insert(
     return BatchKey(parent.tenant_id, new_id, parent.epoch + later_epochs)
 
 
-def packed_fields(recipients: Recipients) -> dict[str, object]:
+async def shrink(connection: AsyncConnection, batch: BatchKey, kept: Recipients) -> None:
+    """Leave only these in a batch that the transaction has locked."""
+    await connection.execute(_SHRINK, _packed_fields(kept) | batch.parameters())
+
+
+def _packed_fields(recipients: Recipients) -> dict[str, object]:
     """The columns that say who is in a batch."""
     phones = recipients.phones
     return {

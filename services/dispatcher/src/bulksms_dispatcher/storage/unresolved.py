@@ -34,8 +34,8 @@ _ARE_THERE_ANY = text(f"""
         OR EXISTS (SELECT 1 FROM batches b WHERE b.state IN ({BatchState.LEASED}, {BatchState.ARMED})
                    AND b.state = {BatchState.ARMED})
 """)
-_COLUMNS = """b.batch_id, b.tenant_id, b.epoch, b.state, b.reason, b.campaign_id, b.submission_id, b.evidenced,
-              b.packed, b.opted_out_positions, s.text, s.sender, s.variable_names"""
+_COLUMNS = """b.batch_id, b.tenant_id, b.epoch, b.attempt_id, b.state, b.reason, b.campaign_id, b.submission_id,
+              b.evidenced, b.packed, b.opted_out_positions, s.text, s.sender, s.variable_names"""
 _LOCK = text(f"""
     SELECT {_COLUMNS}
     FROM batches b JOIN submissions s ON s.submission_id = b.submission_id AND s.tenant_id = b.tenant_id

@@ -212,6 +212,7 @@ class EvidenceSearch:
             batch.state,
             evidenced,
             [match.position for match in in_order],
+            batch.indexes_of([match.position for match in in_order]),
             [match.provider_message_id for match in in_order],
             kinds=batch.kinds_of_late_results,
         )

@@ -1,4 +1,4 @@
-"""Captures to the ledger: what was accepted of each batch."""
+"""Captures to the ledger: what was accepted of each attempt, and what nobody will learn of."""
 
 from __future__ import annotations
 
@@ -49,12 +49,16 @@ class CapturePublisher(Publisher):
                 "bulksms.messages": sum(entry.accepted for entry in entries),
             },
         ):
+            accepted = [entry for entry in entries if entry.accepted]
             try:
-                reasons = await self._ledger.capture_all(entries)
+                reasons = await self._ledger.capture_all(accepted) if accepted else []
             except DomainError as error:
                 await self.acknowledgements.failed(entries, error)
-            else:
-                await self._take(entries, reasons)
+                return
+            await self._take(accepted, reasons)
+            for entry in entries:
+                if not entry.accepted:
+                    await self._release(entry)
 
     async def _take(self, entries: list[OutboxEntry], reasons: list[str]) -> None:
         captured = []
@@ -63,10 +67,21 @@ class CapturePublisher(Publisher):
                 await self.acknowledgements.uncaptured([entry], reason)
             elif reason:
                 await self.acknowledgements.refused([entry], reason)
+            elif entry.released:
+                await self._release(entry)
             else:
                 captured.append(entry)
         if captured:
             await self.acknowledgements.acknowledged(captured)
+
+    async def _release(self, entry: OutboxEntry) -> None:
+        """After what was accepted of it is captured: the rest of an attempt whose time is over."""
+        try:
+            await self._ledger.release(entry)
+        except DomainError as error:
+            await self.acknowledgements.failed([entry], error)
+        else:
+            await self.acknowledgements.acknowledged([entry])
 
 
 def _trace_of(entry: OutboxEntry) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from opentelemetry import trace
 
 from bulksms_dispatcher.domain.outbox import OutboxEntry, OutboxKind
+from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.peers.ledger import LedgerPeer
 from bulksms_dispatcher.workers.publisher import Publisher
@@ -39,11 +40,14 @@ class CreditPublisher(Publisher):
             try:
                 if entry.accepted:
                     await self._ledger.capture(entry)
+                if entry.released:
+                    await self._ledger.release(entry)
                 await self._ledger.close(
                     derived_id(entry.batch_id, "close", entry.epoch),
                     entry.tenant_id,
                     entry.reservation_id,
-                    expected_captured=entry.accepted,
+                    # Accepted by an earlier attempt, it was captured for that one.
+                    expected_captured=1 if entry.state is BatchState.ACCEPTED else entry.accepted,
                 )
             except DomainError as error:
                 await self.acknowledgements.failed([entry], error)

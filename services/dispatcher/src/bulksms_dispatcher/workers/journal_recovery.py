@@ -79,7 +79,7 @@ class JournalRecovery:
     async def _recover_record(self, record: JournalRecord) -> bool:
         async with self._database.connect() as connection:
             sent = await recovery.find_sent(connection, record.batch_id)
-        if sent is None or (sent.batch.epoch, sent.batch.attempts) != (record.epoch, record.attempt):
+        if sent is None or sent.batch.attempt_id != record.attempt_id:
             return False
         opted_out_positions = unpack_positions(sent.opted_out_positions) if sent.opted_out_positions else []
         parts = _parts(sent, opted_out_positions)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from bulksms_dispatcher.domain.batch_outcomes import BatchOutcome
 from bulksms_dispatcher.domain.protocol import BatchState
 from bulksms_dispatcher.domain.recipients import unpack_positions
+from bulksms_dispatcher.peers.ledger import LedgerPeer
 from bulksms_dispatcher.storage import evidence, leases, outcomes, unresolved
 from bulksms_dispatcher.storage.leases import Expired
 from servicekit import logs
 from servicekit.clock import Clock
 from servicekit.database import Database
+from servicekit.errors import DomainError
 
 __all__ = ["Reaper"]
 
@@ -22,7 +24,10 @@ _log = logs.get_logger("bulksms.dispatcher.reaper")
 
 
 class Reaper:
-    """Rule 2: expired LEASED goes back under a new epoch; expired ARMED becomes AMBIGUOUS, never READY.
+    """Rule 2: expired LEASED goes back under a new epoch; of expired ARMED the ledger says what may have been sent.
+
+    An attempt that was never authorized, or is void, goes back; one that was authorized is AMBIGUOUS and never READY.
+    While the ledger does not answer, armed batches stay as they are.
 
     Any number may run at once: each move is a compare-and-set on state and epoch.
 
@@ -32,9 +37,17 @@ class Reaper:
     """
 
     def __init__(
-        self, database: Database, horizon: timedelta, on_change: Callable[[], None], *, grace: timedelta, clock: Clock
+        self,
+        database: Database,
+        ledger: LedgerPeer,
+        horizon: timedelta,
+        on_change: Callable[[], None],
+        *,
+        grace: timedelta,
+        clock: Clock,
     ) -> None:
         self._database = database
+        self._ledger = ledger
         self._horizon = horizon
         self._on_change = on_change
         self._grace = grace
@@ -51,8 +64,7 @@ class Reaper:
         for batch in expired:
             if batch.state is BatchState.LEASED:
                 await self._return(batch)
-            else:
-                await self._mark_ambiguous(batch)
+        await self._withdraw([batch for batch in expired if batch.state is BatchState.ARMED])
         for batch in given_up:
             await self._give_up(batch)
         if expired or given_up:
@@ -65,9 +77,29 @@ class Reaper:
             self._expires_armed_from = now + grace
         return (BatchState.LEASED, BatchState.ARMED) if now >= self._expires_armed_from else (BatchState.LEASED,)
 
+    async def _withdraw(self, armed: Sequence[Expired]) -> None:
+        """The authorization, not the row, says what may have been sent."""
+        attempts = [
+            (batch.key.tenant_id, batch.reservation_id, batch.key.attempt_id)
+            for batch in armed
+            if batch.key.attempt_id is not None
+        ]
+        if not attempts:
+            return
+        try:
+            may_have_been_sent = await self._ledger.withdraw(attempts)
+        except DomainError as error:
+            _log.error("armed batches wait for the ledger", batches=len(attempts), reason=error.reason)
+            return
+        for batch, sent in zip(armed, may_have_been_sent, strict=True):
+            if sent:
+                await self._mark_ambiguous(batch)
+            else:
+                await self._return(batch)
+
     async def _return(self, batch: Expired) -> None:
         async with self._database.begin() as connection:
-            returned = await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, (BatchState.LEASED,))
+            returned = await outcomes.return_to_queue(connection, batch.key, batch.campaign_id, (batch.state,))
         if returned:
             _log.warning("lease ran out: batch is ready again", batch_id=str(batch.key.batch_id), worker=batch.worker)
 

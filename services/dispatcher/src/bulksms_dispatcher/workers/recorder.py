@@ -9,16 +9,20 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_dispatcher.domain.account_holds import HoldKind
+from bulksms_dispatcher.domain.authorizations import SENT_EARLIER, Division, void_of
 from bulksms_dispatcher.domain.batch_outcomes import AttemptResult, BatchOutcome, Return
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.protocol import BatchState, OutcomeKind
 from bulksms_dispatcher.domain.provider_outcomes import Verdict
+from bulksms_dispatcher.domain.recipients import unpack
 from bulksms_dispatcher.domain.retries import RetryPolicy
 from bulksms_dispatcher.domain.transitions import Transition, transition_after
-from bulksms_dispatcher.domain.verdicts import outcome_of
+from bulksms_dispatcher.domain.verdicts import outcome_of, positions_asked
 from bulksms_dispatcher.metrics import Metrics
 from bulksms_dispatcher.pacing.limiter import Limiter, PacingUnavailable
+from bulksms_dispatcher.peers.ledger import LedgerPeer
 from bulksms_dispatcher.storage import outcomes
+from bulksms_dispatcher.workers.patient_voids import PatientVoids
 from bulksms_dispatcher.workers.patient_writes import PatientWrites
 from servicekit import logs
 from servicekit.database import Database
@@ -38,6 +42,7 @@ class Recorder:
     def __init__(
         self,
         database: Database,
+        ledger: LedgerPeer,
         limiter: Limiter,
         metrics: Metrics,
         *,
@@ -49,6 +54,7 @@ class Recorder:
         on_returned: Callable[[LeasedBatch, timedelta], None],
     ) -> None:
         self._writes = PatientWrites(database)
+        self._voids = PatientVoids(ledger)
         self._limiter = limiter
         self._metrics = metrics
         self._worker = worker
@@ -62,13 +68,21 @@ class Recorder:
         """Make a batch that was not armed READY again; costs no retry."""
         await self._return(batch, (BatchState.LEASED,), Return(delay, reason), _HAND_BACK_PATIENCE)
 
-    async def hand_back_unsent(self, batch: LeasedBatch, opted_out_positions: Sequence[int]) -> None:
-        """The same when nobody knows whether the arm was committed. Nothing was sent, and only this worker knows that.
+    async def hand_back_unsent(
+        self,
+        batch: LeasedBatch,
+        opted_out_positions: Sequence[int],
+        returned: Return = Return(),  # noqa: B008 - immutable
+    ) -> None:
+        """The same when it is armed, or may be. Nothing was sent, and only this worker knows that.
 
-        If the reaper was first the batch is ambiguous: that is over, but it is never sent again (rule 5).
+        It is READY only after the ledger has acknowledged that the attempt is void. If the reaper was first and it was
+        authorized, the batch is ambiguous: that is over, but it is never sent again (rule 5).
         """
-        returned = await self._return(batch, (BatchState.LEASED, BatchState.ARMED), Return(), _OUTCOME_PATIENCE)
-        if returned is False:
+        if not await self._voids.void(void_of(batch), _OUTCOME_PATIENCE):
+            return  # the reaper asks the ledger
+        taken = await self._return(batch, (BatchState.LEASED, BatchState.ARMED), returned, _OUTCOME_PATIENCE)
+        if taken is False:
             outcome = BatchOutcome.not_sent(opted_out_positions)
             if await self._record(batch, (BatchState.AMBIGUOUS,), outcome, _OUTCOME_PATIENCE):
                 _log.error("batch not sent: it was ambiguous first", batch_id=str(batch.batch_id))
@@ -77,6 +91,23 @@ class Recorder:
         """ARMED → AMBIGUOUS; when that cannot be written, the reaper does it once the lease is over."""
         outcome = BatchOutcome.ambiguous(reason, opted_out_positions)
         await self._record(batch, (BatchState.ARMED,), outcome, _HAND_BACK_PATIENCE)
+
+    async def hand_back_divided(self, batch: LeasedBatch, division: Division) -> None:
+        """An armed batch of which nothing was sent becomes READY in two parts."""
+        if not await self._voids.void(void_of(batch), _OUTCOME_PATIENCE):
+            return
+        recipients = unpack(batch.packed)
+        kept, others = recipients.only(division.kept), recipients.only(division.others)
+
+        async def body(connection: AsyncConnection) -> bool:
+            return await outcomes.return_divided(connection, batch, kept, others, SENT_EARLIER)
+
+        await self._writes.write(body, batch.batch_id, _OUTCOME_PATIENCE)
+        self._on_returned(batch, timedelta(0))
+
+    async def record_refused(self, batch: LeasedBatch, outcome: BatchOutcome) -> None:
+        """ARMED → what follows from the ledger's refusal to authorize the attempt."""
+        await self._record(batch, (BatchState.ARMED,), outcome, _OUTCOME_PATIENCE)
 
     async def record_all_opted_out(self, batch: LeasedBatch) -> None:
         """Everyone in it has opted out: there is nothing to send."""
@@ -91,6 +122,8 @@ class Recorder:
         if transition.account_rest is not None:
             await self._rest(transition.account_rest, slower=transition.slows_account)
         origin = BatchState.LEASED if verdict.kind is OutcomeKind.NOT_SENT else BatchState.ARMED
+        if origin is BatchState.ARMED and not await self._void_rejected(batch, verdict, opted_out_positions):
+            return False  # what the journal has is read back when the ledger answers again
         if transition.target is BatchState.READY:
             attempt = AttemptResult(verdict.kind, verdict.reason, verdict.http_status, self._worker)
             returned = Return(transition.delay, attempt=attempt, costs_retry=transition.costs_retry)
@@ -109,6 +142,16 @@ class Recorder:
         if recorded is False:
             _log.warning("outcome not taken: the batch has moved on", batch_id=str(batch.batch_id), epoch=batch.epoch)
         return recorded is not None
+
+    async def _void_rejected(self, batch: LeasedBatch, verdict: Verdict, opted_out_positions: Sequence[int]) -> bool:
+        """The provider's word that it refused frees those refused, before they can be READY again; False: not yet."""
+        if verdict.kind is OutcomeKind.REJECTED:
+            return await self._voids.void(void_of(batch), _OUTCOME_PATIENCE)
+        if verdict.kind is OutcomeKind.ACCEPTED and verdict.rejections:
+            asked = positions_asked(batch.recipients, opted_out_positions)
+            refused = [asked[position] for rejection in verdict.rejections for position in rejection.positions]
+            return await self._voids.void(void_of(batch, refused), _OUTCOME_PATIENCE)
+        return True
 
     async def _record_result(
         self,

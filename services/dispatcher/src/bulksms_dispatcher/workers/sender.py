@@ -10,6 +10,8 @@ from pathlib import Path
 
 from opentelemetry import trace
 
+from bulksms_dispatcher.domain.authorizations import AuthorizationRefusal
+from bulksms_dispatcher.domain.batch_outcomes import Return
 from bulksms_dispatcher.domain.batches import LeasedBatch
 from bulksms_dispatcher.domain.known_ids import KnownIds
 from bulksms_dispatcher.domain.protocol import OutcomeKind
@@ -23,7 +25,7 @@ from bulksms_dispatcher.workers import send_spans
 from bulksms_dispatcher.workers.preparation import Preparation
 from bulksms_dispatcher.workers.recorder import Recorder
 from bulksms_dispatcher.workers.traffic_account import TrafficAccount
-from bulksms_dispatcher.workers.transmission import NotBegun, SendProgress, Transmission
+from bulksms_dispatcher.workers.transmission import NotAuthorized, NotBegun, SendProgress, Transmission
 from servicekit import logs
 from servicekit.telemetry import current_traceparent
 
@@ -94,6 +96,8 @@ class Sender:
                 judged = await self._attempt(progress)
             except NotBegun as reason:
                 await self._hand_back(progress, reason, span)
+            except NotAuthorized as refused:
+                await self._refuse(progress, refused.refusal, span)
             except BaseException:
                 await self._transmission.abandon(progress)
                 raise
@@ -116,13 +120,14 @@ class Sender:
             try:
                 async with self._provider.connection() as connection:
                     await self._transmission.arm(progress, prepared, traceparent)
+                    await self._transmission.authorize(progress)
                     exchange = await self._transmission.send(progress, prepared, connection)
             except NotConnected as failed:
                 exchange = failed.exchange
             send_spans.note_exchange(span, exchange)
         messages, parts = prepared.request.messages, prepared.request.parts
         del prepared  # a megabyte, and the response is another
-        ticket = await self._transmission.keep(batch, exchange)
+        ticket = await self._transmission.keep(progress.batch, exchange)
         verdict = classify(exchange, messages, self._known, self._promises)
         self._known.add(verdict.message_ids)
         return _Judged(verdict, ticket, parts)
@@ -146,7 +151,13 @@ class Sender:
     async def _hand_back(self, progress: SendProgress, reason: NotBegun, span: trace.Span) -> None:
         send_spans.note_verdict(span, Verdict(OutcomeKind.NOT_SENT, Fault.NOT_ARMED.value))
         _log.info("batch handed back", batch_id=str(progress.batch.batch_id), reason=str(reason))
-        await self._transmission.hand_back(progress)
+        await self._transmission.hand_back(progress, Return(reason=reason.reason))
+
+    async def _refuse(self, progress: SendProgress, refusal: AuthorizationRefusal, span: trace.Span) -> None:
+        send_spans.note_verdict(span, Verdict(OutcomeKind.NOT_SENT, refusal.reason))
+        self._metrics.authorizations_refused.add(1, {"reason": refusal.reason})
+        _log.warning("batch not authorized", batch_id=str(progress.batch.batch_id), reason=refusal.reason)
+        await self._transmission.refused(progress, refusal)
 
     def _measure(self, progress: SendProgress, verdict: Verdict) -> None:
         labels = {"outcome": verdict.kind.value, "reason": verdict.reason}

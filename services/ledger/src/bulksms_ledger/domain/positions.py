@@ -11,7 +11,7 @@ Range = tuple[int, int]
 Positions = tuple[Range, ...]
 
 NONE: Final[Positions] = ()
-POSITIONS_IN_RESERVATION: Final = 2**24  # so many recipients one enqueue may have; see `authorizations` in the schema
+POSITIONS_IN_RESERVATION: Final = 2**27  # so many recipients one enqueue may have; see `authorizations` in the schema
 
 
 def merge(ranges: Iterable[Range]) -> Positions:

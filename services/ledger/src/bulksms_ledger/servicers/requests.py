@@ -31,7 +31,7 @@ _REFERENCE_MAX: Final = 200
 _ID_MAX: Final = 64
 _DIGEST_MAX: Final = 64
 _ENQUEUE_NUMBER_MAX: Final = 2**31 - 1
-_RANGES_MAX: Final = 1_000
+_RANGES_MAX: Final = 10_000  # of the largest batch
 
 
 def create_account(request: pb.CreateAccountRequest) -> CreateAccount:

@@ -14,6 +14,7 @@ branch_labels = None
 depends_on = None
 
 _LEASED = f"{BatchState.LEASED}, {BatchState.ARMED}"
+_ATTEMPTED = f"{BatchState.ARMED}, {BatchState.ACCEPTED}, {BatchState.AMBIGUOUS}, {BatchState.UNRESOLVED}"
 _LIVE = ", ".join(str(int(state)) for state in sorted(LIVE))
 
 # The tenant is in every key; it comes second, so that what an operator or a journal names by an id alone is found, too.
@@ -35,13 +36,14 @@ STATEMENTS = (
         campaign_id uuid NOT NULL,
         enqueue_number integer NOT NULL,
         reservation_id uuid NOT NULL,
+        -- Who stands at which position: the ledger authorizes positions of this snapshot and of no other.
+        snapshot_digest bytea NOT NULL,
         text text NOT NULL,
         variable_names text[] NOT NULL,
         sender text NOT NULL,
         priority smallint NOT NULL,
         message_class smallint NOT NULL,
         traceparent text NOT NULL,
-        snapshot_digest bytea NOT NULL,
         fingerprint bytea NOT NULL,
         next_index bigint NOT NULL DEFAULT 0,
         last_phone bigint NOT NULL DEFAULT 0,
@@ -75,6 +77,8 @@ STATEMENTS = (
         lease_until timestamptz,
         worker text NOT NULL DEFAULT '',
         epoch bigint NOT NULL DEFAULT 0,
+        -- Of the attempt that armed it last: who was not that attempt changes nothing while it is armed.
+        attempt_id uuid,
         attempts integer NOT NULL DEFAULT 0,
         retries integer NOT NULL DEFAULT 0,
         -- Recipients that evidence has named; on the row itself, so that whoever has waited for its lock sees it.
@@ -87,7 +91,8 @@ STATEMENTS = (
         PRIMARY KEY (batch_id, tenant_id),
         UNIQUE (submission_id, tenant_id, number),
         FOREIGN KEY (submission_id, tenant_id) REFERENCES submissions,
-        CHECK ((state IN ({_LEASED})) = (lease_until IS NOT NULL))
+        CHECK ((state IN ({_LEASED})) = (lease_until IS NOT NULL)),
+        CHECK (state NOT IN ({_ATTEMPTED}) OR attempt_id IS NOT NULL)
     ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)
     """,
     # Packed already: compressing it again costs time and gains nothing; out of line, it is not rewritten by updates.
@@ -128,6 +133,7 @@ STATEMENTS = (
         tenant_id text NOT NULL,
         number integer NOT NULL,
         epoch bigint NOT NULL,
+        attempt_id uuid,
         worker text NOT NULL,
         armed_at timestamptz,
         ended_at timestamptz,
@@ -182,7 +188,13 @@ STATEMENTS = (
         part integer NOT NULL DEFAULT 0,
         groups bytea,
         message_ids bytea,
+        -- What it is about came of this attempt; none where nothing was armed.
+        attempt_id uuid,
         accepted integer NOT NULL DEFAULT 0,
+        -- Credits of those of whom nobody will learn whether they were sent.
+        released integer NOT NULL DEFAULT 0,
+        -- Who of the attempt was accepted, by index in the submission; none: all that were not refused.
+        accepted_indexes bytea,
         parts integer NOT NULL DEFAULT 0,
         next_attempt_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         attempts integer NOT NULL DEFAULT 0,

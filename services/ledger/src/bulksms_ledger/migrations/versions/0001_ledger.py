@@ -12,7 +12,7 @@ depends_on = None
 # Numbers of states and kinds, as the contract and the domain have them.
 ACTIVE, CANCELLED = 1, 3  # the first and the last subscription status
 OPEN, CLOSED = 1, 2  # reservation states
-POSITIONS = 2**24  # of one reservation
+POSITIONS = 2**27  # of one reservation
 GRANT, EXPIRE = 1, 8  # the first and the last kind of entry
 
 ACCOUNTS = f"""
@@ -111,7 +111,7 @@ CREATE TABLE reservations (
 # any backup. A tombstone has no positions and no units.
 # No position of a reservation is taken by two attempts: all reservations' positions stand on one line of numbers, each
 # with 2^24 of its own from its `number` on, and no two rows may overlap on it. (To compare the reservation as such, the
-# constraint would need the extension btree_gist, which is not everywhere.) The line has room for 2^39 reservations.
+# constraint would need the extension btree_gist, which is not everywhere.) The line has room for 2^36 reservations.
 # The attempt stands first in the key: a search by tenant alone, with which no plan shall be tempted, is none then.
 AUTHORIZATIONS = f"""
 CREATE TABLE authorizations (
