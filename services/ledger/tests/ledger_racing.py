@@ -18,10 +18,12 @@ import grpc
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from bulksms_ledger.app import MIGRATIONS
 from devstack.eventually import eventually
 from devstack.postgres import EmbeddedPostgres
 from devstack.processes import ManagedProcess
 from devstack.serving import serving as serving_process
+from servicekit import migrations
 from servicekit.errors import DomainError
 from servicekit.grpc.client import open_channel
 from servicekit.grpc.errors import from_rpc_error
@@ -344,3 +346,15 @@ async def race_while_killing(
         await tenant.stub.GetBalance(pb.GetBalanceRequest(tenant_id=tenant.tenant_id), wait_for_ready=True)
         await check(tenant, racing, url)
         return acknowledged(racing)
+
+
+@asynccontextmanager
+async def own_postgres(folder: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A migrated server to kill."""
+    postgres = EmbeddedPostgres(folder / "postgres")
+    await asyncio.to_thread(postgres.start)
+    try:
+        await migrations.upgrade(postgres.url, MIGRATIONS)
+        yield postgres
+    finally:
+        await asyncio.to_thread(postgres.remove)

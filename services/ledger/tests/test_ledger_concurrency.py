@@ -7,17 +7,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
-from bulksms_ledger.app import MIGRATIONS
-from devstack.postgres import EmbeddedPostgres
-from servicekit import migrations
 from servicekit.clock import ManualClock
 from servicekit.grpc.errors import from_rpc_error
 
@@ -29,6 +25,7 @@ from .ledger_racing import (
     check,
     clients,
     finished,
+    own_postgres,
     processes,
     race,
     race_while_killing,
@@ -146,15 +143,3 @@ async def test_killed_databases_lose_nothing_and_apply_nothing_twice(
         done = await race_while_killing(victims, postgres.url, tmp_path, ids, postgres, batches=batches)
     with capsys.disabled():
         sys.stdout.write(f"\n{kills} kills, {done} operations acknowledged: none lost, none applied twice\n")
-
-
-@asynccontextmanager
-async def own_postgres(folder: Path) -> AsyncIterator[EmbeddedPostgres]:
-    """A migrated server to kill."""
-    postgres = EmbeddedPostgres(folder / "postgres")
-    await asyncio.to_thread(postgres.start)
-    try:
-        await migrations.upgrade(postgres.url, MIGRATIONS)
-        yield postgres
-    finally:
-        await asyncio.to_thread(postgres.remove)

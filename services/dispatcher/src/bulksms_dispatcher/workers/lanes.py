@@ -109,8 +109,10 @@ class Lanes:
 
     def _choose(self, at_least: int) -> Lane | None:
         """While the account is held, a lane that can say more than the one it is held for."""
-        keeps_back, is_offender = self._account.keeps_back, self._account.is_offender
         blocked = self._tenant_blocked
+        if self._account.is_free:
+            return self._rotation.choose(at_least, blocked)
+        keeps_back, is_offender = self._account.keeps_back, self._account.is_offender
         return self._rotation.choose(
             at_least, blocked, lambda lane: keeps_back(lane) or is_offender(lane)
         ) or self._rotation.choose(at_least, blocked, keeps_back)

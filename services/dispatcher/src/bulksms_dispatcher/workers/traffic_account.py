@@ -70,6 +70,11 @@ class TrafficAccount:
         """Look at what holds it now."""
         self._see(await account_holds.read(connection, self._account))
 
+    @property
+    def is_free(self) -> bool:
+        """True when nothing holds it, nor any lane: nearly always."""
+        return self._state.account is None and not self._state.lanes
+
     def is_held(self, lane: Lane) -> bool:
         """True when only a probe of the lane may go out."""
         return bool(self._state.concerning(_key(lane)))
