@@ -27,10 +27,23 @@ class Campaign(results_pb2_grpc.ResultServiceServicer):
 
 
 class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
-    """Reserves and captures everything."""
+    """Reserves, authorizes and captures everything."""
 
     async def Reserve(self, request: Any, context: Any) -> Any:
         return ledger_pb2.ReserveResponse()
+
+    async def BatchAuthorize(self, request: Any, context: Any) -> Any:
+        results = [
+            ledger_pb2.AuthorizationResult(attempt_id=one.attempt_id, authorized=ledger_pb2.Authorized())
+            for one in request.authorizations
+        ]
+        return ledger_pb2.BatchAuthorizeResponse(results=results)
+
+    async def BatchVoid(self, request: Any, context: Any) -> Any:
+        results = [
+            ledger_pb2.VoidResult(attempt_id=one.attempt_id, voided=ledger_pb2.Voided()) for one in request.voids
+        ]
+        return ledger_pb2.BatchVoidResponse(results=results)
 
     async def Capture(self, request: Any, context: Any) -> Any:
         return ledger_pb2.CaptureResponse()
