@@ -61,7 +61,7 @@ def _is_over(client: Client, campaign_id: str) -> bool:
     if status.state != campaign_pb2.CAMPAIGN_STATE_SENT or status.counters.awaiting_report:
         return False
     reservation = client.credits.reservation(client.campaigns.get(campaign_id).reservation_id)
-    return reservation.state == ledger_pb2.RESERVATION_STATE_CLOSED
+    return reservation.state == ledger_pb2.RESERVATION_STATE_CLOSED and not reservation.authorized
 
 
 def _reconciliation(client: Client, campaign_id: str, accepted: list[AcceptedMessage]) -> Reconciliation:

@@ -60,5 +60,5 @@ class Shop:
         return reconcile(self.client, self.stack.simulator.log_path, campaign_id)
 
     def _closed(self, campaign_id: str) -> bool:
-        reservation = self.client.campaigns.get(campaign_id).reservation_id
-        return self.client.credits.reservation(reservation).state == ledger_pb2.RESERVATION_STATE_CLOSED
+        reservation = self.client.credits.reservation(self.client.campaigns.get(campaign_id).reservation_id)
+        return reservation.state == ledger_pb2.RESERVATION_STATE_CLOSED and not reservation.authorized

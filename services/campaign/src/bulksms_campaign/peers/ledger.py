@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from bulksms.ledger.v1.ledger_pb2 import (
@@ -12,6 +13,7 @@ from bulksms.ledger.v1.ledger_pb2 import (
     CloseRequest,
     GetAccountRequest,
     GetReservationRequest,
+    Reservation,
     ReserveRequest,
 )
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
@@ -26,6 +28,13 @@ LEDGER_UNAVAILABLE = "LEDGER_UNAVAILABLE"
 
 # All calls carry a derived request id, so that repeating any of them is harmless.
 _IDEMPOTENT = ("bulksms.ledger.v1.LedgerService",)
+
+
+class ClosedReservation(NamedTuple):
+    """Credits of a reservation that has ended: what went back, and what attempts may still turn out to have spent."""
+
+    released: int
+    authorized: int
 
 
 class LedgerPeer:
@@ -54,8 +63,10 @@ class LedgerPeer:
         with domain_errors("the ledger"):
             await self._ledger.Reserve(request)
 
-    async def close_reservation(self, tenant_id: str, reservation_id: UUID, captured: int, attempt: int) -> int:
-        """End a reservation; returns the credits that went back.
+    async def close_reservation(
+        self, tenant_id: str, reservation_id: UUID, captured: int, attempt: int
+    ) -> ClosedReservation:
+        """End a reservation; what may have been sent keeps its credits until that is known.
 
         The ledger stores what it refuses and repeats that for the same request id, so that every attempt has its own.
         """
@@ -67,20 +78,25 @@ class LedgerPeer:
         )
         with domain_errors("the ledger"):
             response = await self._ledger.Close(request)
-        return response.reservation.released
+        return _closed(response.reservation)
 
-    async def is_closed(self, tenant_id: str, reservation_id: UUID) -> bool:
-        """Has the reservation ended?"""
+    async def closed_reservation(self, tenant_id: str, reservation_id: UUID) -> ClosedReservation | None:
+        """The reservation, if it has ended."""
         request = GetReservationRequest(tenant_id=tenant_id, reservation_id=str(reservation_id))
         with domain_errors("the ledger"):
             response = await self._ledger.GetReservation(request)
-        return response.reservation.state == RESERVATION_STATE_CLOSED
+        found = response.reservation
+        return _closed(found) if found.state == RESERVATION_STATE_CLOSED else None
 
     async def account(self, tenant_id: str) -> Account:
         """The tenant's account with subscription and balance."""
         with domain_errors("the ledger"):
             response = await self._ledger.GetAccount(GetAccountRequest(tenant_id=tenant_id))
         return response.account
+
+
+def _closed(reservation: Reservation) -> ClosedReservation:
+    return ClosedReservation(reservation.released, reservation.authorized)
 
 
 def is_decision(error: DomainError) -> bool:

@@ -46,15 +46,15 @@ async def read_result_target(
     return None if row is None else ResultTarget(CampaignState(row[0]), row[1], row[2])
 
 
-async def read_outcomes(
+async def read_accepted_units(
     connection: AsyncConnection, tenant_id: str, campaign_id: UUID, enqueue_number: int
-) -> tuple[int, int]:
-    """Credits of what the provider accepted of one enqueue, and how many recipients are ambiguous."""
-    query = select(enqueues.c.accepted_units, enqueues.c.ambiguous).where(
+) -> int:
+    """Credits of what the provider accepted of one enqueue."""
+    query = select(enqueues.c.accepted_units).where(
         *_key(tenant_id, campaign_id), enqueues.c.enqueue_number == enqueue_number
     )
-    accepted_units, ambiguous = (await connection.execute(query)).one()
-    return accepted_units, ambiguous
+    units: int = (await connection.execute(query)).scalar_one()
+    return units
 
 
 async def mark_snapshot(

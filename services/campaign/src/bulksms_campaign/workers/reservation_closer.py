@@ -10,9 +10,9 @@ from opentelemetry import metrics, trace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bulksms_campaign.domain.events import EventKind
-from bulksms_campaign.peers.ledger import LedgerPeer, is_decision
+from bulksms_campaign.peers.ledger import ClosedReservation, LedgerPeer, is_decision
 from bulksms_campaign.storage.campaigns import lock_campaign
-from bulksms_campaign.storage.enqueues import read_enqueue, read_outcomes
+from bulksms_campaign.storage.enqueues import read_accepted_units, read_enqueue
 from bulksms_campaign.storage.events import append_event
 from bulksms_campaign.storage.instants import read_instant
 from bulksms_campaign.storage.reservations import (
@@ -32,8 +32,6 @@ PATIENCE = 8
 
 _DELAYS = [timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.3, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)]
 SLOWEST = timedelta(minutes=5)
-AMBIGUITY_DELAY = timedelta(seconds=1)
-"""How often it is looked whether everything ambiguous was resolved: until then the ledger must hold its credits."""
 
 _log = logs.get_logger("bulksms.campaign.reservation_closer")
 
@@ -42,7 +40,6 @@ class _Closing(NamedTuple):
     reservation: Reservation
     captured: int
     traceparent: str
-    ambiguous: int = 0
 
 
 class ReservationCloser:
@@ -61,8 +58,6 @@ class ReservationCloser:
         closing = await self._database.run_transaction(lambda c: _prepare(c, task.tenant_id, task.subject))
         if closing is None:
             return None
-        if closing.ambiguous:
-            return AMBIGUITY_DELAY
         context = context_from_traceparent(closing.traceparent) if closing.traceparent else None
         with self._tracer.start_as_current_span("campaign.close_reservation", context=context) as span:
             span.set_attribute("bulksms.reservation_id", str(task.subject))
@@ -92,20 +87,22 @@ class ReservationCloser:
         reservation, captured = closing.reservation, closing.captured
         key = reservation.tenant_id, reservation.reservation_id
         try:
-            released = await self._ledger.close_reservation(*key, captured, reservation.close_attempts)
+            closed = await self._ledger.close_reservation(*key, captured, reservation.close_attempts)
         except DomainError as error:
             if not is_decision(error):
                 raise
-            if await self._ledger.is_closed(*key):
-                released = reservation.units - captured
-            else:
-                self._refused.add(1)
-                refusal = error
-                await self._database.run_transaction(lambda c: _record_refused_close(c, closing, refusal))
-                attempts = reservation.close_attempts
-                return _DELAYS[attempts] if attempts < len(_DELAYS) else SLOWEST
-        await self._database.run_transaction(lambda c: _record_close(c, closing, released))
+            found = await self._ledger.closed_reservation(*key)
+            if found is None:
+                return await self._refuse(closing, error)
+            closed = found
+        await self._database.run_transaction(lambda c: _record_close(c, closing, closed))
         return None
+
+    async def _refuse(self, closing: _Closing, error: DomainError) -> timedelta:
+        self._refused.add(1)
+        await self._database.run_transaction(lambda c: _record_refused_close(c, closing, error))
+        attempts = closing.reservation.close_attempts
+        return _DELAYS[attempts] if attempts < len(_DELAYS) else SLOWEST
 
 
 async def _prepare(connection: AsyncConnection, tenant_id: str, reservation_id: UUID) -> _Closing | None:
@@ -122,8 +119,7 @@ async def _prepare(connection: AsyncConnection, tenant_id: str, reservation_id: 
     of_enqueue = tenant_id, reservation.campaign_id, reservation.enqueue_number
     enqueue = await read_enqueue(connection, *of_enqueue)
     assert enqueue is not None, "it was made with the reservation's confirmation"  # noqa: S101
-    accepted_units, ambiguous = await read_outcomes(connection, *of_enqueue)
-    return _Closing(reservation, accepted_units, enqueue.traceparent, ambiguous)
+    return _Closing(reservation, await read_accepted_units(connection, *of_enqueue), enqueue.traceparent)
 
 
 async def _record_refusal(connection: AsyncConnection, reservation: Reservation) -> None:
@@ -131,13 +127,14 @@ async def _record_refusal(connection: AsyncConnection, reservation: Reservation)
     await change_reservation(connection, reservation, now, state=ReservationState.REFUSED)
 
 
-async def _record_close(connection: AsyncConnection, closing: _Closing, released: int) -> None:
+async def _record_close(connection: AsyncConnection, closing: _Closing, closed: ClosedReservation) -> None:
     reservation = closing.reservation
     locked = await lock_campaign(connection, reservation.tenant_id, reservation.campaign_id)
     now = await read_instant(connection) if locked is None else locked.now
     await change_reservation(connection, reservation, now, state=ReservationState.CLOSED)
     if locked is not None and reservation.state is ReservationState.CONFIRMED:
-        detail = f"{closing.captured} captured, {released} released"
+        kept = f", {closed.authorized} kept for what is ambiguous" if closed.authorized else ""
+        detail = f"{closing.captured} captured, {closed.released} released{kept}"
         await append_event(connection, locked, EventKind.RESERVATION_CLOSED, detail)
 
 
