@@ -112,7 +112,7 @@ async def test_a_batch_whose_row_is_set_back_after_it_was_sent_is_not_sent_again
 
 
 async def test_of_recipients_an_earlier_attempt_was_allowed_only_the_others_are_sent_to(
-    dispatcher: Dispatcher, simulator: Provider, peers: Peers
+    dispatcher: Dispatcher, simulator: Provider, peers: Peers, database: Database
 ) -> None:
     """As when a database that was set back is filled again: the same people in batches of another cut."""
     head, numbers = header(), phones(10)
@@ -128,6 +128,26 @@ async def test_of_recipients_an_earlier_attempt_was_allowed_only_the_others_are_
     assert sent == {numbers[0], *numbers[6:]}
     assert simulator.times_accepted() == {1: 5}
     await eventually(lambda: peers.ledger.captured == 7)
+    # Who confirms the three has nothing to capture them from: that is the earlier attempt's, and kept for accounting.
+    (unresolved,) = await dispatcher.batches(state=queue_pb2.BATCH_STATE_AMBIGUOUS)
+    peers.ledger.capture_refusal = ledger_pb2.REFUSAL_REASON_ATTEMPT_NOT_FOUND
+    await resolve(dispatcher, unresolved.batch_id, queue_pb2.RESOLUTION_ACCEPTED)
+    await eventually(lambda: peers.campaign.outcomes == {"ACCEPTED": 10})
+    await eventually(lambda: _uncaptured(database, 3))
+
+
+async def _uncaptured(database: Database, units: int) -> bool:
+    async with database.connect() as connection:
+        total = text("SELECT coalesce(sum(units), 0) FROM uncaptured_credits")
+        return bool((await connection.execute(total)).scalar_one() == units)
+
+
+async def resolve(dispatcher: Dispatcher, batch_id: str, resolution: Any) -> None:
+    await dispatcher.queue.ResolveBatch(
+        queue_pb2.ResolveBatchRequest(
+            request_id=str(uuid.uuid4()), batch_id=batch_id, resolution=resolution, evidence="the provider says so"
+        )
+    )
 
 
 async def test_a_yes_that_comes_after_its_time_is_nobody_s(
@@ -169,14 +189,7 @@ async def test_not_sent_by_an_operator_gives_the_credits_back_and_keeps_the_posi
     await submit(dispatcher, phones(10))
     await eventually(lambda: peers.campaign.outcomes == {"AMBIGUOUS": 10})
     (batch,) = await dispatcher.batches()
-    await dispatcher.queue.ResolveBatch(
-        queue_pb2.ResolveBatchRequest(
-            request_id=str(uuid.uuid4()),
-            batch_id=batch.batch_id,
-            resolution=resolution,
-            evidence="the provider says so",
-        )
-    )
+    await resolve(dispatcher, batch.batch_id, resolution)
     await eventually(lambda: len(peers.ledger.releases) == 1)
     (release,) = peers.ledger.releases.values()
     assert (release.units, release.attempt_id) == (10, *peers.ledger.authorized)

@@ -201,7 +201,9 @@ async def test_an_id_of_an_accepted_batch_is_not_taken_for_evidence_of_another_w
     known = next(iter(simulator.accepted())).message_id
     # Another process, a long time later: the id is not in its memory any more, only in the stored responses.
     async with database.begin() as connection:
-        await connection.execute(text("UPDATE provider_responses SET received_at = received_at - interval '61 minutes'"))
+        await connection.execute(
+            text("UPDATE provider_responses SET received_at = received_at - interval '61 minutes'")
+        )
     async with serving(configure(evidence_window_seconds=3600 * 2)) as second:
         simulator.script("500")  # not accepted, but who knows
         await submit(second, phones(10))

@@ -18,6 +18,8 @@ __all__ = ["CapturePublisher"]
 
 # Evidence that comes after the reservation was closed: its credits were given back, and repeating changes nothing.
 _TOO_LATE = frozenset({"RESERVATION_STATE", "RESERVATION_EXCEEDED", "RESERVATION_NOT_FOUND"})
+# The batch met an earlier attempt, whose credits are the ledger's to report: this one has none.
+_NEVER_AUTHORIZED = "ATTEMPT_NOT_FOUND"
 _MAX_LINKS = 15
 
 _tracer = trace.get_tracer("bulksms.dispatcher.capture_publisher")
@@ -63,7 +65,7 @@ class CapturePublisher(Publisher):
     async def _take(self, entries: list[OutboxEntry], reasons: list[str]) -> None:
         captured = []
         for entry, reason in zip(entries, reasons, strict=True):
-            if reason in _TOO_LATE and entry.part:
+            if reason == _NEVER_AUTHORIZED or (reason in _TOO_LATE and entry.part):
                 await self.acknowledgements.uncaptured([entry], reason)
             elif reason:
                 await self.acknowledgements.refused([entry], reason)
@@ -79,9 +81,10 @@ class CapturePublisher(Publisher):
         try:
             await self._ledger.release(entry)
         except DomainError as error:
-            await self.acknowledgements.failed([entry], error)
-        else:
-            await self.acknowledgements.acknowledged([entry])
+            if error.reason != _NEVER_AUTHORIZED:
+                await self.acknowledgements.failed([entry], error)
+                return
+        await self.acknowledgements.acknowledged([entry])
 
 
 def _trace_of(entry: OutboxEntry) -> str:
