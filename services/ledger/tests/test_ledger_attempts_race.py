@@ -17,6 +17,7 @@ import pytest
 
 from bulksms.ledger.v1 import ledger_pb2 as pb
 from bulksms.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from bulksms_ledger.domain.positions import POSITIONS_IN_RESERVATION
 from devstack.eventually import eventually
 
 from .attempts_support import Sender, reason, sender_of
@@ -153,8 +154,9 @@ async def taken(url: str) -> set[int]:
     connection = await asyncpg.connect(url)
     try:
         rows = await connection.fetch(
-            "SELECT generate_series(lower(one), upper(one) - 1) % 16777216 AS position "
-            "FROM authorizations CROSS JOIN unnest(taken) AS one"
+            "SELECT generate_series(lower(one), upper(one) - 1) % $1 AS position "
+            "FROM authorizations CROSS JOIN unnest(taken) AS one",
+            POSITIONS_IN_RESERVATION,
         )
     finally:
         await connection.close()

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from bulksms_ledger.app import MIGRATIONS
+from bulksms_ledger.domain.positions import POSITIONS_IN_RESERVATION
 from bulksms_ledger.storage.tables import METADATA
 from devstack.eventually import eventually
 from devstack.servers import Servers
@@ -28,6 +29,7 @@ TABLES = ["accounts", "lots", "reservations", "authorizations", "entries", "oper
 LEDGER_CONNECTIONS = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger'
 """
+POSITIONS = POSITIONS_IN_RESERVATION
 HASH = "decode(repeat('ab', 32), 'hex')"
 
 
@@ -80,7 +82,7 @@ def authorization(tenant_id: str, first: int, last: int) -> str:
         INSERT INTO authorizations (attempt_id, tenant_id, reservation_number, taken, captured_positions, units,
             authorized, captured, released, voided, created_at)
         SELECT gen_random_uuid(), '{tenant_id}', number,
-            int8multirange(int8range(number * 16777216 + {first}, number * 16777216 + {last}, '[]')), '{{}}', 1,
+            int8multirange(int8range(number * {POSITIONS} + {first}, number * {POSITIONS} + {last}, '[]')), '{{}}', 1,
             1, 0, 0, 0, now()
         FROM reservations
     """
